@@ -1,0 +1,57 @@
+"""LeNet-5.
+
+LeCun, Bottou, Bengio, Haffner: "Gradient-based learning applied to document recognition", Proceedings of the IEEE 86(11), 1998,
+section II.B and figure 2.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from kerascv_course.lazy import keras
+from kerascv_course.registry import register_model
+
+
+@register_model(
+    input_shape=(32, 32, 1),
+    parameters=61_706,
+    source="LeCun et al. 1998, figure 2, with C3 connected to all of S2 and a dense output layer (156+2,416+48,120+10,164+850)",
+    min_size=16,
+)
+def lenet5(
+    image: Any,
+    num_classes: int,
+    *,
+    activation: str = "relu",
+    pooling: Literal["max", "average"] = "max",
+    dropout: float = 0.0,
+) -> Any:
+    """LeNet-5: (N, H, W, C) to logits (N, num_classes).
+
+    Departures from the paper, all of them what courses teach today: C3 sees every map of S2 (the paper connects a subset,
+    table I, to fit 1998's machines), sub-sampling has no weights, ReLU for the scaled tanh, softmax on logits for the RBF units.
+
+    Args:
+        image: float tensor (N, H, W, C); 32×32×1 in the paper.
+        num_classes: width of the output layer.
+        activation: any Keras activation; the paper's is ``"tanh"``.
+        pooling: ``"max"`` or the paper's ``"average"``.
+        dropout: share of F6's outputs set to zero while training, 0 to below 1.
+    """
+    layers = keras.layers
+    pool = {"max": layers.MaxPooling2D, "average": layers.AveragePooling2D}[pooling]
+
+    # C1, S2: 32×32 -> 28×28×6 -> 14×14×6
+    x = layers.Conv2D(6, 5, activation=activation, name="c1")(image)
+    x = pool(2, name="s2")(x)
+    # C3, S4: 10×10×16 -> 5×5×16
+    x = layers.Conv2D(16, 5, activation=activation, name="c3")(x)
+    x = pool(2, name="s4")(x)
+    # C5 is a convolution over the whole 5×5 map, hence a dense layer: 120
+    x = layers.Flatten(name="flatten")(x)
+    x = layers.Dense(120, activation=activation, name="c5")(x)
+    # F6: 84
+    x = layers.Dense(84, activation=activation, name="f6")(x)
+    if dropout:
+        x = layers.Dropout(dropout, name="dropout")(x)
+    return layers.Dense(num_classes, name="logits")(x)
