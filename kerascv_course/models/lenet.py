@@ -15,7 +15,7 @@ from kerascv_course.registry import register_model
 @register_model(
     input_shape=(32, 32, 1),
     parameters=61_706,
-    source="LeCun et al. 1998, figure 2, with C3 connected to all of S2 and a dense output layer (156+2,416+48,120+10,164+850)",
+    source="LeCun et al. 1998, figure 2, with C3 connected to all of S2 and a dense output layer",
     min_size=16,
 )
 def lenet5(
@@ -29,7 +29,7 @@ def lenet5(
     """LeNet-5: (N, H, W, C) to logits (N, num_classes).
 
     Departures from the paper, all of them what courses teach today: C3 sees every map of S2 (the paper connects a subset,
-    table I, to fit 1998's machines), sub-sampling has no weights, ReLU for the scaled tanh, softmax on logits for the RBF units.
+    table I, to fit 1998's machines), sub-sampling has no weights, ReLU for the scaled tanh, softmax for the RBF units.
 
     Args:
         image: float tensor (N, H, W, C); 32×32×1 in the paper.
