@@ -10,11 +10,14 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from kerascv_course.errors import InputError, UnknownNameError
+from kerascv_course.options import check_option
 
 if TYPE_CHECKING:
     import keras
@@ -23,6 +26,11 @@ __all__ = ["ModelSpec", "create_model", "list_models", "model_spec", "register_m
 
 #: A builder takes the image tensor (N, H, W, C), the width of the last layer, and options; it returns the output tensor.
 Builder = Callable[..., Any]
+
+#: Given a model, the names its layers have in PyTorch state dicts: layer name → module names, the likeliest first.
+TorchNames = Callable[[Any], Mapping[str, Sequence[str]]]
+
+APPLICATIONS = "keras.applications/"
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,9 @@ class ModelSpec:
         num_classes: default width of the last layer.
         parameters: trainable parameters at these defaults, exactly.
         source: the paper or report, with table or section, that the network and the count are taken from.
-        min_size: smallest height and width, in pixels, that the network's strides and poolings allow.
+        min_size: smallest height and width, in pixels, that the network's strides and poolings allow: a number, or a function
+            of the options.
+        torch_names: names of the layers in published PyTorch state dicts; None: the layers' own names.
     """
 
     name: str
@@ -45,13 +55,40 @@ class ModelSpec:
     num_classes: int
     parameters: int
     source: str
-    min_size: int = 1
+    min_size: int | Callable[..., int] = 1
+    torch_names: TorchNames | None = None
+
+    @property
+    def _function(self) -> Builder:
+        return self.build.func if isinstance(self.build, partial) else self.build
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
         """The keyword-only options of the builder, with their defaults and annotations."""
-        parameters = inspect.signature(self.build).parameters
-        return {name: p for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        own = inspect.signature(self._function).parameters
+        names = [name for name, p in own.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        variant = inspect.signature(self.build).parameters
+        return {name: variant[name] for name in names}
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Check names, types and ranges of options.
+
+        Raises:
+            UnknownNameError: no such option; the nearest are shown.
+            InputError: a value of the wrong type or out of range.
+        """
+        known = self.options
+        if unknown := [option for option in options if option not in known]:
+            raise UnknownNameError(f"option of {self.name}", unknown[0], known)
+        hints = get_type_hints(self._function, include_extras=True)
+        for option, value in options.items():
+            check_option(f"option {option} of {self.name}", hints.get(option, Any), value)
+
+    def smallest(self, **options: Any) -> int:
+        """Smallest height and width in pixels with these options."""
+        if isinstance(self.min_size, int):
+            return self.min_size
+        return self.min_size(**{name: p.default for name, p in self.options.items()} | options)
 
 
 _MODELS: dict[str, ModelSpec] = {}
@@ -63,20 +100,27 @@ def register_model(
     parameters: int,
     source: str,
     num_classes: int = 10,
-    min_size: int = 1,
+    min_size: int | Callable[..., int] = 1,
+    torch_names: TorchNames | None = None,
+    name: str | None = None,
 ) -> Callable[[Builder], Builder]:
     """Enter the decorated builder under its function name; the arguments are `ModelSpec`'s.
 
+    A variant that only binds arguments of a family's function is entered as
+    ``resnet34 = register_model(name="resnet34", ...)(partial(resnet, depths=(3, 4, 6, 3)))``.
+
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is taken, or a partial function has no name.
     """
 
     def register(build: Builder) -> Builder:
-        name = build.__name__
-        if name in _MODELS:
-            taken = f"{_MODELS[name].build.__module__}.{name}"
-            raise ValueError(f"a model name may be registered once; {name!r} is taken by {taken}: choose another name")
-        _MODELS[name] = ModelSpec(name, build, input_shape, num_classes, parameters, source, min_size)
+        entry = name or getattr(build, "__name__", "")
+        if not entry:
+            raise ValueError(f"a model needs a name: register_model(name=...) for {build!r}")
+        if entry in _MODELS:
+            taken = f"{_MODELS[entry]._function.__module__}.{entry}"
+            raise ValueError(f"a model name may be registered once; {entry!r} is taken by {taken}: choose another name")
+        _MODELS[entry] = ModelSpec(entry, build, input_shape, num_classes, parameters, source, min_size, torch_names)
         return build
 
     return register
@@ -93,9 +137,18 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the registered networks that match a shell pattern, naturally sorted (resnet18 before resnet50)."""
-    _load_families()
-    return sorted(fnmatch.filter(_MODELS, pattern), key=_natural)
+    """Names of the registered networks that match a shell pattern, naturally sorted (resnet18 before resnet50).
+
+    A pattern that begins with ``keras.applications/`` lists what Keras brings along; that alone imports Keras.
+    """
+    if pattern.startswith(APPLICATIONS):
+        from kerascv_course.models.applications import list_applications
+
+        names = list_applications()
+    else:
+        _load_families()
+        names = list(_MODELS)
+    return sorted(fnmatch.filter(names, pattern), key=_natural)
 
 
 def model_spec(name: str) -> ModelSpec:
@@ -114,44 +167,74 @@ def create_model(
     name: str,
     num_classes: int | None = None,
     input_shape: tuple[int, int, int] | None = None,
+    *,
+    weights: str | Path | None = None,
+    strict: bool = True,
     **options: Any,
 ) -> keras.Model:
-    """Build a network with fresh weights.
+    """Build a network.
 
     Args:
-        name: one of `list_models`.
+        name: one of `list_models`, or ``keras.applications/<Name>`` for a network that Keras brings along.
         num_classes: width of the last layer, 1 or more; None: the network's default.
         input_shape: (height, width, channels) of the input, channels last; None: the network's default.
-        options: the builder's keyword-only options (``model_spec(name).options``).
+        weights: a file or hub name for `kerascv_course.weights.load_weights`; None: fresh weights. The loading report is kept
+            as the model's ``loading_report``.
+        strict: with `weights`: refuse a source that does not fit entry by entry.
+        options: the builder's keyword-only options (``model_spec(name).options``); most classifiers have ``include_top=False``,
+            which returns the feature vector under the dense layers and leaves `num_classes` unused.
 
     Returns:
         A functional model from float32 ``(batch, height, width, channels)`` to logits, without normalisation of the input.
 
     Raises:
         UnknownNameError: unknown name or option; the nearest spellings are shown.
-        InputError: a value that the network cannot be built with.
+        InputError: a value that the network cannot be built with, or weights that do not fit.
+        DataError: weights that are missing, damaged or cannot be fetched.
     """
-    spec = model_spec(name)
-    if unknown := [option for option in options if option not in spec.options]:
-        raise UnknownNameError(f"option of {name}", unknown[0], spec.options)
-    classes = spec.num_classes if num_classes is None else num_classes
-    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
+    if num_classes is not None and (isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1):
         raise InputError(f"num_classes is a whole number of 1 or more; received {num_classes!r} for {name}")
-    shape = spec.input_shape if input_shape is None else _checked_shape(spec, input_shape)
+    if input_shape is not None:
+        input_shape = _checked_shape(input_shape)
+    if name.startswith(APPLICATIONS):
+        from kerascv_course.models.applications import build_application
+
+        model = build_application(name.removeprefix(APPLICATIONS), num_classes, input_shape, options)
+    else:
+        model = _build(model_spec(name), num_classes, input_shape, options)
+    if weights is not None:
+        from kerascv_course.weights import load_weights
+
+        model.loading_report = load_weights(model, weights, strict=strict)
+    return model
+
+
+def _build(
+    spec: ModelSpec, num_classes: int | None, input_shape: tuple[int, int, int] | None, options: Mapping[str, Any]
+) -> keras.Model:
+    spec.check_options(options)
+    classes = spec.num_classes if num_classes is None else num_classes
+    shape = spec.input_shape if input_shape is None else input_shape
+    if min(shape[:2]) < (least := spec.smallest(**options)):
+        raise InputError(
+            f"{spec.name} reduces its maps too often for an image under {least}×{least} pixels; received "
+            f"input_shape={shape!r}: use larger images or another network{_stem_hint(spec, shape, options)}"
+        )
 
     import keras
 
     image = keras.Input(shape, name="image")
-    return keras.Model(image, spec.build(image, classes, **options), name=name)
+    return keras.Model(image, spec.build(image, classes, **options), name=spec.name)
 
 
-def _checked_shape(spec: ModelSpec, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    ok = len(shape) == 3 and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape)
-    if not ok:
+def _stem_hint(spec: ModelSpec, shape: tuple[int, int, int], options: Mapping[str, Any]) -> str:
+    if "stem" in spec.options and spec.smallest(**{**options, "stem": "cifar"}) <= min(shape[:2]):
+        return ", or stem='cifar'"
+    return ""
+
+
+def _checked_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    whole = isinstance(shape, (tuple, list)) and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape)
+    if not whole or len(shape) != 3:
         raise InputError(f"input_shape is (height, width, channels), whole numbers above 0; received {shape!r}")
-    if min(shape[:2]) < spec.min_size:
-        raise InputError(
-            f"{spec.name} halves its maps too often for an image under {spec.min_size}×{spec.min_size} pixels; "
-            f"received input_shape={tuple(shape)!r}: use larger images or another network"
-        )
     return (shape[0], shape[1], shape[2])

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from kerascv_course.layers import Activation
 from kerascv_course.lazy import keras
+from kerascv_course.options import Share
 from kerascv_course.registry import register_model
 
 
@@ -22,9 +24,10 @@ def lenet5(
     image: Any,
     num_classes: int,
     *,
-    activation: str = "relu",
+    activation: Activation = "relu",
     pooling: Literal["max", "average"] = "max",
-    dropout: float = 0.0,
+    dropout: Share = 0.0,
+    include_top: bool = True,
 ) -> Any:
     """LeNet-5: (N, H, W, C) to logits (N, num_classes).
 
@@ -34,9 +37,10 @@ def lenet5(
     Args:
         image: float tensor (N, H, W, C); 32×32×1 in the paper.
         num_classes: width of the output layer.
-        activation: any Keras activation; the paper's is ``"tanh"``.
+        activation: after each convolution and dense layer; the paper's is ``"tanh"``.
         pooling: ``"max"`` or the paper's ``"average"``.
         dropout: share of F6's outputs set to zero while training, 0 to below 1.
+        include_top: False: the flattened last map, without the dense layers.
     """
     layers = keras.layers
     pool = {"max": layers.MaxPooling2D, "average": layers.AveragePooling2D}[pooling]
@@ -49,6 +53,8 @@ def lenet5(
     x = pool(2, name="s4")(x)
     # C5 is a convolution over the whole 5×5 map, hence a dense layer: 120
     x = layers.Flatten(name="flatten")(x)
+    if not include_top:
+        return x
     x = layers.Dense(120, activation=activation, name="c5")(x)
     # F6: 84
     x = layers.Dense(84, activation=activation, name="f6")(x)
