@@ -1,0 +1,336 @@
+"""ONNX files read into a `Graph`: from our own export, from PyTorch, quantised or not.
+
+Only the onnx package is needed. Weights are never looked at, only their sizes; external weight files need not be there. Shapes
+come from onnx's own shape inference, run on the file without its weights and for a batch of one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from kerascv_course.analysis.graph import Graph, Kind, Node, Tensor, Window, ordered
+from kerascv_course.analysis.onnx_file import OnnxFile, open_onnx
+
+__all__ = ["read_onnx"]
+
+_ACTIVATION = {
+    "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Gelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus", "Softsign",
+    "Softmax", "LogSoftmax", "Clip", "Mish", "ThresholdedRelu", "Erf", "Exp", "Log", "Sqrt", "Abs", "Neg", "Reciprocal", "Floor",
+    "Ceil", "Round", "Sign", "Sin", "Cos", "Not", "Swish", "QuickGelu", "Hardmax",
+}  # fmt: skip
+_IDENTITY = {"Identity", "Dropout", "Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+_ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "PRelu", "Mod", "And", "Or", "Where", "Equal",
+               "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}  # fmt: skip
+_RESHAPE = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+_MOVE = {"Tile", "Expand", "Gather", "GatherElements", "GatherND", "DepthToSpace", "SpaceToDepth", "ArgMax", "ArgMin", "TopK",
+         "ReverseSequence", "Trilu", "CumSum", "OneHot", "Compress"}  # fmt: skip
+_CONV = {"Conv": (1, 2), "ConvInteger": (1, -1), "QLinearConv": (3, 8)}  # places of weight and bias among the inputs
+_MATMUL = {"MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3}
+_REDUCE = {"ReduceMean": "average", "ReduceMax": "max", "ReduceSum": "sum", "ReduceMin": "min", "ReduceL2": "l2"}
+
+
+def read_onnx(path: str | Path, input_shape: Sequence[int] | None = None) -> Graph:
+    """The graph of an ONNX file.
+
+    Args:
+        path: the file.
+        input_shape: what the image input has after the batch axis, in the file's own order (PyTorch's files say channels, height,
+            width); needed where the file leaves an axis open.
+
+    Raises:
+        InputError: no such file, not ONNX, truncated, open axes without `input_shape`, a batch size that cannot be made one.
+    """
+    return _Reader(open_onnx(path, input_shape)).read()
+
+
+class _Reader:
+    def __init__(self, file: OnnxFile) -> None:
+        self.file = file
+        self.nodes: list[Node] = []
+        self.tensors: dict[str, Tensor] = {}
+        self.alias: dict[str, str] = {}
+        self.weighted: set[str] = set()  # tensors behind a layer with weights
+        self.reused: set[str] = set()  # tensors made by a layer that is used again
+        self.seen: set[str] = set()  # weight tensors met so far
+
+    def read(self) -> Graph:
+        for name in self.file.inputs:
+            self._tensor(name)
+            self.nodes.append(Node("input", "Input", name, (), (name,)))
+        for proto in self.file.nodes:
+            self._node(proto)
+        return Graph(
+            name=self.file.path.stem,
+            source="onnx",
+            channels_last=False,
+            nodes=ordered(self.nodes, self.file.outputs),
+            tensors=self.tensors,
+            outputs=tuple(n for n in self.file.outputs if n in self.tensors),
+            file_bytes=self.file.path.stat().st_size,
+        )
+
+    def _tensor(self, name: str) -> bool:
+        shape = self.file.shapes.get(name)
+        known = shape is not None and all(n is not None for n in shape)
+        self.tensors[name] = Tensor(
+            tuple(n or 1 for n in shape or ()) if known else (), self.file.itemsizes.get(name, 4), known
+        )
+        return known
+
+    def _node(self, proto: Any) -> None:
+        outs = [n for n in proto.output if n and n in self.file.data]
+        ins = [n for n in proto.input if n in self.file.data and n in self.tensors]
+        if not outs or not ins:
+            return
+        known = all([self._tensor(n) for n in outs]) and all(self.tensors[n].known for n in ins)
+        name = proto.name or outs[0]
+        node = Node("unknown", proto.op_type, name, tuple(ins), tuple(outs))
+        if proto.op_type == "Split" and known:
+            self._split(node, proto)
+            return
+        kind, fields = self._describe(proto, node)
+        if not known:  # parameters are still right, counts that need shapes are not claimed
+            kind = "unknown"
+        node = node.replace(kind=kind, **fields)
+        if kind in ("conv", "conv_transpose", "dense", "norm") or node.parameters or any(n in self.weighted for n in ins):
+            self.weighted.update(outs)
+        self.nodes.append(node)
+
+    # --- parameters -----------------------------------------------------------------------------------------------------------
+
+    def _weight(self, proto: Any, at: int, bias_at: int = -1) -> dict[str, Any]:
+        """Parameters of a layer with a weight tensor; of a weight tensor used before, nothing is new."""
+        weight = self.file.constant(_input(proto, at))
+        if weight is None:
+            return {}
+        bias = self.file.constant(_input(proto, bias_at)) if bias_at >= 0 else None
+        again = weight.name in self.seen
+        self.seen.add(weight.name)
+        if again:
+            self.reused.update(proto.output)
+            return {"weight": weight.elements}
+        number = bias.elements if bias is not None else 0
+        return {"weight": weight.elements, "trainable": weight.elements + number, "bias": number}
+
+    def _vectors(self, proto: Any, places: Sequence[int]) -> int:
+        """Elements of per-channel constants. Converters merge equal ones, so they count at each use, unless the layer is reused."""
+        names = [_input(proto, at) for at in places]
+        found = [c for c in (self.file.constant(n) for n in names) if c is not None]
+        if any(n in self.reused for n in proto.input) and all(c.name in self.seen for c in found):
+            self.reused.update(proto.output)
+            return 0
+        self.seen.update(c.name for c in found)
+        return sum(c.elements for c in found)
+
+    # --- kinds ----------------------------------------------------------------------------------------------------------------
+
+    def _describe(self, proto: Any, node: Node) -> tuple[Kind, dict[str, Any]]:
+        op = proto.op_type
+        if proto.domain not in ("", "ai.onnx", "com.microsoft"):
+            return "unknown", {}
+        shape, out = self.tensors[node.inputs[0]].shape, self.tensors[node.outputs[0]].shape
+        if op in _CONV or op == "ConvTranspose":
+            return self._convolution(proto, node)
+        if op in _MATMUL or op == "Gemm":
+            return self._product(proto, node)
+        if op in ("MaxPool", "AveragePool", "LpPool"):
+            window = _window(proto, shape, _ints(proto, "kernel_shape"))
+            return "pool", {"window": window, "mode": {"MaxPool": "max", "AveragePool": "average"}.get(op, "lp")}
+        if op in ("GlobalAveragePool", "GlobalMaxPool"):
+            return "global_pool", {"axes": tuple(range(2, len(shape))), "mode": "max" if "Max" in op else "average"}
+        if op in _REDUCE:
+            axes = self.file.axes(proto)
+            over = tuple(a % len(shape) for a in axes) if axes else tuple(range(len(shape)))
+            return "global_pool", {"axes": tuple(a for a in over if a > 0), "mode": _REDUCE[op]}
+        if op in ("BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "LRN",
+                  "SimplifiedLayerNormalization", "LpNormalization"):  # fmt: skip
+            return self._normalization(proto, shape)
+        if op in _ACTIVATION:
+            axis = _int(proto, "axis", -1) % max(len(shape), 1)
+            return "activation", {"mode": op.lower(), "axes": (axis,) if "max" in op.lower() else ()}
+        if op in _IDENTITY:
+            return "identity", {}
+        if op in _ARITHMETIC:
+            return self._arithmetic(proto, node)
+        if op == "Concat":
+            return "concat", {"axes": (_int(proto, "axis", 1) % len(out),)}
+        if op in _RESHAPE:
+            return "reshape", {}
+        if op == "Transpose":
+            return "transpose", {"perm": tuple(_ints(proto, "perm")) or tuple(reversed(range(len(shape))))}
+        if op in ("Resize", "Upsample"):
+            return "resize", _resizing(proto, shape, out)
+        if op == "Pad":
+            return self._pad(proto, shape, out)
+        if op == "Slice":
+            return self._slice(proto, shape, out)
+        if op in _MOVE:
+            return ("identity" if shape == out and op in ("Tile", "Expand") else "move"), {}
+        return "unknown", {}
+
+    def _convolution(self, proto: Any, node: Node) -> tuple[Kind, dict[str, Any]]:
+        shape, out = self.tensors[node.inputs[0]].shape, self.tensors[node.outputs[0]].shape
+        at, bias_at = _CONV.get(proto.op_type, (1, 2))
+        weight = self.file.constant(_input(proto, at))
+        fields = self._weight(proto, at, bias_at)
+        if weight is None or len(shape) < 3 or len(out) < 3:
+            return "unknown", fields
+        kernel = tuple(weight.dims[2:])
+        transposed = proto.op_type == "ConvTranspose"
+        window = _window(proto, shape, kernel, out if transposed else None)
+        return "conv_transpose" if transposed else "conv", {
+            **fields, "window": window, "groups": _int(proto, "group", 1), "channels": (shape[1], out[1])
+        }  # fmt: skip
+
+    def _product(self, proto: Any, node: Node) -> tuple[Kind, dict[str, Any]]:
+        at = _MATMUL.get(proto.op_type, 1)
+        weight = self.file.constant(_input(proto, at))
+        shape, out = self.tensors[node.inputs[0]].shape, self.tensors[node.outputs[0]].shape
+        if weight is None:
+            left = self.file.constant(_input(proto, 0))
+            if left is not None:
+                return "unknown", self._weight(proto, 0)
+            return ("matmul" if proto.op_type != "Gemm" and len(node.inputs) == 2 else "unknown"), {}
+        fields = self._weight(proto, at, 2 if proto.op_type == "Gemm" else -1)
+        if not shape or not out or len(weight.dims) != 2 or _int(proto, "transA", 0):
+            return "unknown", fields
+        return "dense", {**fields, "channels": (shape[-1], out[-1])}
+
+    def _normalization(self, proto: Any, shape: tuple[int, ...]) -> tuple[Kind, dict[str, Any]]:
+        op = proto.op_type
+        fields: dict[str, Any] = {"trainable": self._vectors(proto, (1, 2)), "mode": "layer"}
+        if op == "BatchNormalization":
+            fields |= {"frozen": self._vectors(proto, (3, 4)), "mode": "batch", "channels": (shape[1], shape[1])}
+        elif op in ("InstanceNormalization", "GroupNormalization"):
+            fields |= {"mode": "group", "axes": tuple(range(1 if op[0] == "G" else 2, len(shape)))}
+        elif op != "LRN":
+            axis = _int(proto, "axis", -1) % len(shape)
+            fields["axes"] = (axis,) if op == "LpNormalization" else tuple(range(axis, len(shape)))
+        return "norm", fields
+
+    def _arithmetic(self, proto: Any, node: Node) -> tuple[Kind, dict[str, Any]]:
+        """Arithmetic of several activations is a meeting of branches; with constants it may be a bias, a scale or a shift.
+
+        A constant of one element is a number of the formula (as in a hard sigmoid), not a parameter, except for the bias of a
+        dense layer with one output. Constants before the first layer with weights are preprocessing, not parameters either.
+        """
+        if len(node.inputs) > 1:
+            return "merge", {}
+        constants = [self.file.constant(n) for n in proto.input if n not in self.file.data]
+        found = [c for c in constants if c is not None]
+        elements = sum(c.elements for c in found)
+        maker = next((n for n in reversed(self.nodes) if node.inputs[0] in n.outputs), None)
+        product = maker is not None and maker.kind in ("conv", "conv_transpose", "dense") and not maker.bias
+        bias = proto.op_type == "Add" and product and elements == (maker.channels or (0, 0))[1] if maker else False
+        kind: Kind = "activation" if proto.op_type == "PRelu" else "affine"
+        if (elements == 1 and not bias) or node.inputs[0] not in self.weighted:
+            return kind, {}
+        places = [i for i, n in enumerate(proto.input) if n not in self.file.data]
+        number = self._vectors(proto, places)
+        return kind, {"trainable": number, "bias": number if bias else 0, "mode": proto.op_type.lower()}
+
+    def _pad(self, proto: Any, shape: tuple[int, ...], out: tuple[int, ...]) -> tuple[Kind, dict[str, Any]]:
+        values = _ints(proto, "pads") or self.file.integers(_input(proto, 1))
+        if not values or not shape:
+            return "move", {}
+        axes = self.file.integers(_input(proto, 3)) or list(range(len(shape)))
+        half = len(values) // 2
+        table = {a % len(shape): (values[i], values[half + i]) for i, a in enumerate(axes)}
+        pads = tuple(table.get(a, (0, 0)) for a in range(len(shape)))
+        return "pad", {"pads": pads, "mode": _text(proto, "mode", "constant")}
+
+    def _slice(self, proto: Any, shape: tuple[int, ...], out: tuple[int, ...]) -> tuple[Kind, dict[str, Any]]:
+        starts = _ints(proto, "starts") or self.file.integers(_input(proto, 1))
+        axes = _ints(proto, "axes") or self.file.integers(_input(proto, 3)) or list(range(len(starts)))
+        steps = self.file.integers(_input(proto, 4)) or [1] * len(starts)
+        if not starts or any(s != 1 for s in steps) or len(shape) != len(out):
+            return "move", {}
+        pads = [(0, 0)] * len(shape)
+        for start, axis in zip(starts, axes, strict=False):
+            n, a = shape[axis % len(shape)], axis % len(shape)
+            first = max(start + n, 0) if start < 0 else min(start, n)
+            pads[a] = (-first, out[a] - (n - first))
+        return "crop", {"pads": tuple(pads)}
+
+    def _split(self, node: Node, proto: Any) -> None:
+        axis = _int(proto, "axis", 0)
+        shape = self.tensors[node.inputs[0]].shape
+        axis %= len(shape)
+        first = 0
+        for i, key in enumerate(node.outputs):
+            size = self.tensors[key].shape[axis]
+            pads = tuple((-first, first + size - shape[axis]) if a == axis else (0, 0) for a in range(len(shape)))
+            self.nodes.append(node.replace(kind="crop", name=f"{node.name}:{i}", outputs=(key,), pads=pads))
+            first += size
+        if node.inputs[0] in self.weighted:
+            self.weighted.update(node.outputs)
+
+
+# --- attributes of a node -------------------------------------------------------------------------------------------------------
+
+
+def _input(proto: Any, at: int) -> str:
+    return proto.input[at] if 0 <= at < len(proto.input) else ""
+
+
+def _attribute(proto: Any, name: str, read: Callable[[Any], Any], default: Any) -> Any:
+    return next((read(a) for a in proto.attribute if a.name == name), default)
+
+
+def _int(proto: Any, name: str, default: int) -> int:
+    return int(_attribute(proto, name, lambda a: a.i, default))
+
+
+def _ints(proto: Any, name: str) -> list[int]:
+    return list(_attribute(proto, name, lambda a: a.ints, []))
+
+
+def _text(proto: Any, name: str, default: str) -> str:
+    return str(_attribute(proto, name, lambda a: a.s.decode(), default))
+
+
+def _window(proto: Any, shape: tuple[int, ...], kernel: Sequence[int], out: tuple[int, ...] | None = None) -> Window | None:
+    """Kernel, stride, dilation and padding of a convolution or pooling; `out` is given for a transposed one."""
+    rank = len(kernel)
+    if len(shape) != rank + 2:
+        return None
+    axes = tuple(range(2, rank + 2))
+    stride = tuple(_ints(proto, "strides")) or (1,) * rank
+    dilation = tuple(_ints(proto, "dilations")) or (1,) * rank
+    given = _ints(proto, "pads") or [0] * 2 * rank
+    auto = _text(proto, "auto_pad", "NOTSET")
+    pads = []
+    for i, axis in enumerate(axes):
+        reach = dilation[i] * (kernel[i] - 1) + 1
+        before, after = given[i], given[rank + i]
+        if out is not None:
+            full = (shape[axis] - 1) * stride[i] + reach
+            if auto.startswith("SAME"):
+                cut = max(full - out[axis], 0)
+                before = cut // 2 if auto == "SAME_UPPER" else cut - cut // 2
+            after = full - out[axis] - before
+        elif auto.startswith("SAME"):
+            total = max((math.ceil(shape[axis] / stride[i]) - 1) * stride[i] + reach - shape[axis], 0)
+            before, after = (total // 2, total - total // 2) if auto == "SAME_UPPER" else (total - total // 2, total // 2)
+        elif auto == "VALID":
+            before = after = 0
+        pads.append((before, after))
+    return Window(axes, tuple(kernel), stride, tuple(pads), dilation)
+
+
+def _resizing(proto: Any, shape: tuple[int, ...], out: tuple[int, ...]) -> dict[str, Any]:
+    mode = _text(proto, "mode", "nearest")
+    coordinates = _text(proto, "coordinate_transformation_mode", "half_pixel" if proto.op_type == "Resize" else "asymmetric")
+    coordinates = {"pytorch_half_pixel": "half_pixel"}.get(coordinates, coordinates)
+    followed = mode in ("nearest", "linear") and coordinates in ("half_pixel", "asymmetric", "align_corners")
+    if mode == "nearest":  # whole factors: every rounding rule repeats each value; others differ between runtimes
+        whole = all(n and o % n == 0 for n, o in zip(shape, out, strict=False))
+        rounding = _text(proto, "nearest_mode", "round_prefer_floor")
+        usual = rounding == "floor" if coordinates == "asymmetric" else rounding.startswith("round")
+        followed = followed and whole and usual and coordinates != "align_corners"
+        coordinates = "half_pixel"
+    axes = tuple(a for a, (n, o) in enumerate(zip(shape, out, strict=False)) if n != o)
+    return {"axes": axes, "mode": mode if followed else "other", "coordinates": coordinates}
