@@ -146,8 +146,8 @@ def transposed_conv(x: Any, filters: int, kernel: int, *, bias: bool = True, ini
     """Transposed convolution with stride 2 that doubles height and width, for kernels from 2 up.
 
     The full result has 2·(H − 1) + kernel rows. PyTorch cuts ``padding`` off both ends and puts ``output_padding`` back at the
-    far end; 2H rows are left when padding = ⌈(kernel − 2)/2⌉ and output_padding = kernel mod 2. The same cut is a cropping layer
-    here (Keras's ``"same"`` cuts the other end when the kernel is odd).
+    far end; 2H rows are left when padding = ⌈(kernel − 2)/2⌉ and output_padding = kernel mod 2. The same cut is a cropping
+    layer here (Keras's ``"same"`` cuts the other end when the kernel is odd).
 
     Args:
         x: float tensor (N, H, W, C).

@@ -78,7 +78,7 @@ def _torch_names(model: Any) -> dict[str, tuple[str, ...]]:
     num_classes=1000,
     parameters=6_624_904,
     source="Szegedy et al. 2015, table 1; count: torchvision's GoogLeNet without auxiliary heads",
-    min_size=lambda *, stem, **_: 15 if stem == "imagenet" else 4,
+    min_size=lambda *, stem, **_: 31 if stem == "imagenet" else 4,
     torch_names=_torch_names,
 )
 def googlenet(

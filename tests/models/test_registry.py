@@ -1,0 +1,270 @@
+"""Every entry of the registry: it builds, counts, trains, refuses what it must; and the options' checks."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+import kerascv_course as kcc
+from kerascv_course.errors import InputError, UnknownNameError
+from kerascv_course.options import Count, OddKernel, Share, check_option
+from kerascv_course.registry import model_spec, register_model
+
+#: A quick input for each network, and the options it needs there. An entry that is missing fails `test_all_models_tested`.
+SMALL: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
+    "alexnet": ((15, 15, 3), {"stem": "cifar"}),
+    "conv_transpose_net": ((8, 8, 1), {}),
+    "densenet121": ((8, 8, 3), {"stem": "cifar"}),
+    "densenet_bc100": ((8, 8, 3), {}),
+    "fastnet": ((32, 32, 3), {}),
+    "googlenet": ((31, 31, 3), {}),
+    "lenet5": ((16, 16, 1), {}),
+    "mynet": ((8, 8, 3), {}),
+    "pool_upsample_net": ((8, 8, 1), {}),
+    "resnet18": ((17, 17, 3), {}),
+    "resnet18_cifar": ((8, 8, 3), {}),
+    "resnet18_reid": ((16, 16, 3), {}),
+    "resnet34": ((17, 17, 3), {}),
+    "resnet50": ((17, 17, 3), {}),
+    "resnet50_cose474": ((9, 9, 3), {}),
+    "tdt4265_base": ((8, 8, 3), {}),
+    "tdt4265_model1": ((8, 8, 3), {}),
+    "tdt4265_model2": ((8, 8, 3), {}),
+    "unet_colorizer": ((8, 8, 1), {}),
+    "vgg16": ((32, 32, 3), {"head": (64,)}),
+    "vgg16_cose474": ((32, 32, 3), {}),
+    "vgg16_wide": ((32, 32, 3), {"head": (64,)}),
+    "vgg19": ((32, 32, 3), {"head": (64,)}),
+}
+MODELS = kcc.list_models()
+
+
+def count(model: Any) -> int:
+    return sum(math.prod(weight.shape) for weight in model.trainable_weights)
+
+
+def test_all_models_tested() -> None:
+    assert set(MODELS) <= set(SMALL), "give every registered network a small input in SMALL"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_at_the_defaults(name: str) -> None:
+    assert count(kcc.create_model(name)) == model_spec(name).parameters
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_trains_one_step(name: str) -> None:
+    import keras
+
+    shape, options = SMALL[name]
+    model = kcc.create_model(name, num_classes=3, input_shape=shape, **options)
+    assert model.input.name == "image" and model.input.dtype == "float32"
+    assert model.output_shape[-1] == 3
+    rng = np.random.default_rng(0)
+    images = rng.random((4, *shape), dtype=np.float32)
+    targets = rng.integers(0, 3, (4, *model.output_shape[1:-1]))
+    before = model.trainable_weights[0].numpy()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.01), loss, run_eagerly=True)
+    history = model.fit(images, targets, batch_size=4, epochs=1, verbose=0)
+    assert np.isfinite(history.history["loss"][0])
+    assert not np.array_equal(model.trainable_weights[0].numpy(), before), "the first layer did not learn"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_smallest_image(name: str) -> None:
+    """It builds at the smallest size that is promised, and one pixel less is refused with the rule and the value."""
+    spec = model_spec(name)
+    for stem in ("imagenet", "cifar") if "stem" in spec.options else (None,):
+        options = {} if stem is None else {"stem": stem}
+        least = spec.smallest(**options)
+        channels = spec.input_shape[2]
+        kcc.create_model(name, 2, (least, least + 4, channels), **options)
+        if least > 1:
+            with pytest.raises(
+                InputError, match=f"under {least}×{least} pixels; received input_shape=\\({least + 4}, {least - 1}"
+            ):
+                kcc.create_model(name, 2, (least + 4, least - 1, channels), **options)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if "include_top" in model_spec(name).options])
+def test_features_without_the_head(name: str) -> None:
+    shape, options = SMALL[name]
+    model = kcc.create_model(name, input_shape=shape, include_top=False, **options)
+    assert len(model.output_shape) == 2
+    assert not any(type(layer).__name__ == "Dense" for layer in model.layers)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_source_and_documentation(name: str) -> None:
+    spec = model_spec(name)
+    build = spec.build.func if isinstance(spec.build, partial) else spec.build
+    documentation = inspect.getdoc(build) or ""
+    assert spec.source
+    for option in spec.options:
+        assert f"{option}:" in documentation, f"option {option} of {name} is not documented"
+
+
+@pytest.mark.parametrize("name", ["tdt4265_model1", "conv_transpose_net", "resnet50_cose474"])
+def test_reloads_in_safe_mode(name: str, tmp_path: Path) -> None:
+    import keras
+
+    shape, options = SMALL[name]
+    model = kcc.create_model(name, 3, shape, **options)
+    model.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras", safe_mode=True)
+    images = np.random.default_rng(0).random((2, *shape), dtype=np.float32)
+    np.testing.assert_array_equal(model.predict_on_batch(images), again.predict_on_batch(images))
+
+
+def test_listing_imports_no_keras() -> None:
+    code = "import sys, kerascv_course as k; k.list_models(); print([m for m in sys.modules if m in ('keras', 'tensorflow')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_natural_order_and_patterns() -> None:
+    assert kcc.list_models("resnet*")[:2] == ["resnet18", "resnet18_cifar"]
+    assert kcc.list_models("resnet??") == ["resnet18", "resnet34", "resnet50"]
+
+
+# --- published counts of the switches -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "parameters"),
+    [
+        ("resnet18_reid", {"include_top": False}, 11_176_512),  # report 000
+        ("resnet50_cose474", {"shortcut": "where_needed"}, 8_898_826),  # report 003, other reading
+        ("resnet18_cifar", {"stem_padding": 1}, 11_173_962),
+        ("tdt4265_model1", {"hidden_norm": False}, 1_293_002),  # report 001
+        ("tdt4265_model1", {"order": "conv-norm-pool"}, 1_293_130),
+        ("googlenet", {"branch3_kernel": 5, "batch_norm": False}, 6_998_552),  # the paper's network
+        ("resnet18", {"stem": "cifar", "num_classes": 10, "input_shape": (32, 32, 3)}, 11_173_962),
+        ("vgg16", {"num_classes": 10, "input_shape": (32, 32, 3)}, 33_638_218),  # 14,714,688 + 18,923,530
+        ("vgg16", {"num_classes": 10, "input_shape": (32, 32, 3), "batch_norm": True, "head": ()}, None),
+    ],
+)
+def test_counts_of_options(name: str, options: dict[str, Any], parameters: int | None) -> None:
+    if parameters is None:
+        with pytest.raises(InputError, match="tuple of one or more"):
+            kcc.create_model(name, **options)
+    else:
+        assert count(kcc.create_model(name, **options)) == parameters
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("vgg16", 138_365_992), ("vgg19", 143_678_248)])
+def test_vgg_with_batch_norm(name: str, parameters: int) -> None:
+    """The published counts of the batch-norm variants: each convolution's filters twice more."""
+    norm = count(kcc.create_model(name, batch_norm=True, include_top=False))
+    plain = count(kcc.create_model(name, include_top=False))
+    assert model_spec(name).parameters + norm - plain == parameters
+
+
+@pytest.mark.parametrize("kernel", range(2, 8))
+@pytest.mark.parametrize("name", ["pool_upsample_net", "conv_transpose_net", "unet_colorizer"])
+def test_colourisers_keep_the_shape(name: str, kernel: int) -> None:
+    model = kcc.create_model(name, 5, (12, 8, 3), kernel=kernel, filters=4)
+    assert model.output_shape == (None, 12, 8, 5)
+    if name == "unet_colorizer":
+        weights = kernel**2 * (3 * 4 + 2 * 4 * 4 + 2 * 4 * 4 + 2 * 4 * 5 + (5 + 3) * 5)
+    else:
+        weights = kernel**2 * (3 * 4 + 4 * 4**2 + 4 * 5 + 5**2)  # report 004, question 4.3
+    biases_and_norms = (4 + 8 + 4 + 5 + 5) + 2 * (4 + 8 + 4 + 5)
+    assert count(model) == weights + biases_and_norms
+
+
+@pytest.mark.parametrize("order", ["conv-pool-norm", "conv-norm-pool"])
+@pytest.mark.parametrize("downsampling", ["max_pool", "strided_conv"])
+def test_every_switch_of_the_ablation(order: str, downsampling: str) -> None:
+    options = {"order": order, "downsampling": downsampling, "filters": (4, 6), "filter_size": 3, "activation": "elu"}
+    model = kcc.create_model("tdt4265_model1", 3, (8, 8, 3), convs=2, l2=1e-3, dropout=0.1, hidden=5, **options)
+    names = [layer.name for layer in model.layers]
+    norms = [name for name in names if "norm" in name]
+    assert len(norms) == 1 + (2 if order == "conv-pool-norm" else 4)
+    assert ("stage1_pool" in names) == (downsampling == "max_pool")
+    assert model.get_layer("flatten").output.shape == (None, 2 * 2 * 6)
+    expected = 1e-3 * sum(float((w**2).numpy().sum()) for w in model.trainable_weights if w.name == "kernel")
+    assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "resnt18"}, r"unknown model 'resnt18'; did you mean 'resnet18'"),
+        ({"name": "resnet18", "stemm": "cifar"}, r"unknown option of resnet18 'stemm'; did you mean 'stem'"),
+        (
+            {"name": "resnet18", "stem": "cifarr"},
+            r"option stem of resnet18 is one of .*received 'cifarr': did you mean 'cifar'",
+        ),
+        ({"name": "resnet18", "num_classes": 0}, r"num_classes is a whole number of 1 or more; received 0"),
+        ({"name": "resnet18", "num_classes": True}, r"num_classes .* received True"),
+        ({"name": "resnet18", "input_shape": (32, 32)}, r"input_shape is \(height, width, channels\).* received \(32, 32\)"),
+        ({"name": "resnet18", "input_shape": 32}, r"input_shape .* received 32"),
+        ({"name": "resnet18", "input_shape": (16, 16, 3)}, r"under 17×17 pixels.*or stem='cifar'"),
+        ({"name": "alexnet", "input_shape": (32, 32, 3)}, r"under 63×63 pixels.*or stem='cifar'"),
+        ({"name": "vgg16", "input_shape": (31, 224, 3)}, r"under 32×32 pixels"),
+        ({"name": "resnet18", "dropout": 1.0}, r"dropout of resnet18 is a number \(0 to below 1\); received 1.0"),
+        ({"name": "resnet18", "dropout": "0.5"}, r"dropout .* received '0.5'"),
+        ({"name": "resnet18", "include_top": 1}, r"include_top of resnet18 is True or False; received 1"),
+        ({"name": "vgg16", "batch_norm": "yes"}, r"batch_norm of vgg16 is True or False; received 'yes'"),
+        ({"name": "lenet5", "activation": "rellu"}, r"activation of lenet5 is one of .*did you mean 'relu'"),
+        ({"name": "tdt4265_base", "filter_size": 4}, r"filter_size .*odd.* received 4"),
+        ({"name": "tdt4265_base", "filters": (8,) * 6}, r"under 64×64 pixels; received input_shape=\(32, 32, 3\)"),
+        ({"name": "tdt4265_base", "filters": (8, 0)}, r"filters .* tuple of one or more, each a whole number \(1 or more\)"),
+        ({"name": "pool_upsample_net", "kernel": 8}, r"kernel .*\(2 to 7\); received 8"),
+        ({"name": "unet_colorizer", "input_shape": (30, 32, 1)}, r"multiples of 4.*received 30×32.*32×32"),
+        ({"name": "resnet18", "stem_padding": 4}, r"stem_padding .*\(0 to 3\) or None; received 4"),
+    ],
+)
+def test_invalid_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        kcc.create_model(**arguments)
+
+
+def test_structure_is_no_option() -> None:
+    """What makes a variant is not for the caller to change."""
+    with pytest.raises(UnknownNameError, match="unknown option of resnet18 'depths'"):
+        kcc.create_model("resnet18", depths=(1, 1, 1, 1))
+
+
+def test_a_name_is_registered_once() -> None:
+    with pytest.raises(ValueError, match="'lenet5' is taken by"):
+        register_model(name="lenet5", input_shape=(1, 1, 1), parameters=1, source="none")(lambda image, num_classes: image)
+    with pytest.raises(ValueError, match="a model needs a name"):
+        register_model(input_shape=(1, 1, 1), parameters=1, source="none")(partial(lambda image, num_classes: image))
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (bool, [True], [1, "True", None]),
+        (int, [1], [True, 1.0, "1"]),
+        (float, [1, 0.5], [True, float("nan"), float("inf"), "1"]),
+        (str, ["a"], [1]),
+        (Literal["a", 3], ["a", 3], ["b", True, 3.0]),
+        (Share, [0, 0.5], [1, -0.1]),
+        (OddKernel, [1, 15], [2, 17, 0]),
+        (int | None, [None, 2], ["2"]),
+        (tuple[Count, ...], [(1, 2), [3]], [(), (0,), 3, "12"]),
+        (tuple[int, int], [(1, 2)], [(1,), (1, 2, 3)]),
+        (Any, [object()], []),
+    ],
+)
+def test_option_types(kind: Any, good: list[Any], bad: list[Any]) -> None:
+    for value in good:
+        check_option("it", kind, value)
+    for value in bad:
+        with pytest.raises(InputError, match="it is .*; received"):
+            check_option("it", kind, value)
