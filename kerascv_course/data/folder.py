@@ -1,0 +1,79 @@
+"""A folder of class folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from kerascv_course.data.splits import DataInfo, Split, Splits, hold_out, make_info
+from kerascv_course.errors import DataError
+from kerascv_course.images import ImageError, read_image
+from kerascv_course.recipe import Data
+
+#: Names under which each split's folder is looked for.
+SPLIT_FOLDERS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+
+
+def load_folder(config: Data, data_dir: Path | None) -> tuple[Splits, DataInfo]:
+    """Pictures in ``data_dir/<class>/`` or ``data_dir/{train,val,test}/<class>/``; class names are the folders' names, sorted.
+
+    A validation or test split that is not there is set aside from the training pictures, class by class. Hidden files and files
+    that are not named like a picture are passed over; a damaged picture is an error.
+
+    Raises:
+        DataError: a folder is missing or empty, a split has other classes than train, or pictures are damaged (they are named).
+    """
+    if data_dir is None:
+        raise DataError("the folder source reads your own pictures: give --data-dir FOLDER with one folder a class")
+    if not data_dir.is_dir():
+        raise DataError(f"no such data folder: {data_dir}")
+    folders = {
+        name: next((data_dir / choice for choice in choices if (data_dir / choice).is_dir()), None)
+        for name, choices in SPLIT_FOLDERS.items()
+    }
+    root = folders["train"] or data_dir
+    labels = _class_names(root)
+    whole = _read_split(root, labels, config)
+    given: dict[str, Split] = {}
+    for name in ("test", "validation"):
+        path = folders[name]
+        if path is not None and folders["train"] is not None:
+            if extra := sorted(set(_class_names(path)) - set(labels)):
+                raise DataError(f"{path} has the class {extra[0]!r}, which {root} has not: the splits share their classes")
+            given[name] = _read_split(path, labels, config)
+        else:
+            share = config.test_share if name == "test" else config.validation_share
+            whole, given[name] = hold_out(whole, share, config.split_seed, stratify=True)
+    splits = Splits(whole, given["validation"], given["test"])
+    return splits, make_info("folder", tuple(labels), f"pictures in the folder {data_dir.name}", splits)
+
+
+def _class_names(root: Path) -> list[str]:
+    names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(names) < 2:
+        raise DataError(f"a folder of pictures holds one folder a class, two or more; {root} holds {len(names)}")
+    return names
+
+
+def _read_split(root: Path, labels: list[str], config: Data) -> Split:
+    suffixes = Image.registered_extensions()
+    files = [
+        (path, target)
+        for target, label in enumerate(labels)
+        for path in sorted((root / label).glob("*"))
+        if path.suffix.lower() in suffixes and not path.name.startswith(".")
+    ]
+    if not files:
+        raise DataError(f"no pictures in the class folders of {root} (looked for {', '.join(sorted(suffixes)[:6])} …)")
+    images = np.empty((len(files), *config.image_size, config.channels), np.uint8)
+    damaged = []
+    for row, (path, _) in enumerate(files):
+        try:
+            images[row] = read_image(path, *config.image_size, config.channels, config.resize)
+        except ImageError as error:
+            damaged.append(str(error))
+    if damaged:
+        raise DataError(f"{len(damaged)} of {len(files)} pictures cannot be used; repair or remove them: " + "; ".join(damaged[:10]))
+    return Split(images, np.array([target for _, target in files], np.int64))

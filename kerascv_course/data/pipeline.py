@@ -1,0 +1,58 @@
+"""Splits to tf.data batches.
+
+The order and the changes of the training images depend on (seed, epoch, position) and on nothing else. That is what makes a
+resumed run equal to one that was never interrupted: the stream can be opened at any step.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from kerascv_course.data.augment import augment
+from kerascv_course.data.splits import Split
+from kerascv_course.recipe import Augmentation, Recipe
+
+__all__ = ["evaluation_batches", "steps_per_epoch", "training_batches"]
+
+
+def steps_per_epoch(train: Split, batch_size: int) -> int:
+    """Whole batches in the training split; the last, incomplete one is left out."""
+    return len(train) // batch_size
+
+
+def training_batches(train: Split, recipe: Recipe, *, first_step: int = 0) -> tf.data.Dataset:
+    """An endless stream of training batches, epoch after epoch, each epoch in an order of its own.
+
+    Args:
+        train: the training split, kept in memory.
+        recipe: gives batch size, seed and augmentation.
+        first_step: steps to leave out at the beginning (where a resumed run goes on).
+
+    Returns:
+        Batches of uint8 images (batch, height, width, channels) and targets (batch,).
+    """
+    batch, steps = recipe.batch_size, steps_per_epoch(train, recipe.batch_size)
+    images, targets = tf.constant(train.images), tf.constant(train.targets)
+    order_key, augmentation_key = tf.unstack(tf.random.split(tf.constant([recipe.seed, 0]), 2))
+
+    def epoch_order(epoch: tf.Tensor) -> tf.data.Dataset:
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(train)), tf.random.fold_in(order_key, epoch))
+        return tf.data.Dataset.from_tensor_slices(tf.reshape(order[: steps * batch], (steps, batch)))
+
+    def read(step: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        chosen = tf.gather(images, index)
+        if recipe.augmentation != Augmentation():
+            chosen = augment(chosen, tf.random.fold_in(augmentation_key, step), recipe.augmentation)
+        return chosen, tf.gather(targets, index)
+
+    epochs = tf.data.Dataset.counter(first_step // steps, dtype=tf.int64)
+    stream = epochs.flat_map(epoch_order).skip(first_step % steps)
+    stream = stream.enumerate(start=first_step)
+    return stream.map(read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
+    """All of a split, in its order, in batches; the last may be smaller."""
+    images, targets = tf.constant(split.images), tf.constant(split.targets)
+    index = tf.data.Dataset.range(len(split)).batch(batch_size)
+    return index.map(lambda i: (tf.gather(images, i), tf.gather(targets, i))).prefetch(tf.data.AUTOTUNE)

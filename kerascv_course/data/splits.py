@@ -1,0 +1,116 @@
+"""What every data source returns: three splits of uint8 images with their targets, and a description; NumPy only."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from kerascv_course.errors import DataError
+
+__all__ = ["DataInfo", "Split", "Splits", "hold_out", "make_info"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and targets of one split.
+
+    Attributes:
+        images: uint8 (N, height, width, channels), 0–255.
+        targets: for classification int64 (N,), 0 to classes − 1.
+    """
+
+    images: np.ndarray
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, index: np.ndarray) -> Split:
+        """The images and targets at these positions, in this order."""
+        return Split(self.images[index], self.targets[index])
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Train is learnt from, validation chooses, test measures once."""
+
+    train: Split
+    validation: Split
+    test: Split
+
+    def items(self) -> list[tuple[str, Split]]:
+        """Name and split of each."""
+        return [("train", self.train), ("validation", self.validation), ("test", self.test)]
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a run records of its data.
+
+    Attributes:
+        source: name of the source.
+        labels: class names, in the order of the targets.
+        image_shape: (height, width, channels).
+        sizes: images of train, validation and test.
+        fingerprint: SHA-256 over all images and targets in split order: two runs saw the same data if it is equal.
+        citation: whom to name, and the licence where one is stated.
+    """
+
+    source: str
+    labels: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    sizes: dict[str, int]
+    fingerprint: str
+    citation: str
+
+
+def make_info(source: str, labels: tuple[str, ...], citation: str, splits: Splits) -> DataInfo:
+    """Describe splits.
+
+    Raises:
+        DataError: a split without images.
+    """
+    digest = hashlib.sha256()
+    for name, split in splits.items():
+        if not len(split):
+            raise DataError(f"the {name} split of {source} has no images: more images, or another share, are needed")
+        digest.update(f"{name}{split.images.shape}".encode())
+        digest.update(np.ascontiguousarray(split.images).data)
+        digest.update(np.ascontiguousarray(split.targets.astype("<i8")).data)
+    height, width, channels = splits.train.images.shape[1:]
+    sizes = {name: len(split) for name, split in splits.items()}
+    return DataInfo(source, labels, (height, width, channels), sizes, f"sha256:{digest.hexdigest()}", citation)
+
+
+def hold_out(split: Split, share: float, seed: int, *, stratify: bool) -> tuple[Split, Split]:
+    """Set a random share of a split aside.
+
+    Args:
+        split: what is divided.
+        share: share of the images set aside, above 0 and below 1.
+        seed: the same seed divides the same images the same way.
+        stratify: keep the classes' shares equal in both parts (for small sets); otherwise draw from all images alike.
+
+    Returns:
+        (rest, set aside), each in the order of `split`.
+
+    Raises:
+        DataError: too few images, or a class with fewer than two, to divide.
+    """
+    count = round(len(split) * share)
+    if not 0 < count < len(split):
+        raise DataError(f"a share of {share} of {len(split)} images leaves a split empty: use more images or another share")
+    if stratify:
+        from sklearn.model_selection import train_test_split
+
+        try:
+            _, held = train_test_split(np.arange(len(split)), test_size=count, random_state=seed, stratify=split.targets)
+        except ValueError as error:
+            raise DataError(f"the images cannot be divided by class: {error}; add images to the small classes") from None
+    else:
+        held = np.random.default_rng(seed).permutation(len(split))[:count]
+    mask = np.zeros(len(split), bool)
+    mask[held] = True
+    return split.take(np.flatnonzero(~mask)), split.take(np.flatnonzero(mask))

@@ -1,0 +1,38 @@
+"""Measure a run again: ``python -m kerascv_course.evaluate RUN``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from kerascv_course.errors import run_cli
+
+
+def evaluate(run: Annotated[Path, tyro.conf.Positional], data_dir: Path | None = None) -> None:
+    """Load a run's best weights and measure them over the whole train, validation and test splits. Nothing is written.
+
+    Args:
+        run: run folder.
+        data_dir: where the data stands, if it has moved since the training.
+    """
+    from kerascv_course.environment import quiet_stderr
+
+    with quiet_stderr():
+        from kerascv_course.experiment import evaluate_run
+        from kerascv_course.training.run import Run
+
+    metrics = evaluate_run(Run.open(run), data_dir=data_dir)
+    for split, figures in metrics.items():
+        print(f"{split:<10}  images {figures['images']:>6,}  loss {figures['loss']:.4f}  accuracy {figures['accuracy']:.4f}")
+    print(f"Accuracy = {metrics['test']['accuracy']:.4f}")
+
+
+def main() -> None:
+    """Parse and run."""
+    tyro.cli(evaluate, prog="python -m kerascv_course.evaluate")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,291 @@
+"""One recipe, whole: load, train, measure, plot, export, prove, report. The command line only calls this."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import re
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+from PIL import Image
+
+from kerascv_course import plots
+from kerascv_course.data import DataInfo, Splits, load
+from kerascv_course.environment import describe_environment, package_versions
+from kerascv_course.errors import CourseError, InputError
+from kerascv_course.recipe import Recipe
+from kerascv_course.run_page import write_run_page
+from kerascv_course.tasks import Task, get_task
+from kerascv_course.training.checkpoint import Progress
+from kerascv_course.training.run import Run
+from kerascv_course.training.trainer import prepare, train
+
+__all__ = ["Interrupted", "Result", "evaluate_run", "export_run", "run_recipe"]
+
+#: Fields of a recipe that may change when a run is resumed.
+RESUMABLE = ("epochs", "patience")
+
+log = logging.getLogger("kerascv_course")
+
+
+class Interrupted(CourseError):  # noqa: N818 - not an error of the program
+    """The user stopped the training; it can be resumed."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run comes to.
+
+    Attributes:
+        run: the folder.
+        headline: the task's few figures, name to text.
+        sample: a picture of the test split in the folder, to try the exported file with.
+        seconds: from loading the data to the report.
+    """
+
+    run: Run
+    headline: dict[str, str]
+    sample: Path
+    seconds: float
+
+
+def run_recipe(recipe: Recipe, run_dir: Path, *, data_dir: Path | None = None, resume: bool = False) -> Result:
+    """Run a recipe into a folder.
+
+    Args:
+        recipe: what to do.
+        run_dir: a new folder, or with `resume` the run to go on with.
+        data_dir: where the data stands (see `kerascv_course.data.load`); a resumed run remembers it.
+        resume: go on from the last checkpoint; of the recipe only `RESUMABLE` fields may differ from the run's.
+
+    Raises:
+        InputError: the recipe, the data or the folder cannot be used; nothing is changed.
+        Interrupted: Ctrl-C; the run can be resumed.
+        ParityError: the exported file gives other answers than Keras (`export.parity`).
+    """
+    started = time.perf_counter()
+    if resume:
+        _check_resumable(Run.open(run_dir).recipe(), recipe)
+        data_dir = data_dir or _remembered_data_dir(Run.open(run_dir))
+    task = get_task(recipe.task)
+    splits, info = load(recipe.data, data_dir)
+    training = prepare(recipe, task, splits, info)
+    run = Run.open(run_dir) if resume else Run.create(run_dir, recipe)
+    with _log_file(run):
+        log.info("%s: %s", recipe.name, recipe.description)
+        log.info("%s", _data_line(info))
+        log.info("%s with %s trainable parameters", recipe.model, f"{_trainable(training.model):,}")
+        _record_start(run, recipe, data_dir, resume=resume)
+        try:
+            progress = train(recipe, training, splits, info, run, resume=resume)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted; every finished validation is kept. Go on with: python -m kerascv_course.train --resume {run.path}"
+            ) from None
+        model = load_best(run)
+        metrics = measure(run, recipe, task, model, splits, info, progress)
+        draw(run, recipe, task, model, splits, info, progress, metrics)
+        sample = write_samples(run, splits, info)
+        if recipe.export.enabled:
+            export_run(run, recipe, task, model, splits, info, metrics)
+        write_run_page(run)
+        return Result(run, task.headline(metrics), sample, time.perf_counter() - started)
+
+
+def evaluate_run(run: Run, *, data_dir: Path | None = None) -> dict[str, Any]:
+    """Measure a run's best weights anew over the whole of each split; nothing is written.
+
+    Returns:
+        The task's metrics (see its `evaluate`).
+    """
+    recipe = run.recipe()
+    task = get_task(recipe.task)
+    splits, info = load(recipe.data, data_dir or _remembered_data_dir(run))
+    return task.evaluate(load_best(run), splits, info)
+
+
+def load_best(run: Run) -> keras.Model:
+    """The best weights of a run, for inference.
+
+    Raises:
+        InputError: there are none yet, or the file is damaged.
+    """
+    path = run / "best.keras"
+    if not path.is_file():
+        raise InputError(f"{path} is missing: the run stopped before its first checkpoint; start it anew")
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is damaged: {error}") from None
+
+
+def measure(
+    run: Run, recipe: Recipe, task: Task, model: keras.Model, splits: Splits, info: DataInfo, progress: Progress
+) -> dict[str, Any]:
+    """Measure the best weights on every split and write metrics.json. The test split is touched here for the first time."""
+    log.info("measuring the best weights (epoch %g)", progress.history[progress.best]["epoch"])
+    metrics = task.evaluate(model, splits, info)
+    run.write_json(
+        "metrics.json",
+        {
+            **metrics,
+            "best_epoch": progress.history[progress.best]["epoch"],
+            "epochs": progress.history[-1]["epoch"],
+            "training_seconds": round(sum(row["seconds"] for row in progress.history), 1),
+            "trainable_parameters": _trainable(model),
+            "data": dataclasses.asdict(info),
+        },
+    )
+    return metrics
+
+
+def draw(
+    run: Run,
+    recipe: Recipe,
+    task: Task,
+    model: keras.Model,
+    splits: Splits,
+    info: DataInfo,
+    progress: Progress,
+    metrics: dict[str, Any],
+) -> None:
+    """Write plots/: the learning curves and the task's own figures."""
+    best = progress.history[progress.best]["epoch"]
+    run.write_figure("plots/learning_curves.png", plots.learning_curves(progress.history, "accuracy", best))
+    for name, figure in task.figures(model, splits, info, metrics).items():
+        run.write_figure(f"plots/{name}.png", figure)
+
+
+def write_samples(run: Run, splits: Splits, info: DataInfo, count: int = 10) -> Path:
+    """Write the first test picture of each of the first classes to samples/, to try the exported file with.
+
+    Returns:
+        The first of them.
+    """
+    paths = []
+    for target, label in enumerate(info.labels[:count]):
+        found = (splits.test.targets == target).nonzero()[0]
+        if len(found):
+            image = splits.test.images[found[0]]
+            safe = re.sub(r"[^\w-]+", "_", label) or "class"
+            path = run / f"samples/{target}_{safe}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
+            paths.append(path)
+    return paths[0]
+
+
+def export_run(
+    run: Run, recipe: Recipe, task: Task, model: keras.Model, splits: Splits, info: DataInfo, metrics: dict[str, Any]
+) -> Path:
+    """Export the serving graph, prove it on the whole test split, and only then name it model.onnx.
+
+    A file that fails is kept as model.rejected.onnx; parity.json tells what differs in either case.
+
+    Raises:
+        ParityError: the file gives other answers than Keras.
+    """
+    # The one call from here into the export layer (see tests/test_layout.py).
+    from export import ParityError, check_parity, export_model
+
+    log.info("exporting, and checking the file on all %d test images", len(splits.test))
+    serving = task.serving_graph(model)
+    candidate = run / "model.rejected.onnx"
+    export_model(
+        serving,
+        candidate,
+        task=recipe.task,
+        name=recipe.name,
+        recipe=dataclasses.asdict(recipe),
+        opset=recipe.export.opset,
+        preprocessing=(recipe.data.normalize_mean, recipe.data.normalize_std),
+        resize=recipe.data.resize,
+        data={"source": info.source, "fingerprint": info.fingerprint, "citation": info.citation},
+        versions=package_versions(),
+        **task.describe(recipe, info, metrics),
+    )
+    try:
+        report = check_parity(
+            serving,
+            candidate,
+            splits.test.images,
+            targets=splits.test.targets,
+            answer=task.answer,
+            tolerance=recipe.export.tolerance,
+        )
+    except ParityError as error:
+        run.write_json("parity.json", error.report.to_plain())
+        write_run_page(run)
+        raise
+    run.write_json("parity.json", report.to_plain())
+    candidate.replace(run / "model.onnx")
+    log.info("%s", report.summary())
+    return run / "model.onnx"
+
+
+def _trainable(model: keras.Model) -> int:
+    return sum(int(weight.size) if hasattr(weight, "size") else 0 for weight in map(keras.ops.convert_to_numpy, model.trainable_weights))
+
+
+def _data_line(info: DataInfo) -> str:
+    sizes = ", ".join(f"{count:,} {name}" for name, count in info.sizes.items())
+    return f"data: {info.source}, {len(info.labels)} classes, {sizes} images of {'×'.join(map(str, info.image_shape))}"
+
+
+def _check_resumable(before: Recipe, now: Recipe) -> None:
+    changed = [
+        field.name
+        for field in dataclasses.fields(Recipe)
+        if field.name not in RESUMABLE and getattr(before, field.name) != getattr(now, field.name)
+    ]
+    if changed:
+        raise InputError(
+            f"a resumed run keeps its recipe, only {' and '.join(RESUMABLE)} may change; received another {changed[0]}: "
+            "start a new run for it"
+        )
+
+
+def _record_start(run: Run, recipe: Recipe, data_dir: Path | None, *, resume: bool) -> None:
+    if resume:
+        run.write_json("recipe.json", dataclasses.asdict(recipe))
+        log.info("resuming %s", run.path)
+    else:
+        run.write_json("environment.json", {**describe_environment(), "data_dir": str(data_dir.resolve()) if data_dir else None})
+
+
+def _remembered_data_dir(run: Run) -> Path | None:
+    with contextlib.suppress(InputError):
+        remembered = run.read_json("environment.json").get("data_dir")
+        return Path(remembered) if remembered else None
+    return None
+
+
+@contextlib.contextmanager
+def _log_file(run: Run) -> Iterator[None]:
+    """Copy this package's log to log.txt while the run lasts; a resumed run adds to it."""
+    handler = logging.FileHandler(run / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    log.addHandler(handler)
+    try:
+        yield
+    except CourseError as error:
+        log.debug("ended with an error: %s", error)
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def configure_logging() -> None:
+    """Print this package's log to stdout, a plain line each."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)

@@ -1,0 +1,178 @@
+"""What to do, as frozen values: a `Recipe` and its parts. Standard library and tyro's markers only.
+
+The command line is made from these classes by tyro: a field is an option, its docstring is its help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tyro.conf import Fixed
+
+from kerascv_course.errors import InputError
+
+__all__ = ["Augmentation", "Data", "Export", "Optimizer", "Recipe", "Schedule"]
+
+
+def _require(ok: bool, rule: str, value: object) -> None:
+    if not ok:
+        raise InputError(f"{rule}; received {value!r}")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is learnt from."""
+
+    source: str
+    """Named source: digits, cifar10 or folder."""
+    image_size: tuple[int, int] = (32, 32)
+    """Height and width, pixels; pictures of other sizes are resized."""
+    channels: Literal[1, 3] = 3
+    """1: grey, 3: RGB."""
+    resize: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    """Resampling filter for pictures of other sizes."""
+    validation_share: float = 0.1
+    """Share of the training images set aside for validation, where the source brings no validation split."""
+    test_share: float = 0.2
+    """Share of all images set aside for the test, where the source brings no test split."""
+    split_seed: int = 0
+    """Seed of the splits. Not the recipe's seed: runs with several seeds share their splits."""
+    normalize_mean: tuple[float, ...] = (0.5,)
+    """Subtracted from each channel after scaling pixels to 0–1; one value for all channels or one for each."""
+    normalize_std: tuple[float, ...] = (0.25,)
+    """Divides each channel after the mean is subtracted."""
+
+    def __post_init__(self) -> None:
+        _require(min(self.image_size) > 0, "data.image_size is a height and a width above 0", self.image_size)
+        for name in ("validation_share", "test_share"):
+            share = getattr(self, name)
+            _require(0 < share < 1, f"data.{name} is above 0 and below 1", share)
+        for name in ("normalize_mean", "normalize_std"):
+            values = getattr(self, name)
+            _require(len(values) in (1, self.channels), f"data.{name} has 1 or {self.channels} values", values)
+        _require(min(self.normalize_std) > 0, "data.normalize_std is above 0", self.normalize_std)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of the training images, made on the uint8 pixels by tf.data."""
+
+    flip: bool = False
+    """Mirror left and right, every other time on average."""
+    translate: int = 0
+    """Shift by up to this many pixels each way, the border filled with zeros."""
+
+    def __post_init__(self) -> None:
+        _require(self.translate >= 0, "augmentation.translate is 0 pixels or more", self.translate)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How the weights move."""
+
+    name: Literal["sgd", "adam", "adamw", "adamax", "rmsprop"] = "sgd"
+    """Keras optimiser."""
+    learning_rate: float = 0.05
+    """Peak learning rate."""
+    momentum: float = 0.0
+    """For sgd and rmsprop."""
+    nesterov: bool = False
+    """For sgd."""
+    weight_decay: float = 0.0
+    """Decoupled, multiplied by the learning rate at each step (Keras's convention)."""
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate > 0, "optimizer.learning_rate is above 0", self.learning_rate)
+        _require(0 <= self.momentum < 1, "optimizer.momentum is 0 or more and below 1", self.momentum)
+        _require(self.weight_decay >= 0, "optimizer.weight_decay is 0 or more", self.weight_decay)
+        if self.momentum and self.name not in ("sgd", "rmsprop"):
+            raise InputError(f"optimizer.momentum goes with sgd and rmsprop; received it for {self.name}: leave it 0")
+        if self.nesterov and self.name != "sgd":
+            raise InputError(f"optimizer.nesterov goes with sgd; received it for {self.name}: leave it out")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the learning rate changes."""
+
+    name: Literal["constant", "cosine", "step"] = "constant"
+    """cosine: to zero at the last step; step: times `factor` at each milestone."""
+    warmup_epochs: float = 0.0
+    """Linear rise from zero, with cosine."""
+    milestones: tuple[float, ...] = ()
+    """Epochs at which the step schedule lowers the rate."""
+    factor: float = 0.1
+    """What the step schedule multiplies by."""
+
+    def __post_init__(self) -> None:
+        _require(self.warmup_epochs >= 0, "schedule.warmup_epochs is 0 or more", self.warmup_epochs)
+        if self.warmup_epochs and self.name != "cosine":
+            raise InputError(f"schedule.warmup_epochs goes with the cosine schedule; received it for {self.name}")
+        _require(list(self.milestones) == sorted(self.milestones), "schedule.milestones rise", self.milestones)
+        _require(self.factor > 0, "schedule.factor is above 0", self.factor)
+
+
+@dataclass(frozen=True)
+class Export:
+    """What leaves the run."""
+
+    enabled: bool = True
+    """Write model.onnx and check it against Keras on the whole test split."""
+    opset: Literal[15, 16, 17, 18] = 17
+    """ONNX operator set."""
+    tolerance: float = 1e-4
+    """Largest absolute difference of any output between Keras and ONNX (see `export.parity`)."""
+
+    def __post_init__(self) -> None:
+        _require(self.tolerance > 0, "export.tolerance is above 0", self.tolerance)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment, whole: train, measure, plot, export, prove."""
+
+    name: Fixed[str]
+    description: Fixed[str]
+    """One line: what it is and whose report it comes from."""
+    expect: Fixed[str]
+    """Machine, time and result to expect."""
+    model: str
+    """Network, one of `kerascv_course.list_models()`."""
+    data: Data
+    """What is learnt from."""
+    model_options: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """Options of the network, as NAME VALUE pairs."""
+    task: Literal["classify"] = "classify"
+    """What is predicted and how it is measured."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """Random changes of the training images."""
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    """How the weights move."""
+    schedule: Schedule = field(default_factory=Schedule)
+    """How the learning rate changes."""
+    label_smoothing: float = 0.0
+    """Share of the target probability spread over all classes, 0 to below 1."""
+    epochs: int = 10
+    """Passes over the training images, at most."""
+    batch_size: int = 64
+    """Images a step; the last, incomplete batch of an epoch is left out."""
+    seed: int = 0
+    """Seed of the weights, of the order of the images, of augmentation and dropout."""
+    validations_per_epoch: int = 1
+    """How often an epoch is validated and a checkpoint kept."""
+    patience: int = 0
+    """Stop after this many validations in a row without a better one; 0: never stop early."""
+    monitor: Literal["val_loss", "val_accuracy"] = "val_loss"
+    """What makes a checkpoint the best: always a figure of the validation split."""
+    deterministic: bool = True
+    """Operations that give the same bits every time (slower on a GPU)."""
+    export: Export = field(default_factory=Export)
+    """What leaves the run."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.label_smoothing < 1, "label_smoothing is 0 or more and below 1", self.label_smoothing)
+        for name in ("epochs", "batch_size", "validations_per_epoch"):
+            _require(getattr(self, name) >= 1, f"{name} is a whole number of 1 or more", getattr(self, name))
+        _require(self.patience >= 0, "patience is 0 or more", self.patience)
+        _require(self.seed >= 0, "seed is 0 or more", self.seed)

@@ -1,0 +1,22 @@
+"""The embedded default: real handwritten digits, no download, done in a minute."""
+
+from __future__ import annotations
+
+from kerascv_course.recipe import Augmentation, Data, Optimizer, Recipe, Schedule
+
+RECIPES = [
+    Recipe(
+        name="lenet5-digits",
+        description="LeNet-5 on the 1,797 handwritten digits that come with scikit-learn",
+        expect="",
+        model="lenet5",
+        data=Data("digits", channels=1, validation_share=0.2, test_share=0.2),
+        model_options={"dropout": 0.3},
+        augmentation=Augmentation(translate=3),
+        label_smoothing=0.1,
+        optimizer=Optimizer("adam", learning_rate=3e-3),
+        schedule=Schedule("cosine"),
+        epochs=100,
+        batch_size=32,
+    ),
+]

@@ -1,0 +1,72 @@
+"""A run folder as one page: report.html, self-contained (pictures inside), made from the run's files alone."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from kerascv_course.training.run import Run
+
+__all__ = ["write_run_page"]
+
+#: Plots in this order, then any others by name.
+PLOT_ORDER = ("learning_curves", "confusion_matrix", "class_accuracy", "worst_mistakes")
+
+CAPTIONS = {
+    "learning_curves": "Learning curves. Training figures are means over the period while the weights move; validation is "
+    "measured at its end.",
+    "confusion_matrix": "Confusion matrix of the test split: rows are true classes, numbers are images.",
+    "class_accuracy": "Share of each class that was recognised, test split.",
+    "worst_mistakes": "The wrong answers on the test split that the network was surest of.",
+}
+
+
+def write_run_page(run: Run) -> None:
+    """Write report.html from whatever the run has by now; parts that are missing are left out.
+
+    Everything from files is escaped: a label may hold any character.
+    """
+    environment = Environment(
+        loader=PackageLoader("kerascv_course", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("run_page.html.jinja").render(
+        run=run.path,
+        recipe=_json(run, "recipe.json"),
+        environment=_json(run, "environment.json"),
+        metrics=_json(run, "metrics.json"),
+        parity=_json(run, "parity.json"),
+        history=_history(run),
+        plots=_plots(run),
+        samples=[path.relative_to(run.path).as_posix() for path in sorted((run / "samples").glob("*.png"))],
+    )
+    run.write_text("report.html", page)
+
+
+def _json(run: Run, name: str) -> dict[str, Any] | None:
+    path = run / name
+    return json.loads(path.read_bytes()) if path.is_file() else None
+
+
+def _history(run: Run) -> list[dict[str, str]]:
+    path = run / "history.csv"
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _plots(run: Run) -> list[dict[str, str]]:
+    paths = {path.stem: path for path in (run / "plots").glob("*.png")}
+    names = [name for name in PLOT_ORDER if name in paths] + sorted(set(paths) - set(PLOT_ORDER))
+    return [
+        {
+            "name": name,
+            "caption": CAPTIONS.get(name, name.replace("_", " ")),
+            "data": base64.b64encode(paths[name].read_bytes()).decode("ascii"),
+        }
+        for name in names
+    ]

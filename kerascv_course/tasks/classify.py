@@ -1,0 +1,158 @@
+"""Classification: one label an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from matplotlib.figure import Figure
+
+from kerascv_course import plots
+from kerascv_course.data import DataInfo, Split, Splits
+from kerascv_course.recipe import Recipe
+from kerascv_course.registry import create_model
+
+__all__ = ["Classify", "classification_report", "normalized", "serving_classifier"]
+
+EVALUATION_BATCH = 256
+
+
+def normalized(network: keras.Model, mean: Sequence[float], std: Sequence[float], *, dtype: str = "uint8") -> keras.Model:
+    """Put normalisation before a network: (pixels/255 − mean)/std, from images of 0–255.
+
+    Args:
+        network: from float32 (batch, height, width, channels).
+        mean: one value, or one for each channel, of pixels scaled to 0–1.
+        std: likewise.
+        dtype: of the new input: ``"uint8"``, or ``"float32"`` for pixels 0–255 in floating point.
+    """
+    shape = network.input_shape[1:]
+    image = keras.Input(shape, dtype=dtype, name="image")
+    means, stds = (np.broadcast_to(np.asarray(values, np.float64), (shape[-1],)) for values in (mean, std))
+    rescale = keras.layers.Rescaling((1 / (255 * stds)).tolist(), (-means / stds).tolist(), name="normalize")
+    return keras.Model(image, network(rescale(image)), name=network.name)
+
+
+def serving_classifier(model: keras.Model) -> keras.Model:
+    """A model of logits as one of two named outputs: ``logits`` and ``probabilities`` (their softmax), both (batch, classes)."""
+    image = keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype, name="image")
+    logits = model(image)
+    outputs = {
+        "logits": keras.layers.Identity(name="logits")(logits),
+        "probabilities": keras.layers.Softmax(name="probabilities")(logits),
+    }
+    return keras.Model(image, outputs, name=model.name)
+
+
+def classification_report(logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+    """Loss, accuracy and confusion matrix.
+
+    Args:
+        logits: float (N, classes).
+        targets: int (N,).
+
+    Returns:
+        ``images``; ``loss``: mean cross-entropy in nats; ``accuracy``: share of right answers; ``confusion``: counts, rows are
+        the true classes, columns the predicted ones; ``class_accuracy``: the share of each true class that was recognised
+        (None for a class without images).
+    """
+    logits = logits.astype(np.float64)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    classes = logits.shape[1]
+    confusion = np.bincount(targets * classes + logits.argmax(axis=1), minlength=classes**2).reshape(classes, classes)
+    totals = confusion.sum(axis=1)
+    return {
+        "images": len(targets),
+        "loss": float(-log_probabilities[np.arange(len(targets)), targets].mean()),
+        "accuracy": float(np.trace(confusion) / len(targets)),
+        "confusion": confusion.tolist(),
+        "class_accuracy": [float(confusion[c, c] / n) if n else None for c, n in enumerate(totals)],
+    }
+
+
+class Classify:
+    """The classification task (see `kerascv_course.tasks.Task`)."""
+
+    answer = "logits"
+
+    def build(self, recipe: Recipe, info: DataInfo) -> keras.Model:
+        """A network of the registry behind its normalisation: uint8 images to logits."""
+        network = create_model(recipe.model, len(info.labels), info.image_shape, **recipe.model_options)
+        return normalized(network, recipe.data.normalize_mean, recipe.data.normalize_std)
+
+    def compile_arguments(self, recipe: Recipe) -> dict[str, Any]:
+        """Softmax cross-entropy on logits, accuracy."""
+        if recipe.label_smoothing:
+            return {"loss": _SmoothedCrossentropy(recipe.label_smoothing), "metrics": ["accuracy"]}
+        return {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "metrics": ["accuracy"]}
+
+    def evaluate(self, model: keras.Model, splits: Splits, info: DataInfo) -> dict[str, Any]:
+        """`classification_report` of each split, in inference mode over the whole of it."""
+        return {name: classification_report(self._logits(model, split), split.targets) for name, split in splits.items()}
+
+    def headline(self, metrics: Mapping[str, Any]) -> dict[str, str]:
+        """Accuracy of each split."""
+        return {f"{name} accuracy": f"{metrics[name]['accuracy']:.4f}" for name in ("train", "validation", "test")}
+
+    def figures(self, model: keras.Model, splits: Splits, info: DataInfo, metrics: Mapping[str, Any]) -> dict[str, Figure]:
+        """Confusion matrix, accuracy by class and the worst mistakes of the test split."""
+        test = metrics["test"]
+        logits = self._logits(model, splits.test)
+        figures = {
+            "confusion_matrix": plots.confusion_matrix(np.array(test["confusion"]), info.labels, test["accuracy"]),
+            "class_accuracy": plots.class_accuracy(test["class_accuracy"], info.labels),
+        }
+        if mistakes := _worst_mistakes(logits, splits.test, info.labels, count=12):
+            figures["worst_mistakes"] = plots.picture_grid(*mistakes, title="Worst mistakes on the test split")
+        return figures
+
+    def serving_graph(self, model: keras.Model) -> keras.Model:
+        """uint8 images to logits and probabilities."""
+        return serving_classifier(model)
+
+    def describe(self, recipe: Recipe, info: DataInfo, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Labels and the accuracy on each split."""
+        return {
+            "labels": info.labels,
+            "metrics": {f"{name}_accuracy": metrics[name]["accuracy"] for name in ("train", "validation", "test")},
+        }
+
+    def _logits(self, model: keras.Model, split: Split) -> np.ndarray:
+        from kerascv_course.data.pipeline import evaluation_batches
+
+        return model.predict(evaluation_batches(split, EVALUATION_BATCH), verbose=0)
+
+
+class _SmoothedCrossentropy(keras.losses.Loss):
+    """Softmax cross-entropy of integer targets with label smoothing (Szegedy et al. 2016, section 7)."""
+
+    def __init__(self, smoothing: float) -> None:
+        super().__init__(name="smoothed_crossentropy")
+        self.smoothing = smoothing
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Loss of each image, (batch,), from targets (batch,) and logits (batch, classes)."""
+        classes = y_pred.shape[-1]
+        target = keras.ops.one_hot(keras.ops.reshape(y_true, (-1,)), classes, dtype=y_pred.dtype)
+        target = target * (1 - self.smoothing) + self.smoothing / classes
+        return keras.losses.categorical_crossentropy(target, y_pred, from_logits=True)
+
+
+def _worst_mistakes(
+    logits: np.ndarray, split: Split, labels: Sequence[str], count: int
+) -> tuple[np.ndarray, list[str]] | None:
+    """The wrong answers given with the highest probability: images and captions, or None where all are right."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    answers = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(answers != split.targets)
+    if not len(wrong):
+        return None
+    worst = wrong[np.argsort(-probabilities[wrong, answers[wrong]], kind="stable")][:count]
+    captions = [
+        f"{labels[split.targets[i]]} taken for\n{labels[answers[i]]} ({probabilities[i, answers[i]]:.0%})" for i in worst
+    ]
+    return split.images[worst], captions

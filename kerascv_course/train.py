@@ -1,0 +1,116 @@
+"""Train a recipe: ``python -m kerascv_course.train [RECIPE] [overrides]``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from kerascv_course.errors import InputError, run_cli
+from kerascv_course.recipe import Recipe
+from kerascv_course.recipes import DEFAULT, all_recipes, get_recipe
+
+PROG = "python -m kerascv_course.train"
+
+DESCRIPTION = (
+    "Train a recipe, measure it, draw it, export it to ONNX and prove that the file gives the same answers. "
+    f"Without a name: {DEFAULT}. Options after a recipe's name override it."
+)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the command line says, next to the recipe."""
+
+    data_dir: Path | None = None
+    """Where the data stands: a folder that tensorflow-datasets has prepared (else TFDS_DATA_DIR, else
+    ~/tensorflow_datasets), or for the folder source the folder of class folders."""
+    run_dir: Path | None = None
+    """New folder for the run; by default runs/RECIPE, runs/RECIPE-2 …"""
+    resume: Path | None = None
+    """Go on with this run from its last finished validation; only --epochs and --patience may change."""
+    list: bool = False
+    """List the recipes and leave."""
+
+
+def parse(argv: Sequence[str]) -> tuple[Recipe, Arguments]:
+    """Recipe, with the overrides applied, and the other options.
+
+    Raises:
+        InputError: an unknown recipe, values that do not go together, or a run that cannot be resumed.
+        SystemExit: ``--help`` (0); an unknown option or a value of the wrong type (2), after the message.
+    """
+    recipes = all_recipes()
+    if argv and not argv[0].startswith("-"):
+        get_recipe(argv[0])  # the nearest names, where tyro would list all
+    resume = _value_of("--resume", argv)
+    if resume is None:
+        choice: Any = tyro.extras.subcommand_type_from_defaults(
+            recipes, descriptions={name: recipe.description for name, recipe in recipes.items()}
+        )
+        default = recipes[DEFAULT]
+    else:
+        from kerascv_course.training.run import Run
+
+        default = Run.open(resume).recipe()
+        if argv[0] in recipes and argv[0] != default.name:
+            raise InputError(f"--resume goes on with a run's own recipe, {default.name}; received {argv[0]} as well: leave it out")
+        argv = [word for i, word in enumerate(argv) if not (i == 0 and word == default.name)]
+        choice = Recipe
+
+    recipe_field = ("recipe", Annotated[choice, tyro.conf.arg(name="")], field(default=default))
+    command_line: Any = make_dataclass("CommandLine", [recipe_field], bases=(Arguments,), frozen=True)
+    options = (tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff, tyro.conf.SuppressFixed)
+    parsed = tyro.cli(command_line, prog=PROG, description=DESCRIPTION, args=argv, config=options)
+    return parsed.recipe, parsed
+
+
+def _value_of(option: str, argv: Sequence[str]) -> Path | None:
+    """The value of an option that must be known before the others can be read."""
+    for i, word in enumerate(argv):
+        if word == option and i + 1 < len(argv):
+            return Path(argv[i + 1])
+        if word.startswith(f"{option}="):
+            return Path(word.split("=", 1)[1])
+    return None
+
+
+def list_recipes() -> str:
+    """Name and description of every recipe, a line each."""
+    recipes = all_recipes()
+    width = max(map(len, recipes))
+    return "\n".join(f"{name:<{width}}  {recipe.description}" for name, recipe in recipes.items())
+
+
+def main() -> None:
+    """Parse, run, print the summary."""
+    recipe, arguments = parse(sys.argv[1:])
+    if arguments.list:
+        print(list_recipes())
+        return
+
+    from kerascv_course.environment import quiet_stderr
+
+    print("starting TensorFlow …", flush=True)
+    with quiet_stderr():
+        from kerascv_course.experiment import configure_logging, run_recipe
+        from kerascv_course.training.run import Run
+
+    configure_logging()
+    run_dir = arguments.resume or arguments.run_dir or Run.free_path(Path("runs"), recipe.name)
+    result = run_recipe(recipe, run_dir, data_dir=arguments.data_dir, resume=arguments.resume is not None)
+    print(f"\ndone in {result.seconds:.0f} s")
+    for name, value in result.headline.items():
+        print(f"  {name:<20} {value}")
+    print(f"  {'report':<20} {result.run / 'report.html'}")
+    if recipe.export.enabled:
+        print(f"  {'model':<20} {result.run / 'model.onnx'}")
+        print(f"\npredict with it:\n  python -m export predict {result.run / 'model.onnx'} {result.sample}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,1 @@
+"""Training: `prepare` and `train` a recipe into a `Run` folder."""

@@ -1,0 +1,132 @@
+"""Callbacks for `model.fit`: keeping what was learnt, and telling how it goes.
+
+One "epoch" of `model.fit` is here one period from validation to validation: the whole epoch, or a part of it where the recipe
+validates more often.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+import time
+from typing import Any
+
+import keras
+from tqdm import tqdm
+
+from kerascv_course.errors import CourseError
+from kerascv_course.recipe import Recipe
+from kerascv_course.training.checkpoint import Progress, save_checkpoint
+from kerascv_course.training.run import Run, write_beside
+
+__all__ = ["Keeper", "ProgressBar", "TrainingDivergedError"]
+
+log = logging.getLogger(__name__)
+
+
+class TrainingDivergedError(CourseError):
+    """The loss became NaN or infinite; the checkpoints are those of before."""
+
+
+class Keeper(keras.callbacks.Callback):
+    """After each period: the history, the best weights, the checkpoint to resume from; and the early stop.
+
+    The order of writing makes the run whole at every moment: (1) a better model goes to ``best.PERIOD.keras``; (2) ``last.npz``,
+    which names the best period, replaces its predecessor: this commits; (3) the better model is renamed to ``best.keras``.
+    `finish_commit` does the third step over after a crash between (2) and (3), and undoes the first after one between (1) and (2).
+
+    Args:
+        run: the folder.
+        recipe: says what "better" is, and when to stop.
+        progress: where training stands; it is continued in place.
+        period_steps: steps of a period.
+    """
+
+    def __init__(self, run: Run, recipe: Recipe, progress: Progress, period_steps: int) -> None:
+        super().__init__()
+        self.run, self.recipe, self.progress, self.period_steps = run, recipe, progress, period_steps
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Start the period's clock."""
+        self._started = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Keep the period."""
+        figures = {key: float(value) for key, value in (logs or {}).items()}
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        if not all(map(math.isfinite, figures.values())):
+            bad = ", ".join(f"{key} {value}" for key, value in figures.items() if not math.isfinite(value))
+            raise TrainingDivergedError(
+                f"training diverged: {bad} in epoch {self._epoch(epoch):g} at learning rate {rate:g}; the checkpoints of before "
+                "are kept. Lower --optimizer.learning-rate or clip the input"
+            )
+        row = {"epoch": self._epoch(epoch), "step": float((epoch + 1) * self.period_steps), **figures}
+        row |= {"learning_rate": rate, "seconds": round(time.perf_counter() - self._started, 3)}
+        progress, better = self.progress, self._is_better(row)
+        progress.history.append(row)
+        if better:
+            progress.best = len(progress.history) - 1
+            with write_beside(self._staged_best()) as path:
+                self.model.save(path)
+        with write_beside(self.run / "last.npz") as path:
+            save_checkpoint(path, self.model, progress)
+        finish_commit(self.run, progress)
+        log.info("%s%s", describe_row(row, self.recipe.epochs), "  best so far" if better else "")
+        if self.recipe.patience and progress.since_best >= self.recipe.patience:
+            self.model.stop_training = True
+
+    def _epoch(self, period: int) -> float:
+        return (period + 1) / self.recipe.validations_per_epoch
+
+    def _staged_best(self) -> Any:
+        return self.run / f"best.{self.progress.best:06d}.keras"
+
+    def _is_better(self, row: dict[str, float]) -> bool:
+        monitor, progress = self.recipe.monitor, self.progress
+        if progress.best < 0:
+            return True
+        before = progress.history[progress.best][monitor]
+        return row[monitor] < before if monitor == "val_loss" else row[monitor] > before
+
+
+def finish_commit(run: Run, progress: Progress) -> None:
+    """Bring ``best.keras`` and ``history.csv`` in line with a committed progress (see `Keeper`)."""
+    for staged in sorted(run.path.glob("best.*.keras")):
+        if staged.name == f"best.{progress.best:06d}.keras":
+            staged.replace(run / "best.keras")
+        else:
+            staged.unlink()
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(progress.history[0]) if progress.history else ["epoch"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(progress.history)
+    run.write_text("history.csv", text.getvalue())
+
+
+def describe_row(row: dict[str, float], epochs: int) -> str:
+    """One line of a period: epoch, losses and metrics, rate, time."""
+    hidden = ("epoch", "step", "learning_rate", "seconds")
+    figures = "  ".join(f"{key} {value:.4f}" for key, value in row.items() if key not in hidden)
+    return f"epoch {row['epoch']:>4g}/{epochs}  {figures}  rate {row['learning_rate']:.2e}  {row['seconds']:.1f} s"
+
+
+class ProgressBar(keras.callbacks.Callback):
+    """A bar within the period, where a person is watching; nothing where the output goes to a file."""
+
+    def __init__(self, period_steps: int) -> None:
+        super().__init__()
+        self.period_steps = period_steps
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Open the bar."""
+        self._bar = tqdm(total=self.period_steps, leave=False, disable=None, unit="step", mininterval=0.2)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Move it."""
+        self._bar.update(batch + 1 - self._bar.n)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Take it away, before the period's line is written."""
+        self._bar.close()

@@ -1,0 +1,109 @@
+"""Training: a recipe's model through `model.fit`, into a run folder."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import keras
+
+from kerascv_course.data import DataInfo, Splits
+from kerascv_course.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
+from kerascv_course.errors import InputError
+from kerascv_course.recipe import Recipe
+from kerascv_course.tasks import Task
+from kerascv_course.training.callbacks import Keeper, ProgressBar, finish_commit
+from kerascv_course.training.checkpoint import Progress, load_checkpoint
+from kerascv_course.training.optimizers import build_optimizer
+from kerascv_course.training.run import Run
+
+__all__ = ["Training", "prepare", "train"]
+
+VALIDATION_BATCH = 256
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A compiled model with its optimiser built, and how its epochs are cut into periods.
+
+    Attributes:
+        model: from uint8 images to what the loss takes.
+        epoch_steps: steps of an epoch.
+        period_steps: steps from validation to validation; where the validations of an epoch do not divide its steps, the
+            remainder is left to the next epoch.
+    """
+
+    model: keras.Model
+    epoch_steps: int
+    period_steps: int
+
+
+def seed_everything(recipe: Recipe) -> None:
+    """Seed Python, NumPy and Keras, and ask for deterministic operations where the recipe wants them."""
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(recipe.seed)
+    if recipe.deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def prepare(recipe: Recipe, task: Task, splits: Splits, info: DataInfo) -> Training:
+    """Build and compile what the recipe describes; nothing is written.
+
+    Raises:
+        InputError: a batch is larger than the training split, or the network cannot be built for the data.
+    """
+    epoch_steps = steps_per_epoch(splits.train, recipe.batch_size)
+    period_steps = epoch_steps // recipe.validations_per_epoch
+    if not period_steps:
+        raise InputError(
+            f"an epoch has at least one batch for each validation; {len(splits.train)} training images make {epoch_steps} batches "
+            f"of {recipe.batch_size}: use a smaller --batch-size or fewer --validations-per-epoch"
+        )
+    seed_everything(recipe)
+    model = task.build(recipe, info)
+    model.compile(optimizer=build_optimizer(recipe, epoch_steps), **task.compile_arguments(recipe))
+    model.optimizer.build(model.trainable_variables)
+    return Training(model, epoch_steps, period_steps)
+
+
+def train(recipe: Recipe, training: Training, splits: Splits, info: DataInfo, run: Run, *, resume: bool = False) -> Progress:
+    """Fit, keeping history and checkpoints in the run folder; ends with the best weights in ``best.keras``.
+
+    Args:
+        recipe: what to do.
+        training: from `prepare`.
+        splits: train is learnt from; validation chooses the checkpoint; test is not touched.
+        info: of the data.
+        run: the folder.
+        resume: go on from the folder's ``last.npz``; where a run was stopped before its first, from the beginning.
+
+    Returns:
+        The progress made, all of it.
+
+    Raises:
+        InputError: the checkpoint is damaged or does not belong to the recipe and data.
+        TrainingDivergedError: the loss is not finite.
+        WriteError: a checkpoint cannot be written.
+    """
+    progress = Progress(info.fingerprint)
+    if resume and (run / "last.npz").exists():
+        progress = load_checkpoint(run / "last.npz", training.model, info.fingerprint)
+        finish_commit(run, progress)
+        log.info("resumed after epoch %g", len(progress.history) / recipe.validations_per_epoch)
+    periods, done = recipe.epochs * recipe.validations_per_epoch, len(progress.history)
+    stopped = bool(recipe.patience and done and progress.since_best >= recipe.patience)
+    if done < periods and not stopped:
+        training.model.fit(
+            training_batches(splits.train, recipe, first_step=done * training.period_steps),
+            epochs=periods,
+            initial_epoch=done,
+            steps_per_epoch=training.period_steps,
+            validation_data=evaluation_batches(splits.validation, VALIDATION_BATCH),
+            callbacks=[ProgressBar(training.period_steps), Keeper(run, recipe, progress, training.period_steps)],
+            shuffle=False,  # the stream is shuffled already
+            verbose=0,
+        )
+    return progress
