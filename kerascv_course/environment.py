@@ -16,7 +16,7 @@ from typing import Any
 
 from kerascv_course._version import __version__
 
-__all__ = ["describe_environment", "package_versions", "quiet_stderr"]
+__all__ = ["describe_environment", "package_versions", "quiet_stderr", "start_tensorflow"]
 
 PACKAGES = ("tensorflow", "keras", "onnx", "tf2onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow", "scikit-learn")
 
@@ -46,7 +46,10 @@ def describe_machine() -> dict[str, Any]:
     import tensorflow as tf
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    gpus = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in tf.config.list_physical_devices("GPU")]
+    gpus = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
     return {"system": platform.platform(), "processor": _processor(), "cores": cores, "gpus": gpus}
 
 
@@ -70,10 +73,24 @@ def _source_commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        run = lambda *words: subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, timeout=10).stdout.strip()  # noqa: E731
-        return run("rev-parse", "--short=12", "HEAD") + ("+" if run("status", "--porcelain", "--untracked-files=no") else "") or None
+        run = lambda *words: subprocess.run(
+            ["git", "-C", root, *words], capture_output=True, text=True, timeout=10
+        ).stdout.strip()  # noqa: E731
+        return (
+            run("rev-parse", "--short=12", "HEAD") + ("+" if run("status", "--porcelain", "--untracked-files=no") else "")
+            or None
+        )
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def start_tensorflow() -> None:
+    """Import TensorFlow and Keras and look for GPUs, without the start-up notices."""
+    with quiet_stderr():
+        import keras  # noqa: F401
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
 
 
 @contextlib.contextmanager

@@ -17,11 +17,11 @@ def evaluate(run: Annotated[Path, tyro.conf.Positional], data_dir: Path | None =
         run: run folder.
         data_dir: where the data stands, if it has moved since the training.
     """
-    from kerascv_course.environment import quiet_stderr
+    from kerascv_course.environment import start_tensorflow
 
-    with quiet_stderr():
-        from kerascv_course.experiment import evaluate_run
-        from kerascv_course.training.run import Run
+    start_tensorflow()
+    from kerascv_course.experiment import evaluate_run
+    from kerascv_course.training.run import Run
 
     metrics = evaluate_run(Run.open(run), data_dir=data_dir)
     for split, figures in metrics.items():

@@ -1,4 +1,7 @@
-"""One recipe, whole: load, train, measure, plot, export, prove, report. The command line only calls this."""
+"""One recipe, whole: load, train, measure, plot, export, prove, report. The command lines only call this.
+
+The one module here that calls the export layer, and only when a recipe ends in an export.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 from PIL import Image
@@ -27,7 +30,10 @@ from kerascv_course.training.checkpoint import Progress
 from kerascv_course.training.run import Run
 from kerascv_course.training.trainer import prepare, train
 
-__all__ = ["Interrupted", "Result", "evaluate_run", "export_run", "run_recipe"]
+if TYPE_CHECKING:
+    from export import ParityReport
+
+__all__ = ["Interrupted", "Result", "check_run", "evaluate_run", "export_again", "run_recipe"]
 
 #: Fields of a recipe that may change when a run is resumed.
 RESUMABLE = ("epochs", "patience")
@@ -35,7 +41,7 @@ RESUMABLE = ("epochs", "patience")
 log = logging.getLogger("kerascv_course")
 
 
-class Interrupted(CourseError):  # noqa: N818 - not an error of the program
+class Interrupted(CourseError):
     """The user stopped the training; it can be resumed."""
 
 
@@ -109,6 +115,47 @@ def evaluate_run(run: Run, *, data_dir: Path | None = None) -> dict[str, Any]:
     task = get_task(recipe.task)
     splits, info = load(recipe.data, data_dir or _remembered_data_dir(run))
     return task.evaluate(load_best(run), splits, info)
+
+
+def export_again(run: Run, *, data_dir: Path | None = None) -> Path:
+    """Export a finished run's best weights anew; its model.onnx is replaced once the new file has passed the gate.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: the run is not finished, or its data cannot be found.
+        ParityError: the new file gives other answers than Keras; model.onnx is unchanged.
+    """
+    recipe, metrics = run.recipe(), run.read_json("metrics.json")
+    splits, info = load(recipe.data, data_dir or _remembered_data_dir(run))
+    path = export_run(run, recipe, get_task(recipe.task), load_best(run), splits, info, metrics)
+    write_run_page(run)
+    return path
+
+
+def check_run(run: Run, path: Path | None = None, *, data_dir: Path | None = None) -> ParityReport:
+    """Check an exported file against a run's best weights on the whole test split; nothing is written.
+
+    Args:
+        run: the run.
+        path: the file; None: the run's model.onnx.
+        data_dir: where the data stands, if it has moved.
+
+    Raises:
+        ParityError: the file gives other answers than Keras.
+    """
+    recipe = run.recipe()
+    task = get_task(recipe.task)
+    splits, _ = load(recipe.data, data_dir or _remembered_data_dir(run))
+    return _check(task.serving_graph(load_best(run)), path or run / "model.onnx", recipe, task, splits)
+
+
+def _check(serving: keras.Model, path: Path, recipe: Recipe, task: Task, splits: Splits) -> ParityReport:
+    from export import check_parity
+
+    test, tolerance = splits.test, recipe.export.tolerance
+    return check_parity(serving, path, test.images, targets=test.targets, answer=task.answer, tolerance=tolerance)
 
 
 def load_best(run: Run) -> keras.Model:
@@ -192,8 +239,7 @@ def export_run(
     Raises:
         ParityError: the file gives other answers than Keras.
     """
-    # The one call from here into the export layer (see tests/test_layout.py).
-    from export import ParityError, check_parity, export_model
+    from export import ParityError, export_model
 
     log.info("exporting, and checking the file on all %d test images", len(splits.test))
     serving = task.serving_graph(model)
@@ -212,14 +258,7 @@ def export_run(
         **task.describe(recipe, info, metrics),
     )
     try:
-        report = check_parity(
-            serving,
-            candidate,
-            splits.test.images,
-            targets=splits.test.targets,
-            answer=task.answer,
-            tolerance=recipe.export.tolerance,
-        )
+        report = _check(serving, candidate, recipe, task, splits)
     except ParityError as error:
         run.write_json("parity.json", error.report.to_plain())
         write_run_page(run)
@@ -231,7 +270,10 @@ def export_run(
 
 
 def _trainable(model: keras.Model) -> int:
-    return sum(int(weight.size) if hasattr(weight, "size") else 0 for weight in map(keras.ops.convert_to_numpy, model.trainable_weights))
+    return sum(
+        int(weight.size) if hasattr(weight, "size") else 0
+        for weight in map(keras.ops.convert_to_numpy, model.trainable_weights)
+    )
 
 
 def _data_line(info: DataInfo) -> str:
@@ -257,7 +299,9 @@ def _record_start(run: Run, recipe: Recipe, data_dir: Path | None, *, resume: bo
         run.write_json("recipe.json", dataclasses.asdict(recipe))
         log.info("resuming %s", run.path)
     else:
-        run.write_json("environment.json", {**describe_environment(), "data_dir": str(data_dir.resolve()) if data_dir else None})
+        run.write_json(
+            "environment.json", {**describe_environment(), "data_dir": str(data_dir.resolve()) if data_dir else None}
+        )
 
 
 def _remembered_data_dir(run: Run) -> Path | None:

@@ -57,6 +57,8 @@ def from_plain(kind: type[T], plain: Any, *, what: str) -> T:
 
 def _convert(kind: Any, value: Any, path: str) -> Any:
     origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
     if origin is typing.Annotated:
         return _convert(args[0], value, path)
     if dataclasses.is_dataclass(kind):

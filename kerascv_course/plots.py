@@ -57,7 +57,13 @@ def confusion_matrix(counts: np.ndarray, labels: Sequence[str], accuracy: float)
         for row, column in zip(*np.nonzero(counts), strict=True):
             share = shares[row, column]
             axes.text(
-                column, row, counts[row, column], ha="center", va="center", fontsize=8, color="white" if share > 0.5 else "black"
+                column,
+                row,
+                counts[row, column],
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if share > 0.5 else "black",
             )
     return figure
 

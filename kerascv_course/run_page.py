@@ -31,7 +31,11 @@ def write_run_page(run: Run) -> None:
     Everything from files is escaped: a label may hold any character.
     """
     environment = Environment(
-        loader=PackageLoader("kerascv_course", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("kerascv_course", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     page = environment.get_template("run_page.html.jinja").render(
         run=run.path,

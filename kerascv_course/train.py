@@ -58,7 +58,9 @@ def parse(argv: Sequence[str]) -> tuple[Recipe, Arguments]:
 
         default = Run.open(resume).recipe()
         if argv[0] in recipes and argv[0] != default.name:
-            raise InputError(f"--resume goes on with a run's own recipe, {default.name}; received {argv[0]} as well: leave it out")
+            raise InputError(
+                f"--resume goes on with a run's own recipe, {default.name}; received {argv[0]} as well: leave it out"
+            )
         argv = [word for i, word in enumerate(argv) if not (i == 0 and word == default.name)]
         choice = Recipe
 
@@ -93,12 +95,12 @@ def main() -> None:
         print(list_recipes())
         return
 
-    from kerascv_course.environment import quiet_stderr
+    from kerascv_course.environment import start_tensorflow
 
     print("starting TensorFlow …", flush=True)
-    with quiet_stderr():
-        from kerascv_course.experiment import configure_logging, run_recipe
-        from kerascv_course.training.run import Run
+    start_tensorflow()
+    from kerascv_course.experiment import configure_logging, run_recipe
+    from kerascv_course.training.run import Run
 
     configure_logging()
     run_dir = arguments.resume or arguments.run_dir or Run.free_path(Path("runs"), recipe.name)

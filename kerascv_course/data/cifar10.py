@@ -32,7 +32,9 @@ def load_cifar10(config: Data, data_dir: Path | None) -> tuple[Splits, DataInfo]
         DataError: another image size than 32×32×3, no prepared data and no network, or damaged data.
     """
     if (*config.image_size, config.channels) != (32, 32, 3):
-        raise DataError(f"cifar10 has images of 32×32×3; received data.image_size={config.image_size}, channels={config.channels}")
+        raise DataError(
+            f"cifar10 has images of 32×32×3; received data.image_size={config.image_size}, channels={config.channels}"
+        )
     folder = data_dir or Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     prepared = any(folder.glob("cifar10/*/dataset_info.json"))
     if data_dir and not prepared and not data_dir.is_dir():
@@ -60,9 +62,7 @@ def _read(builder: object, split: str) -> Split:
     """One whole split as arrays, in the order of the files, which never changes."""
     data = builder.as_dataset(split=split, batch_size=1000, shuffle_files=False).as_numpy_iterator()  # type: ignore[attr-defined]
     batches = list(data)
-    return Split(
-        np.concatenate([batch["image"] for batch in batches]), np.concatenate([batch["label"] for batch in batches])
-    )
+    return Split(np.concatenate([batch["image"] for batch in batches]), np.concatenate([batch["label"] for batch in batches]))
 
 
 def _require_download(folder: Path) -> None:

@@ -75,5 +75,7 @@ def _read_split(root: Path, labels: list[str], config: Data) -> Split:
         except ImageError as error:
             damaged.append(str(error))
     if damaged:
-        raise DataError(f"{len(damaged)} of {len(files)} pictures cannot be used; repair or remove them: " + "; ".join(damaged[:10]))
+        raise DataError(
+            f"{len(damaged)} of {len(files)} pictures cannot be used; repair or remove them: " + "; ".join(damaged[:10])
+        )
     return Split(images, np.array([target for _, target in files], np.int64))

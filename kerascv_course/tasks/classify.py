@@ -141,9 +141,7 @@ class _SmoothedCrossentropy(keras.losses.Loss):
         return keras.losses.categorical_crossentropy(target, y_pred, from_logits=True)
 
 
-def _worst_mistakes(
-    logits: np.ndarray, split: Split, labels: Sequence[str], count: int
-) -> tuple[np.ndarray, list[str]] | None:
+def _worst_mistakes(logits: np.ndarray, split: Split, labels: Sequence[str], count: int) -> tuple[np.ndarray, list[str]] | None:
     """The wrong answers given with the highest probability: images and captions, or None where all are right."""
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = shifted / shifted.sum(axis=1, keepdims=True)

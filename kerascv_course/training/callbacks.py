@@ -17,9 +17,10 @@ import keras
 from tqdm import tqdm
 
 from kerascv_course.errors import CourseError
+from kerascv_course.files import write_beside
 from kerascv_course.recipe import Recipe
 from kerascv_course.training.checkpoint import Progress, save_checkpoint
-from kerascv_course.training.run import Run, write_beside
+from kerascv_course.training.run import Run
 
 __all__ = ["Keeper", "ProgressBar", "TrainingDivergedError"]
 

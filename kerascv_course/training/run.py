@@ -5,48 +5,19 @@ A reader, also one that comes after a ``kill -9`` or a full disk, finds each fil
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerascv_course.errors import CourseError, InputError
+from kerascv_course.errors import InputError
+from kerascv_course.files import write_beside
 from kerascv_course.jsondata import from_json, to_json
 from kerascv_course.recipe import Recipe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Run", "WriteError", "write_beside"]
-
-
-class WriteError(CourseError):
-    """The disk is full or the folder cannot be written; what was there before is unchanged."""
-
-
-@contextlib.contextmanager
-def write_beside(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside `path` (with its suffix), which replaces `path` when the block ends well.
-
-    Raises:
-        WriteError: any operating-system error within the block; `path` keeps its old content.
-    """
-    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
-        raise WriteError(f"cannot write {path}: {why}; what was there before is unchanged") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+__all__ = ["Run"]
 
 
 class Run:

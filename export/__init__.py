@@ -1,0 +1,45 @@
+"""Keras models to ONNX files that explain themselves, the proof that they give the same answers, and their use.
+
+Names are imported at first use: `OnnxModel` needs NumPy, onnxruntime and Pillow only; exporting needs TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from export.contract import Contract, ContractError, read_contract
+    from export.convert import export_model
+    from export.parity import ParityError, ParityReport, check_parity
+    from export.runtime import OnnxModel, Predictions
+
+__all__ = [
+    "Contract",
+    "ContractError",
+    "OnnxModel",
+    "ParityError",
+    "ParityReport",
+    "Predictions",
+    "check_parity",
+    "export_model",
+    "read_contract",
+]
+
+_MODULES = {
+    "export_model": "convert",
+    "OnnxModel": "runtime",
+    "Predictions": "runtime",
+    "ParityError": "parity",
+    "ParityReport": "parity",
+    "check_parity": "parity",
+    "Contract": "contract",
+    "ContractError": "contract",
+    "read_contract": "contract",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'export' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"export.{_MODULES[name]}"), name)

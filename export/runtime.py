@@ -1,0 +1,203 @@
+"""Prediction from an exported file alone: NumPy, onnxruntime, and Pillow to open pictures. No TensorFlow, no Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+from export.contract import Contract, ContractError, parse_contract
+from kerascv_course.errors import CourseError
+from kerascv_course.images import ImageError, convert_image, read_image, resize_image
+
+__all__ = ["OnnxModel", "Predictions", "ProviderError", "expand_paths", "open_session", "preprocess"]
+
+Provider = Literal["cpu", "cuda"]
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class ProviderError(CourseError):
+    """The provider asked for cannot be had here."""
+
+
+class Predictions(NamedTuple):
+    """Answers for a batch.
+
+    Attributes:
+        labels: the best class of each image, by its name (by its number as text where the file has no labels).
+        scores: float32 (N, classes), the probabilities of all classes.
+    """
+
+    labels: list[str]
+    scores: np.ndarray
+
+    def top(self, count: int) -> list[list[tuple[int, float]]]:
+        """The `count` best classes of each image with their scores, best first; of equal scores the lower class."""
+        order = np.argsort(-self.scores, axis=1, kind="stable")[:, :count]
+        return [[(int(c), float(row[c])) for c in best] for best, row in zip(order, self.scores, strict=True)]
+
+
+def open_session(path: Any, *, provider: Provider = "cpu", optimize: bool = True) -> onnxruntime.InferenceSession:
+    """Open an ONNX file.
+
+    Args:
+        path: the file.
+        provider: where it runs. onnxruntime falls back to the CPU without an error; here that is one.
+        optimize: let onnxruntime rewrite the graph.
+
+    Raises:
+        ContractError: missing, or not an ONNX model that onnxruntime can run.
+        ProviderError: the session does not run on the provider asked for.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ContractError(f"no such file: {path}")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    wanted = PROVIDERS[provider]
+    if wanted not in onnxruntime.get_available_providers():
+        raise ProviderError(f"this onnxruntime has no {wanted}: install onnxruntime-gpu, or use --provider cpu")
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise ContractError(f"{path} is not an ONNX model that can be run: {str(error).splitlines()[0][:300]}") from None
+    if wanted not in session.get_providers():
+        raise ProviderError(f"{wanted} is not to be had on this machine (onnxruntime would run on the CPU instead, silently)")
+    return session
+
+
+class OnnxModel:
+    """An exported file, ready to answer.
+
+    Args:
+        path: a file with our contract in its metadata.
+        provider: ``"cpu"`` or ``"cuda"``.
+
+    Raises:
+        ContractError: not such a file, or its contract does not fit its graph.
+        ProviderError: the provider cannot be had.
+
+    Attributes:
+        contract: what the file promises.
+        session: the onnxruntime session.
+    """
+
+    def __init__(self, path: str | Path, *, provider: Provider = "cpu") -> None:
+        self.path = Path(path)
+        self.session = open_session(path, provider=provider)
+        self.contract: Contract = parse_contract(self.session.get_modelmeta().custom_metadata_map, what=str(path))
+        self._check_graph()
+
+    def _check_graph(self) -> None:
+        contract = self.contract
+        inputs = [(item.name, item.type, item.shape[1:]) for item in self.session.get_inputs()]
+        kind = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}[contract.input.dtype]
+        promised = [(contract.input.name, kind, [contract.input.height, contract.input.width, contract.input.channels])]
+        if inputs != promised:
+            raise ContractError(f"the contract of {self.path} promises the input {promised}; the graph has {inputs}")
+        names = [item.name for item in self.session.get_outputs()]
+        if names != [output.name for output in contract.outputs]:
+            raise ContractError(f"the contract of {self.path} promises other outputs than the graph has: {names}")
+
+    def predict(self, images: Any, *, batch_size: int = 64) -> Predictions:
+        """Classify pictures.
+
+        Args:
+            images: uint8 pixels of one picture (height, width[, channels]) or of several (N, height, width, channels); or a file
+                name; or a list of pictures and file names. Grey, colour, transparent, 16-bit and palette pictures of any size
+                are converted as `kerascv_course.images.read_image` describes.
+            batch_size: pictures run at once.
+
+        Raises:
+            ImageError: a file that is no picture, or an array of another type or shape.
+            ContractError: the file's task is not classification.
+        """
+        if self.contract.task != "classify":
+            raise ContractError(f"{self.path} has the task {self.contract.task!r}, whose outputs have no labels: use run()")
+        output = self.contract.output("probabilities")
+        assert output is not None  # the contract of a classifier has one
+        scores = self.run(images, batch_size=batch_size)[output.name]
+        names = self.contract.labels or [str(number) for number in range(scores.shape[1])]
+        return Predictions([names[best] for best in scores.argmax(axis=1)], scores)
+
+    def run(self, images: Any, *, batch_size: int = 64) -> dict[str, np.ndarray]:
+        """All outputs by name, each (N, …); the arguments are `predict`'s."""
+        batches = [self.run_batch(batch) for batch in self._batches(images, batch_size)]
+        if not batches:
+            raise ImageError("no pictures to predict: give one or more")
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+    def run_batch(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """All outputs by name for uint8 pixels (N, height, width, channels) of the contract's size."""
+        values = pixels if self.contract.input.dtype == "uint8" else preprocess(pixels, self.contract)
+        outputs = self.session.run(None, {self.contract.input.name: values})
+        return dict(zip((output.name for output in self.contract.outputs), outputs, strict=True))
+
+    def _batches(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
+        spec = self.contract.input
+        if isinstance(images, np.ndarray) and images.ndim == 4:
+            if images.dtype == np.uint8 and images.shape[1:] == (spec.height, spec.width, spec.channels):
+                yield from (images[i : i + batch_size] for i in range(0, len(images), batch_size))
+                return
+            images = list(images)
+        elif isinstance(images, np.ndarray | str | Path):
+            images = [images]
+        for i in range(0, len(images), batch_size):
+            yield np.stack([self.load(image) for image in images[i : i + batch_size]])
+
+    def load(self, image: np.ndarray | str | Path) -> np.ndarray:
+        """One picture as the contract's uint8 (height, width, channels).
+
+        Raises:
+            ImageError: a file that is no picture, or an array of another type or shape.
+        """
+        spec = self.contract.input
+        if isinstance(image, str | Path):
+            return read_image(image, spec.height, spec.width, spec.channels, spec.resize)
+        array = np.asarray(image)
+        if array.dtype != np.uint8:
+            raise ImageError(
+                f"pictures are uint8 pixels, 0–255; received an array of {array.dtype}: hand over the pixels as they are, scaling "
+                "and normalisation are done here"
+            )
+        if array.ndim == 2:
+            array = array[:, :, None]
+        if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+            raise ImageError(f"a picture has the shape (height, width[, 1, 3 or 4]); received {np.shape(image)}")
+        picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+        return resize_image(convert_image(picture, spec.channels), spec.height, spec.width, spec.resize)
+
+
+def preprocess(pixels: np.ndarray, contract: Contract) -> np.ndarray:
+    """``(pixel · scale − mean) / std`` as the contract says: uint8 (N, height, width, channels) to float32 of the same shape."""
+    steps = contract.preprocessing
+    values = pixels.astype(np.float32) * np.float32(steps.scale)
+    return (values - np.asarray(steps.mean, np.float32)) / np.asarray(steps.std, np.float32)
+
+
+def expand_paths(paths: Sequence[str | Path]) -> list[Path]:
+    """Expand folders to the pictures in them, sorted; other paths stay as they are.
+
+    Raises:
+        ImageError: a path does not exist, or a folder holds no pictures.
+    """
+    found: list[Path] = []
+    suffixes = Image.registered_extensions()
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(item for item in path.rglob("*") if item.suffix.lower() in suffixes and item.is_file())
+            if not inside:
+                raise ImageError(f"no pictures in the folder {path}")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise ImageError(f"no such picture: {path}")
+    return found
