@@ -2,9 +2,10 @@
 
 What is counted:
 
-* **MACs**: products of an activation with a weight (or with another activation), for convolutions, dense layers and matrix products.
-  Convolution: k²·H·W·Cin·Cout of its *output* map, divided by the groups; transposed convolution: the same with its *input* map
-  (fvcore's and torchinfo's rule for the first; torchinfo adds biases, which are not multiplied and not counted here). Batch norm,
+* **MACs**: products of an activation with a weight (or with another activation), for convolutions, dense layers and matrix
+  products. Convolution: k²·H·W·Cin·Cout of its *output* map, divided by the groups; transposed convolution: the same with its
+  *input* map (fvcore's and torchinfo's rule for the first; torchinfo adds biases, which are not multiplied and not counted
+  here). Batch norm,
   activations and poolings count nothing: folded into a convolution or not, a network has one number.
 * **Connections**: weights times the places they are used at, that is the MACs of layers with weights. LeCun et al. 1998 count
   biases as connections too (``biases``); products with padding zeros are left out by ``exact_borders``.
@@ -68,14 +69,14 @@ def macs(graph: Graph, node: Node) -> int | None:
     return _products(graph, node)
 
 
-def weights(node: Node, convention: Convention = Convention()) -> int:  # noqa: B008 - frozen
+def weights(node: Node, convention: Convention = Convention()) -> int:
     """Weights of a convolution or dense layer (at its first use), with or without the biases."""
     if node.kind not in _WEIGHTED or not node.parameters:
         return node.bias if convention.biases else 0
     return node.weight + (node.bias if convention.biases else 0)
 
 
-def neurons(graph: Graph, node: Node, convention: Convention = Convention()) -> int | None:  # noqa: B008 - frozen
+def neurons(graph: Graph, node: Node, convention: Convention = Convention()) -> int | None:
     """Outputs that count as neurons, for one image; None for an unknown operator."""
     if node.kind == "unknown":
         return None
@@ -87,7 +88,7 @@ def neurons(graph: Graph, node: Node, convention: Convention = Convention()) -> 
     return output_elements(graph, node) if counted else 0
 
 
-def connections(graph: Graph, node: Node, convention: Convention = Convention()) -> int | None:  # noqa: B008 - frozen
+def connections(graph: Graph, node: Node, convention: Convention = Convention()) -> int | None:
     """Uses of weights, for one image; None for an unknown operator."""
     if node.kind == "unknown":
         return None
@@ -97,7 +98,7 @@ def connections(graph: Graph, node: Node, convention: Convention = Convention())
     return products + (output_elements(graph, node) if convention.biases and node.bias else 0)
 
 
-def count(graph: Graph, convention: Convention = Convention()) -> Counts:  # noqa: B008 - frozen
+def count(graph: Graph, convention: Convention = Convention()) -> Counts:
     """Weights, neurons and connections of a whole network under a convention."""
     return Counts(
         convention,

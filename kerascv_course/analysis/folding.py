@@ -1,7 +1,8 @@
 """What exporting does to the number of parameters, exactly.
 
-At inference a batch norm is one scale and one shift per channel, and right behind a convolution or dense layer it can be multiplied
-into the weights. Of a batch norm over C channels, which Keras counts as 4C (2C trainable, 2C moving statistics), a file may keep
+At inference a batch norm is one scale and one shift per channel, and right behind a convolution or dense layer it can be
+multiplied into the weights. Of a batch norm over C channels, which Keras counts as 4C (2C trainable, 2C moving statistics), a
+file may keep
 
 * 4C: the operator itself,
 * 2C: a multiplication and an addition,
@@ -9,7 +10,8 @@ into the weights. Of a batch norm over C channels, which Keras counts as 4C (2C 
 * 0: the layer before had a bias, which takes the shifts up.
 
 Which of them depends on the converter (tf2onnx folds into convolutions without a bias and leaves 2C elsewhere) and even on the
-values: an addition of zeros is dropped, so a fresh network can lose biases. `inference_parameters` therefore counts both sides in
+values: an addition of zeros is dropped, so a fresh network can lose biases. `inference_parameters` therefore counts both sides
+    in
 one normal form, folded as far as it goes: behind a convolution or dense layer (a crop in between does not matter) the last two
 cases, elsewhere 2C. A Keras model and its ONNX file must agree on it to the integer.
 """
@@ -72,8 +74,8 @@ class Comparison:
         keras_parameters, onnx_parameters: as each of them stores them.
         keras_inference, onnx_inference: in the common normal form; equal where the file holds the model.
         batch_norms, batch_norm_channels: of the Keras model: Σ 1 and Σ C.
-        kept, scaled: channels of batch norms that the file keeps as such (4 numbers a channel), and numbers in separate scales and
-            shifts.
+        kept, scaled: channels of batch norms that the file keeps as such (4 numbers a channel), and numbers in separate scales
+            and shifts.
         macs, connections, neurons: (Keras, ONNX).
     """
 
@@ -99,8 +101,8 @@ class Comparison:
         c = 4 * self.batch_norm_channels
         lines = [
             f"parameters: Keras {self.keras_parameters:,}, ONNX {self.onnx_parameters:,}",
-            f"  {self.batch_norms} batch norms hold {c:,} in Keras; the file keeps {4 * self.kept:,} of them as batch norms and "
-            f"{self.scaled:,} as separate scales and shifts; the rest is folded into weights and biases",
+            f"  {self.batch_norms} batch norms hold {c:,} in Keras; the file keeps {4 * self.kept:,} of them as batch norms "
+            f"and {self.scaled:,} as separate scales and shifts; the rest is folded into weights and biases",
             f"  folded as far as it goes: Keras {self.keras_inference:,}, ONNX {self.onnx_inference:,}",
         ]
         for name, (a, b) in (("MACs", self.macs), ("connections", self.connections), ("neurons", self.neurons)):

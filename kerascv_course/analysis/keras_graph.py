@@ -1,18 +1,19 @@
 """Keras models read into a `Graph`: Functional and Sequential ones, nested ones flattened.
 
-Layers are recognised by the class they are, or inherit ``call`` from, in Keras itself: a subclass that computes something else is
-reported as unknown rather than counted wrongly. Nothing is run: shapes come from the symbolic tensors. Keras itself is not imported
-here; whoever has a model has it already.
+Layers are recognised by the class they are, or inherit ``call`` from, in Keras itself: a subclass that computes something else
+is reported as unknown rather than counted wrongly. Nothing is run: shapes come from the symbolic tensors. Keras itself is not
+imported here; whoever has a model has it already.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from kerascv_course.analysis.graph import Graph, Kind, Node, Tensor, Window, ordered
+from kerascv_course.analysis.keras_model import Shapes, calls, functional_of, nested
 from kerascv_course.errors import InputError
 
 __all__ = ["read_keras"]
@@ -24,12 +25,14 @@ _POOL = {f"{kind}Pooling{n}D": kind.lower() for kind in ("Max", "Average") for n
 _GLOBAL = {f"Global{kind}Pooling{n}D": kind.lower() for kind in ("Max", "Average") for n in (1, 2, 3)}
 _RESIZE = {"UpSampling1D", "UpSampling2D", "UpSampling3D", "Resizing"}
 _IDENTITY = {
-    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise", "AlphaDropout",
+    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise",
+    "AlphaDropout",
     "ActivityRegularization", "Identity", "Cast", "StopGradient", "RandomFlip", "RandomBrightness", "RandomContrast",
 }  # fmt: skip
 _ACTIVATION = {
     "Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax", "Relu", "Relu6", "Sigmoid", "HardSigmoid", "Silu", "HardSilu",
-    "HardSwish", "Swish", "Tanh", "Elu", "Selu", "Gelu", "LeakyRelu", "Softplus", "Softsign", "LogSoftmax", "Exp", "Log", "Sqrt",
+    "HardSwish", "Swish", "Tanh", "Elu", "Selu", "Gelu", "LeakyRelu", "Softplus", "Softsign", "LogSoftmax", "Exp", "Log",
+    "Sqrt",
     "Rsqrt", "Square", "Absolute", "Abs", "Negative", "Reciprocal", "Clip", "Erf", "Sin", "Cos", "Round", "Floor", "HardTanh",
 }  # fmt: skip
 _MERGE = {"Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Divide", "TrueDivide", "Power"}
@@ -47,8 +50,8 @@ def read_keras(model: Any, input_shape: Sequence[int] | None = None) -> Graph:
     Raises:
         InputError: a subclassed model (it has no graph), open axes without `input_shape`, a shape that the model refuses.
     """
-    functional = _functional(model, input_shape)
-    shapes = _Shapes(functional, input_shape)
+    functional = functional_of(model, input_shape)
+    shapes = Shapes(functional, input_shape)
     reader = _Reader(shapes)
     inputs = [reader.key(t) for t in functional.inputs]
     outputs = reader.run(functional, inputs, prefix="")
@@ -62,126 +65,8 @@ def read_keras(model: Any, input_shape: Sequence[int] | None = None) -> Graph:
     )
 
 
-def _functional(model: Any, input_shape: Sequence[int] | None) -> Any:
-    name = getattr(model, "name", type(model).__name__)
-    if _is(model, "Sequential"):
-        if not model.built and input_shape is not None:
-            model.build((None, *input_shape))
-        if not model.built:
-            raise InputError(f"the Sequential model {name!r} has no shapes yet: give input_shape, or start it with keras.Input")
-        functional = getattr(model, "_functional", None)
-        if functional is not None:
-            return functional
-    if hasattr(model, "operations") and hasattr(model, "inputs"):
-        return model
-    raise InputError(
-        f"a Keras model is analysed through its graph, which Functional and Sequential models have; {name!r} is a "
-        f"{type(model).__name__}: build it functionally, or export it and analyse the .onnx file"
-    )
-
-
-def _is(thing: Any, name: str) -> bool:
-    return any(cls.__name__ == name and cls.__module__.startswith("keras.") for cls in type(thing).__mro__)
-
-
-class _Shapes:
-    """The shape of every symbolic tensor of a model, worked out anew where an input shape is given."""
-
-    def __init__(self, functional: Any, input_shape: Sequence[int] | None) -> None:
-        self.known: dict[int, tuple[int, ...]] = {}
-        inputs = functional.inputs
-        declared = [tuple(t.shape[1:]) for t in inputs]
-        if input_shape is None or declared == [tuple(input_shape)]:
-            for shape in declared:
-                if any(n is None for n in shape):
-                    raise InputError(
-                        f"the input of {functional.name!r} is {_show(shape)} with open axes: give input_shape "
-                        f"(--input-shape), such as {_show(tuple(n or 224 for n in shape))}"
-                    )
-            return
-        if len(inputs) != 1:
-            raise InputError(f"input_shape is for models with one input; {functional.name!r} has {len(inputs)}")
-        fits = len(input_shape) == len(declared[0]) and all(
-            isinstance(n, int) and n > 0 and d in (None, n, *([d] if i < len(declared[0]) - 1 else []))
-            for i, (n, d) in enumerate(zip(input_shape, declared[0], strict=False))
-        )
-        if not fits:
-            raise InputError(
-                f"input_shape {_show(input_shape)} does not fit the input {_show(declared[0])} of {functional.name!r}"
-            )
-        self._propagate(functional, [tuple(input_shape)])
-
-    def _propagate(self, functional: Any, shapes: list[tuple[int, ...]]) -> None:
-        tensor_type = type(functional.inputs[0])
-        while tensor_type.__name__ != "KerasTensor":
-            tensor_type = tensor_type.__mro__[1]
-        specs = {id(t): tensor_type((None, *s), dtype=t.dtype) for t, s in zip(functional.inputs, shapes, strict=True)}
-        for node in _nodes(functional):
-            args, kwargs = node.arguments.fill_in(specs)
-            op = node.operation
-            try:
-                inner = _nested(op)
-                if inner is not None:
-                    self._propagate(inner, [tuple(specs[id(t)].shape[1:]) for t in node.arguments.keras_tensors])
-                out = op.compute_output_spec(*args, **kwargs)
-            except Exception as error:
-                raise InputError(
-                    f"layer {op.name!r} refuses the shapes that follow from input_shape: {str(error).splitlines()[0]}"
-                ) from error
-            flat = list(_flat(out))
-            for old, new in zip(node.output_tensors, flat, strict=True):
-                specs[id(old)] = new
-        for key, spec in specs.items():
-            self.known[key] = tuple(spec.shape)
-
-    def __call__(self, tensor: Any) -> tuple[int, ...]:
-        shape = self.known.get(id(tensor), tuple(tensor.shape))
-        return tuple(1 if n is None else int(n) for n in shape)
-
-
-def _show(shape: Iterable[int | None]) -> str:
-    return "×".join("?" if n is None else str(n) for n in shape)
-
-
-def _flat(thing: Any) -> Iterator[Any]:
-    if isinstance(thing, dict):
-        thing = list(thing.values())
-    if isinstance(thing, list | tuple):
-        for item in thing:
-            yield from _flat(item)
-    else:
-        yield thing
-
-
-def _nested(op: Any) -> Any | None:
-    """The functional graph inside a layer that is itself a model."""
-    if _is(op, "Sequential"):
-        return getattr(op, "_functional", None)
-    return op if _is(op, "Functional") else None
-
-
-def _nodes(functional: Any) -> list[Any]:
-    """Calls of layers in computing order, from the history that Keras keeps on its symbolic tensors."""
-    found: dict[int, Any] = {}
-    known = {id(t) for t in functional.inputs}
-    stack = [(t, False) for t in reversed(functional.outputs)]
-    while stack:
-        tensor, ready = stack.pop()
-        if id(tensor) in known:
-            continue
-        history = tensor._keras_history
-        node = history.operation._inbound_nodes[history.node_index]
-        if ready:
-            found[id(node)] = node
-            known.update(id(t) for t in node.output_tensors)
-        else:
-            stack.append((tensor, True))
-            stack.extend((t, False) for t in reversed(node.input_tensors))
-    return list(found.values())
-
-
 class _Reader:
-    def __init__(self, shapes: _Shapes) -> None:
+    def __init__(self, shapes: Shapes) -> None:
         self.shapes = shapes
         self.nodes: list[Node] = []
         self.tensors: dict[str, Tensor] = {}
@@ -202,13 +87,13 @@ class _Reader:
     def run(self, functional: Any, inputs: list[str], prefix: str) -> list[str]:
         """Read one functional graph, whose inputs are tensors already known; returns the keys of its outputs."""
         table = {id(t): key for t, key in zip(functional.inputs, inputs, strict=True)}
-        for node in _nodes(functional):
+        for node in calls(functional):
             keys = [table[id(t)] for t in node.arguments.keras_tensors]
-            inner = _nested(node.operation)
+            inner = nested(node.operation)
             if inner is not None and len(inner.inputs) == len(keys):
                 name = f"{prefix}{node.operation.name}/"
                 if any(self.shapes(t) != self.tensors[k].shape for t, k in zip(inner.inputs, keys, strict=True)):
-                    self.shapes._propagate(inner, [self.tensors[k].shape[1:] for k in keys])
+                    self.shapes.propagate(inner, [self.tensors[k].shape[1:] for k in keys])
                 outs = self.run(inner, keys, name)
             else:
                 outs = [self._new(self.shapes(t), t.dtype) for t in node.output_tensors]
@@ -236,14 +121,14 @@ class _Reader:
         else:
             self._with_activation(layer, node)
 
-    def _parameters(self, layer: Any) -> dict[str, int]:
+    def _parameters(self, layer: Any) -> dict[str, Any]:
         first = id(layer) not in self.seen
         self.seen.add(id(layer))
         if not first:
             return {}
         trainable = sum(math.prod(w.shape) for w in getattr(layer, "trainable_weights", ()))
         frozen = sum(math.prod(w.shape) for w in getattr(layer, "non_trainable_weights", ()))
-        bias = getattr(layer, "bias", None)
+        bias: Any = getattr(layer, "bias", None)
         return {"trainable": trainable, "frozen": frozen, "bias": math.prod(bias.shape) if hasattr(bias, "shape") else 0}
 
     def _with_activation(self, layer: Any, node: Node) -> None:
@@ -300,8 +185,9 @@ class _Reader:
         if base in _CONV | _SEPARABLE:
             self.channels_last = last
             depthwise = base.startswith(("Depthwise", "Separable"))
-            kernel = layer.kernel if hasattr(layer, "kernel") and not depthwise else None
-            weight = math.prod((kernel if kernel is not None else getattr(layer, "depthwise_kernel", layer.kernel)).shape)
+            separable = base in _SEPARABLE
+            kernel = layer.depthwise_kernel if separable else layer.kernel
+            weight = math.prod(kernel.shape)
             return "conv", {
                 "window": _window(axes, shape, layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding),
                 "groups": shape[channel] if depthwise else layer.groups,
@@ -318,6 +204,11 @@ class _Reader:
                 "weight": math.prod(layer.kernel.shape),
             }
         if base == "Dense":
+            if layer.kernel.shape[0] != shape[-1]:
+                raise InputError(
+                    f"layer {node.name!r} takes {layer.kernel.shape[0]} features and this input_shape gives it {shape[-1]}: the "
+                    "network is made for another size"
+                )
             return "dense", {"channels": (shape[-1], out[-1]), "weight": math.prod(layer.kernel.shape)}
         if base in _POOL:
             window = _window(axes, shape, layer.pool_size, layer.strides, (1,) * len(axes), layer.padding)

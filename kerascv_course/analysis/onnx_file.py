@@ -206,5 +206,6 @@ def _infer(path: Path, model: Any) -> Any:
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(
-            f"the shapes of {path} do not work out for one image ({first}): was it exported for a fixed batch size or image size?"
+            f"the shapes of {path} do not work out for one image ({first}): "
+            "was it exported for a fixed batch size or image size?"
         ) from error

@@ -18,7 +18,8 @@ __all__ = ["read_onnx"]
 
 _ACTIVATION = {
     "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Gelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus", "Softsign",
-    "Softmax", "LogSoftmax", "Clip", "Mish", "ThresholdedRelu", "Erf", "Exp", "Log", "Sqrt", "Abs", "Neg", "Reciprocal", "Floor",
+    "Softmax", "LogSoftmax", "Clip", "Mish", "ThresholdedRelu", "Erf", "Exp", "Log", "Sqrt", "Abs", "Neg", "Reciprocal",
+    "Floor",
     "Ceil", "Round", "Sign", "Sin", "Cos", "Not", "Swish", "QuickGelu", "Hardmax",
 }  # fmt: skip
 _IDENTITY = {"Identity", "Dropout", "Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
@@ -37,8 +38,8 @@ def read_onnx(path: str | Path, input_shape: Sequence[int] | None = None) -> Gra
 
     Args:
         path: the file.
-        input_shape: what the image input has after the batch axis, in the file's own order (PyTorch's files say channels, height,
-            width); needed where the file leaves an axis open.
+        input_shape: what the image input has after the batch axis, in the file's own order (PyTorch's files say channels,
+            height, width); needed where the file leaves an axis open.
 
     Raises:
         InputError: no such file, not ONNX, truncated, open axes without `input_shape`, a batch size that cannot be made one.
@@ -85,7 +86,8 @@ class _Reader:
         ins = [n for n in proto.input if n in self.file.data and n in self.tensors]
         if not outs or not ins:
             return
-        known = all([self._tensor(n) for n in outs]) and all(self.tensors[n].known for n in ins)
+        made = [self._tensor(n) for n in outs]
+        known = all(made) and all(self.tensors[n].known for n in ins)
         name = proto.name or outs[0]
         node = Node("unknown", proto.op_type, name, tuple(ins), tuple(outs))
         if proto.op_type == "Split" and known:
@@ -116,7 +118,10 @@ class _Reader:
         return {"weight": weight.elements, "trainable": weight.elements + number, "bias": number}
 
     def _vectors(self, proto: Any, places: Sequence[int]) -> int:
-        """Elements of per-channel constants. Converters merge equal ones, so they count at each use, unless the layer is reused."""
+        """Elements of per-channel constants.
+
+        Converters merge equal ones, so they count at each use, unless the whole layer is used again.
+        """
         names = [_input(proto, at) for at in places]
         found = [c for c in (self.file.constant(n) for n in names) if c is not None]
         if any(n in self.reused for n in proto.input) and all(c.name in self.seen for c in found):
@@ -269,7 +274,7 @@ class _Reader:
             self.weighted.update(node.outputs)
 
 
-# --- attributes of a node -------------------------------------------------------------------------------------------------------
+# --- attributes of a node ----------------------------------------------------------------------------------------------------
 
 
 def _input(proto: Any, at: int) -> str:

@@ -2,10 +2,10 @@
 
 Two descriptions are carried along every axis:
 
-* the **regular** one of Dumoulin and Visin (2016) and Araujo, Norris and Sim (Distill, 2019): size r, jump j and the first pixel l of
-  the first unit, unclipped, with r ← r + (k−1)·d·j, l ← l − p·j, j ← j·s. Where branches of equal jump meet, the field is the
-  smallest box around all of them. It ends where neighbouring units no longer step evenly: behind up-sampling, strided transposed
-  convolutions, and branches of different jumps; the note says which.
+* the **regular** one of Dumoulin and Visin (2016) and Araujo, Norris and Sim (Distill, 2019): size r, jump j and the first
+  pixel l of the first unit, unclipped, with r ← r + (k−1)·d·j, l ← l − p·j, j ← j·s. Where branches of equal jump meet, the
+  field is the smallest box around all of them. It ends where neighbouring units no longer step evenly: behind up-sampling,
+  strided transposed convolutions, and branches of different jumps; the note says which.
 * the **exact** one: first and last pixel of every single unit, clipped to the image, which stays defined there too.
 
 Only "can see" is meant: a tap of a dilated kernel may skip pixels inside the box.
@@ -121,7 +121,7 @@ def receptive_fields(graph: Graph) -> tuple[dict[str, Field], tuple[int, ...]]:
         if axes and not sources:
             sources = tuple(f.source for f in before[0] if f.axis in axes)
         after = _step(graph, node, before)
-        fields.update({k: after for k in node.outputs})
+        fields.update(dict.fromkeys(node.outputs, after))
     return fields, sources
 
 
@@ -253,7 +253,7 @@ def _join(fields: list[Field], shapes: list[tuple[int, ...]], out: tuple[int, ..
     """Elementwise meeting of tensors that may be broadcast."""
     joined: list[AxisField] = []
     for source in sorted({f.source for field in fields for f in field}):
-        parts = []
+        parts: list[AxisField] = []
         for field, shape in zip(fields, shapes, strict=False):
             shift = len(out) - len(shape)
             parts.extend(replace(f, axis=None if f.axis is None else f.axis + shift) for f in field if f.source == source)
@@ -303,7 +303,8 @@ def _shifted(field: Field, removed: tuple[int, ...]) -> Field:
 
 
 def _reshaped(field: Field, shape: tuple[int, ...], out: tuple[int, ...]) -> Field:
-    """An axis that keeps its size and its place between the same neighbours keeps its field; others turn places into features."""
+    """An axis that keeps its size and its place between the same neighbours keeps its field; others turn places into
+    features."""
     table: dict[int, int] = {}
     a = b = 0
     while a < len(shape) and b < len(out):

@@ -79,8 +79,8 @@ class Summary:
         neurons, connections, macs: for one image.
         activation_bytes: memory of all activations for one image, none of them freed.
         peak_bytes: the largest sum of activations that must exist at one time, computing in the order of the rows.
-        inference_parameters: what is left when every batch norm is folded as far as it goes; equal for a Keras model and its ONNX
-            file. See `kerascv_course.analysis.folding`.
+        inference_parameters: what is left when every batch norm is folded as far as it goes; equal for a Keras model and its
+            ONNX file. See `kerascv_course.analysis.folding`.
         unknown: names of the rows whose operator is not known.
         graph: what all this was computed from; lets other conventions be counted.
     """
@@ -141,8 +141,9 @@ class Summary:
         Raises:
             InputError: no such layer, or a field that is not known.
         """
-        node = next((n for n in self.graph.nodes if n.name == self.row(name).name), None)
-        found = sorted((f for f in self.fields.get(node.outputs[0], ()) if f.source in self.spatial), key=lambda f: f.source)  # type: ignore[union-attr]
+        node = self.graph.nodes[self.row(name).index - 1]
+        field = self.fields.get(node.outputs[0], ())
+        found = sorted((f for f in field if f.source in self.spatial), key=lambda f: f.source)
         if not found or any(f.lost for f in found):
             raise InputError(f"the receptive field of {name!r} is not known")
         return tuple(f.spans[0 if len(f.spans) == 1 else i] for f, i in zip(found, position, strict=True))
@@ -152,8 +153,8 @@ def summarize(model: Any, input_shape: Sequence[int] | None = None) -> Summary:
     """Analyse a network.
 
     Args:
-        model: a built Keras model (Functional or Sequential); or the path of an ``.onnx`` file, of a ``.keras`` file, or of a run
-            folder (its ``best.keras``, else its ``model.onnx``).
+        model: a built Keras model (Functional or Sequential); or the path of an ``.onnx`` file, of a ``.keras`` file, or of a
+            run folder (its ``best.keras``, else its ``model.onnx``).
         input_shape: the input without its batch axis, in the model's own axis order; needed where the model leaves axes open.
 
     Returns:

@@ -1,0 +1,34 @@
+"""Summaries as text: table, Markdown, CSV, JSON, torchsummary's table, module tree, block diagram. Objects in, text out."""
+
+from kerascv_course.analysis.printing.diagram import DiagramBlock, block_diagram, diagram_svg, diagram_text
+from kerascv_course.analysis.printing.tables import (
+    SizeCheck,
+    check_size,
+    to_csv,
+    to_json,
+    to_markdown,
+    to_table,
+    totals_text,
+)
+from kerascv_course.analysis.printing.torch_style import STYLES, TorchRow, TorchStyle, torch_rows, torch_summary
+from kerascv_course.analysis.printing.tree import module_tree
+
+__all__ = [
+    "STYLES",
+    "DiagramBlock",
+    "SizeCheck",
+    "TorchRow",
+    "TorchStyle",
+    "block_diagram",
+    "check_size",
+    "diagram_svg",
+    "diagram_text",
+    "module_tree",
+    "to_csv",
+    "to_json",
+    "to_markdown",
+    "to_table",
+    "torch_rows",
+    "torch_summary",
+    "totals_text",
+]

@@ -1,0 +1,161 @@
+"""The block diagram of a network (report 000, question 1), from the structure of its graph: as text and as SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from html import escape
+
+from kerascv_course.analysis.graph import Graph, Node
+from kerascv_course.analysis.printing.tables import shape_text
+from kerascv_course.analysis.structure import Segment, segments
+from kerascv_course.analysis.summary import Summary
+
+__all__ = ["DiagramBlock", "block_diagram", "diagram_svg", "diagram_text"]
+
+_COLOURS = {"conv": "#cfe2f3", "pool": "#f9cb9c", "block": "#d9ead3", "dense": "#ead1dc", "other": "#eeeeee"}
+
+
+@dataclass(frozen=True)
+class DiagramBlock:
+    """One box.
+
+    Attributes:
+        label: such as ``Conv 7×7+BN+ReLU``, ``ResBlock`` or ``ResBlock-D`` (it makes the map smaller).
+        shape: of its output, channels first.
+        repeat: how many equal boxes follow one another.
+        kind: "conv", "pool", "block", "dense" or "other"; the colour of the box.
+    """
+
+    label: str
+    shape: tuple[int, ...]
+    repeat: int = 1
+    kind: str = "other"
+
+    def __str__(self) -> str:
+        times = f" ×{self.repeat}" if self.repeat > 1 else ""
+        return f"{self.label}{times} {shape_text(self.shape)}".rstrip()
+
+
+def block_diagram(summary: Summary) -> tuple[DiagramBlock, ...]:
+    """The boxes of a network's diagram, input and output included; equal neighbours are one box with a count."""
+    graph = summary.graph
+    boxes: list[DiagramBlock] = []
+    for box in _boxes(graph, segments(graph)):
+        if boxes and replace(boxes[-1], repeat=1) == box and box.kind == "block":
+            boxes[-1] = replace(boxes[-1], repeat=boxes[-1].repeat + 1)
+        else:
+            boxes.append(box)
+    return (*boxes, DiagramBlock("Output", ()))
+
+
+def diagram_text(summary: Summary, width: int = 100) -> str:
+    """The diagram as text, boxes joined by arrows, lines of at most `width` characters where boxes allow it."""
+    lines = [""]
+    for at, box in enumerate(block_diagram(summary)):
+        text = str(box) if at == 0 else f" → {str(box) if box.shape else box.label}"
+        if lines[-1] and len(lines[-1]) + len(text) > width:
+            lines.append("  " + text.lstrip())
+        else:
+            lines[-1] += text
+    return "\n".join(lines)
+
+
+def diagram_svg(summary: Summary) -> str:
+    """The diagram as a self-contained SVG picture, top to bottom."""
+    boxes = block_diagram(summary)
+    width, height, gap = 300, 34, 18
+    total = len(boxes) * (height + gap) - gap + 20
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width + 20}" height="{total}" viewBox="0 0 {width + 20} {total}" '
+        'font-family="sans-serif" font-size="13">',
+        f"<title>{escape(summary.name)}</title>",
+        '<defs><marker id="a" markerWidth="8" markerHeight="8" refX="6" refY="3" orient="auto">'
+        '<path d="M0,0 L6,3 L0,6 z"/></marker></defs>',
+    ]
+    for at, box in enumerate(boxes):
+        y = 10 + at * (height + gap)
+        times = f" ×{box.repeat}" if box.repeat > 1 else ""
+        shape = f' <tspan fill="#555">{escape(shape_text(box.shape))}</tspan>' if box.shape else ""
+        parts.append(
+            f'<rect x="10" y="{y}" width="{width}" height="{height}" rx="6" fill="{_COLOURS[box.kind]}" stroke="#444"/>'
+            f'<text x="{10 + width // 2}" y="{y + 22}" text-anchor="middle">{escape(box.label + times)}{shape}</text>'
+        )
+        if at:
+            parts.append(
+                f'<line x1="{10 + width // 2}" y1="{y - gap}" x2="{10 + width // 2}" y2="{y - 2}" '
+                'stroke="#444" marker-end="url(#a)"/>'
+            )
+    return "\n".join([*parts, "</svg>"])
+
+
+def _boxes(graph: Graph, chain: list[Segment]) -> Iterator[DiagramBlock]:
+    at = 0
+    while at < len(chain):
+        segment = chain[at]
+        node = segment.nodes[0]
+        if segment.kind != "layer" and len(segment.nodes) > len(graph.nodes) // 2 > 4:
+            # one skip spans the whole network (as in a U-Net): its layers say more than one box
+            yield from _boxes(graph, [Segment("layer", (n,)) for n in segment.nodes])
+        elif segment.kind != "layer":
+            yield DiagramBlock(_block_name(graph, segment), _shape(graph, segment.nodes[-1]), kind="block")
+        elif node.kind in ("conv", "conv_transpose", "dense"):
+            names, last = [_layer_name(node)], node
+            while at + 1 < len(chain) and chain[at + 1].kind == "layer":
+                after = chain[at + 1].nodes[0]
+                if after.kind in ("norm", "activation") or after.kind == "affine":
+                    names.append("BN" if after.kind == "norm" else _activation(after))
+                elif after.kind not in ("crop", "transpose"):
+                    break
+                last, at = after, at + 1
+            label = "+".join(n for n in names if n)
+            yield DiagramBlock(label, _shape(graph, last), kind="dense" if node.kind == "dense" else "conv")
+        elif label := _layer_name(node):
+            shape = _pooled(graph, node) if node.kind == "global_pool" else _shape(graph, node)
+            yield DiagramBlock(label, shape, kind="pool" if "pool" in node.kind else "other")
+        at += 1
+
+
+def _activation(node: Node) -> str:
+    if node.kind == "affine":
+        return ""
+    return {"relu": "ReLU", "softmax": "softmax"}.get(node.mode, node.mode or node.type)
+
+
+def _layer_name(node: Node) -> str:
+    window = node.window
+    if node.kind == "input":
+        return "Input"
+    if node.kind == "conv" and window:
+        depthwise = node.groups > 1 and node.channels is not None and node.groups == node.channels[0]
+        return f"{'Depthwise conv' if depthwise else 'Conv'} {shape_text(window.kernel)}"
+    if node.kind == "conv_transpose" and window:
+        return f"Transposed conv {shape_text(window.kernel)}"
+    if node.kind in ("pool", "global_pool"):
+        return {"max": "max pool", "average": "average pool"}.get(node.mode, f"{node.mode} pool")
+    if node.kind in ("norm", "activation"):
+        return "BN" if node.kind == "norm" else _activation(node)
+    plain = {"dense": "FC", "resize": "up-sample", "concat": "concatenate", "merge": node.type, "matmul": "matrix product"}
+    if node.kind in plain:
+        return plain[node.kind]
+    if node.kind == "identity":
+        return "dropout" if "Dropout" in node.type else ""
+    return node.type if node.kind in ("unknown", "move") else ""
+
+
+def _block_name(graph: Graph, segment: Segment) -> str:
+    first, last = segment.nodes[0], segment.nodes[-1]
+    name = {"residual": "ResBlock", "inception": "Inception", "dense": "DenseLayer"}.get(segment.kind, "Branches")
+    before, after = graph.inp(first).shape, graph.out(last).shape
+    axes = slice(1, -1) if graph.channels_last else slice(2, None)
+    return name + ("-D" if len(before) == len(after) and after[axes] < before[axes] else "")
+
+
+def _shape(graph: Graph, node: Node) -> tuple[int, ...]:
+    shape = graph.out(node).shape[1:]
+    return (shape[-1], *shape[:-1]) if graph.channels_last and len(shape) > 1 else shape
+
+
+def _pooled(graph: Graph, node: Node) -> tuple[int, ...]:
+    keep = [n for a, n in enumerate(graph.inp(node).shape) if a > 0 and a not in node.axes]
+    return (*keep, *(1 for _ in node.axes))
