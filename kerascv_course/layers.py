@@ -27,9 +27,10 @@ __all__ = [
 #: Activations that Keras, TensorFlow and tf2onnx all know (exact GELU is left out: tf2onnx has no Erfc).
 Activation = Literal["relu", "leaky_relu", "elu", "selu", "silu", "tanh", "sigmoid", "softplus", "linear"]
 
-#: ``he``: normal, variance 2/fan-out (He et al. 2015, section 2.2). ``glorot``: uniform (Glorot and Bengio 2010, equation 16).
-#: ``lecun``: uniform, variance 1/(3·fan-in), which is what PyTorch gives a new layer.
-Initializer = Literal["he", "glorot", "lecun"]
+#: ``he``: normal, variance 2/fan-out, ``he_in``: 2/fan-in (He et al. 2015, section 2.2: either keeps the scale; the second where
+#: widths change much, lest the maps grow before batch norm has learnt their size). ``glorot``: uniform (Glorot and Bengio 2010,
+#: equation 16). ``lecun``: uniform, variance 1/(3·fan-in), which is what PyTorch gives a new layer.
+Initializer = Literal["he", "he_in", "glorot", "lecun"]
 
 BN_EPSILON = 1e-5
 BN_MOMENTUM = 0.9
@@ -38,6 +39,8 @@ BN_MOMENTUM = 0.9
 def _initializer(kind: Initializer) -> Any:
     # A new object a layer: Keras returns the same numbers each time one object is asked.
     scaling = keras.initializers.VarianceScaling
+    if kind == "he_in":
+        return scaling(2.0, "fan_in", "untruncated_normal")
     if kind == "he":
         return scaling(2.0, "fan_out", "untruncated_normal")
     if kind == "lecun":

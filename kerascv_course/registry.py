@@ -199,7 +199,10 @@ def create_model(
     if name.startswith(APPLICATIONS):
         from kerascv_course.models.applications import build_application
 
-        model = build_application(name.removeprefix(APPLICATIONS), num_classes, input_shape, options)
+        application = name.removeprefix(APPLICATIONS)
+        if weights == "imagenet":
+            return build_application(application, num_classes, input_shape, options, weights="imagenet")
+        model = build_application(application, num_classes, input_shape, options)
     else:
         model = _build(model_spec(name), num_classes, input_shape, options)
     if weights is not None:

@@ -20,7 +20,7 @@ from kerascv_course.registry import register_model
 def _norm_relu_conv(x: Any, filters: int, kernel: int, name: str) -> Any:
     x = batch_norm(x, name=f"{name}_bn")
     x = activate(x, name=f"{name}_relu")
-    return conv(x, filters, kernel, name=name)
+    return conv(x, filters, kernel, init="he_in", name=name)
 
 
 def dense_layer(x: Any, growth: int, *, dropout: float = 0.0, name: str) -> Any:

@@ -44,7 +44,9 @@ def inception(x: Any, block: str, *, kernel: int = 3, depth: int = 1, norm: bool
     width1, (reduce2, width2), (reduce3, width3), width4 = _BLOCKS[block]
 
     def step(tensor: Any, filters: int, window: int, layer: str) -> Any:
-        return conv_bn_relu(tensor, filters, window, bias=not norm, norm=norm, epsilon=1e-3, name=f"{name}_{layer}")
+        return conv_bn_relu(
+            tensor, filters, window, bias=not norm, norm=norm, epsilon=1e-3, init="he_in", name=f"{name}_{layer}"
+        )
 
     one = step(x, width1, 1, "branch1_conv1")
     two = step(step(x, reduce2, 1, "branch2_conv1"), width2, 3, "branch2_conv2")
@@ -105,7 +107,7 @@ def googlenet(
         dropout: share of the pooled vector set to zero while training; the paper's is 0.4.
         include_top: False: the pooled feature vector (N, 1024), without dropout and dense layer.
     """
-    norm: dict[str, Any] = {"norm": batch_norm, "bias": not batch_norm, "epsilon": 1e-3}
+    norm: dict[str, Any] = {"norm": batch_norm, "bias": not batch_norm, "epsilon": 1e-3, "init": "he_in"}
     if stem == "cifar":
         x = conv_bn_relu(image, 192, 3, **norm, name="stem_conv1")
     else:

@@ -1,7 +1,7 @@
 """Layer tables of the course reports, row by row: type, shape and parameters of every row, and every printed convolution.
 
-The tables are PyTorch summaries. Containers (BasicBlock, Inception …) have rows of their own there, shortcuts that change nothing
-appear as Identity, some ReLUs are functional and have none, and padding belongs to the layer that it precedes.
+The tables are PyTorch summaries. Containers (BasicBlock, Inception …) have rows of their own there, shortcuts that change
+nothing appear as Identity, some ReLUs are functional and have none, and padding belongs to the layer that it precedes.
 """
 
 from __future__ import annotations

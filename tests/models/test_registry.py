@@ -136,7 +136,7 @@ def test_natural_order_and_patterns() -> None:
     assert kcc.list_models("resnet??") == ["resnet18", "resnet34", "resnet50"]
 
 
-# --- published counts of the switches -------------------------------------------------------------------------------------------
+# --- published counts of the switches -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_every_switch_of_the_ablation(order: str, downsampling: str) -> None:
     assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
 
 
-# --- refusals -------------------------------------------------------------------------------------------------------------------
+# --- refusals -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -266,5 +266,5 @@ def test_option_types(kind: Any, good: list[Any], bad: list[Any]) -> None:
     for value in good:
         check_option("it", kind, value)
     for value in bad:
-        with pytest.raises(InputError, match="it is .*; received"):
+        with pytest.raises(InputError, match=r"it is .*; received"):
             check_option("it", kind, value)

@@ -1,0 +1,138 @@
+"""Where weights come from: files that hold plain arrays, and hub names; read as {entry: array}.
+
+Nothing here opens a pickle: PyTorch's .pt and .pth files are refused by name, and NumPy files are read without object arrays.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kerascv_course.errors import DataError, InputError
+
+__all__ = ["Arrays", "read_source"]
+
+Arrays = dict[str, np.ndarray]
+
+HUB_FILE = "model.safetensors"
+_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".tar", ".npy", ".joblib")
+_HUB_NAME = re.compile(r"(hf-hub:)?(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)")
+
+
+def read_source(source: str | Path) -> Arrays:
+    """Read a file or a hub name.
+
+    Args:
+        source: a .safetensors, .npz, .weights.h5 or .keras file, or ``owner/name`` of a model on the Hugging Face hub, of which
+            the file model.safetensors is fetched and cached.
+
+    Returns:
+        Arrays by their names in the source; Keras's own files give ``layer/number of the variable``.
+
+    Raises:
+        InputError: a kind of file that is not read, pickles among them, or a name that is neither file nor hub name.
+        DataError: a file that is missing or damaged, or a hub that cannot be reached.
+    """
+    path = Path(source)
+    reader = _reader(path.name)
+    if reader is None:
+        name = _HUB_NAME.fullmatch(str(source))
+        if path.suffix in _PICKLES:
+            raise InputError(
+                f"weights are read from .safetensors, .npz, .weights.h5 and .keras files; received {str(source)!r}, which "
+                "may hold a pickle, and a pickle can run any code when it is opened. Where you trust it, convert it once with "
+                "safetensors.torch.save_file(torch.load(file, weights_only=True), 'weights.safetensors')"
+            )
+        if path.exists() or name is None:
+            raise InputError(
+                "weights are a .safetensors, .npz, .weights.h5 or .keras file, or a hub name such as 'timm/resnet18.tv_in1k'; "
+                f"received {str(source)!r}"
+            )
+        path, reader = _fetch(name["name"]), _read_safetensors
+    if not path.is_file():
+        raise DataError(
+            f"no weights file {str(path)!r}; give the path of a file, or a hub name such as 'timm/resnet18.tv_in1k'"
+        )
+    try:
+        arrays = reader(path)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{str(path)!r} cannot be read as {path.suffix.lstrip('.')} weights: {error}") from error
+    if not arrays:
+        raise DataError(f"{str(path)!r} holds no weights")
+    return arrays
+
+
+def _reader(name: str) -> Callable[[Path], Arrays] | None:
+    readers: dict[str, Callable[[Path], Arrays]] = {
+        ".safetensors": _read_safetensors,
+        ".npz": _read_npz,
+        ".weights.h5": _read_h5,
+        ".keras": _read_keras,
+    }
+    return next((reader for suffix, reader in readers.items() if name.endswith(suffix)), None)
+
+
+def _read_safetensors(path: Path) -> Arrays:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+    except ImportError as error:
+        raise InputError("reading .safetensors files needs safetensors: pip install 'kerascv_course[pretrained]'") from error
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise DataError(f"{str(path)!r} is not a safetensors file: {error}") from error
+
+
+def _read_npz(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def _read_h5(path: Path | io.BytesIO) -> Arrays:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        return dict(_variables(file))
+
+
+def _read_keras(path: Path) -> Arrays:
+    with zipfile.ZipFile(path) as archive:
+        return _read_h5(io.BytesIO(archive.read("model.weights.h5")))
+
+
+def _variables(group: Any, top: bool = True) -> Iterator[tuple[str, np.ndarray]]:
+    """Keras's layout: a group ``vars`` with the layer's name as attribute holds the layer's variables, numbered from 0."""
+    for key, child in group.items():
+        if not hasattr(child, "items") or (top and key in ("optimizer", "metrics", "_metrics")):
+            continue
+        if key != "vars":
+            yield from _variables(child, top=False)
+            continue
+        layer = child.attrs.get("name", group.name.rsplit("/", 1)[-1])
+        for number, array in child.items():
+            yield f"{layer}/{number}", np.asarray(array)
+
+
+def _fetch(name: str) -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError as error:
+        raise InputError(
+            f"fetching {name!r} from the hub needs huggingface_hub: pip install 'kerascv_course[pretrained]', or download its "
+            f"{HUB_FILE} and give that file"
+        ) from error
+    try:
+        return Path(hf_hub_download(name, HUB_FILE))
+    except Exception as error:  # the client's errors come from several libraries
+        lines = str(error).strip().splitlines() or [""]
+        raise DataError(
+            f"{HUB_FILE} of {name!r} could not be fetched from the hub ({type(error).__name__}: {lines[0]}); check the name and "
+            f"the network, or download that file elsewhere and give its path"
+        ) from error
