@@ -6,6 +6,8 @@ Thin: every command parses, calls one function of `kerascv_course.analysis` and 
 from __future__ import annotations
 
 import argparse
+import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +18,9 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, print the answer; 0. Raises InputError for what cannot be computed."""
-    args = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    # argparse takes "-1,0,1; -2,0,2" for an option unless it begins with a blank
+    args = _parser().parse_args([f" {w}" if re.match(r"-\d", w) else w for w in words])
     print(args.run(args))
     return 0
 

@@ -27,7 +27,7 @@ _RESIZE = {"UpSampling1D", "UpSampling2D", "UpSampling3D", "Resizing"}
 _IDENTITY = {
     "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise",
     "AlphaDropout",
-    "ActivityRegularization", "Identity", "Cast", "StopGradient", "RandomFlip", "RandomBrightness", "RandomContrast",
+    "ActivityRegularization", "Identity", "Cast", "StopGradient", "RandomFlip", "RandomBrightness", "RandomContrast", "StochasticDepth",
 }  # fmt: skip
 _ACTIVATION = {
     "Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax", "Relu", "Relu6", "Sigmoid", "HardSigmoid", "Silu", "HardSilu",
@@ -35,7 +35,7 @@ _ACTIVATION = {
     "Sqrt",
     "Rsqrt", "Square", "Absolute", "Abs", "Negative", "Reciprocal", "Clip", "Erf", "Sin", "Cos", "Round", "Floor", "HardTanh",
 }  # fmt: skip
-_MERGE = {"Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Divide", "TrueDivide", "Power"}
+_MERGE = {"CustomScaleLayer", "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Divide", "TrueDivide", "Power"}
 _NORM = {"BatchNormalization", "LayerNormalization", "GroupNormalization", "UnitNormalization", "RMSNormalization", "Normalize"}
 
 
@@ -219,7 +219,7 @@ class _Reader:
             return self._resize(base, layer, axes)
         if base in _NORM:
             return self._norm(base, layer, shape, channel)
-        if base in ("Rescaling", "Normalization"):
+        if base in ("Rescaling", "Normalization", "LayerScale"):
             return "affine", {}
         if base in _IDENTITY:
             return "identity", {}
