@@ -1,6 +1,6 @@
 """Rewrites of an exported ONNX graph that leave its results as they are, to the bit.
 
-Only onnx and NumPy are imported.
+Only onnx and NumPy are imported at the top.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-__all__ = ["collapse_nearest_upsampling"]
+__all__ = ["collapse_nearest_upsampling", "optimize_graph"]
 
 #: Operators that move values without changing them: what TensorFlow's repeat is made of.
 _MOVERS = {"Unsqueeze", "Squeeze", "Tile", "Expand", "Reshape", "Transpose", "Identity"}
@@ -31,6 +31,31 @@ class _Match(NamedTuple):
     scales: tuple[int, ...]
 
 
+def optimize_graph(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Every rewrite that a fresh conversion gains from: up-samplings collapsed, and the transposes around them taken out.
+
+    Args:
+        model: as `tf2onnx.convert` gives it; it is left as it is.
+
+    Returns:
+        A new model with the same inputs and outputs, or the given one where there was nothing to do.
+    """
+    collapsed = collapse_nearest_upsampling(model)
+    if len(collapsed.graph.node) == len(model.graph.node):
+        return model
+    # tf2onnx moves transposes through the graph until they meet and cancel; the chains stood in their way before.
+    from tf2onnx.graph import GraphUtil
+
+    tidied = GraphUtil.optimize_model_proto(collapsed)
+    for ours, theirs in zip(
+        [*tidied.graph.input, *tidied.graph.output], [*model.graph.input, *model.graph.output], strict=True
+    ):
+        if ours.name != theirs.name:
+            return collapsed
+        ours.type.CopyFrom(theirs.type)
+    return tidied
+
+
 def collapse_nearest_upsampling(model: onnx.ModelProto) -> onnx.ModelProto:
     """Make every nearest-neighbour up-sampling by whole factors one Resize node.
 
@@ -43,17 +68,17 @@ def collapse_nearest_upsampling(model: onnx.ModelProto) -> onnx.ModelProto:
         model: an ONNX model of opset 13 or more; it is left as it is.
 
     Returns:
-        A new model, equal to the given one where there was nothing to collapse.
+        A new model, or the given one where there can be nothing to collapse.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if opset < 13 or not any(node.op_type in ("Tile", "Expand") for node in model.graph.node):
-        return result
+        return model
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
     graph = result.graph
-    shapes = _shapes(result)
     done = 0
-    while match := next(_matches(graph, shapes), None):
+    # The shapes anew each time: inference sees through a Resize, but not always through the chain that it takes the place of.
+    while match := next(_matches(graph, _shapes(result)), None):
         _replace(graph, match, done)
         done += 1
     if done:
