@@ -72,16 +72,17 @@ def _source_commit() -> str | None:
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
+    commit = _git(root, "rev-parse", "--short=12", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return f"{commit}+" if commit and changed else commit
+
+
+def _git(root: Path, *words: str) -> str | None:
     try:
-        run = lambda *words: subprocess.run(
-            ["git", "-C", root, *words], capture_output=True, text=True, timeout=10
-        ).stdout.strip()  # noqa: E731
-        return (
-            run("rev-parse", "--short=12", "HEAD") + ("+" if run("status", "--porcelain", "--untracked-files=no") else "")
-            or None
-        )
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
+    return done.stdout.strip() or None
 
 
 def start_tensorflow() -> None:

@@ -333,3 +333,4 @@ def configure_logging() -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    log.propagate = False  # absl, which comes with TensorFlow, prints at the root once more

@@ -1,6 +1,6 @@
 """Frozen dataclasses to JSON and back, with every type checked on the way in; standard library only.
 
-Recipes, contracts and reports are plain dataclasses of numbers, strings, booleans, tuples, dicts and other such dataclasses. What
+Recipes, contracts and reports are plain dataclasses of numbers, strings, booleans, tuples, lists, dicts and other dataclasses. What
 comes out of a file may be anybody's, so reading is strict: unknown, missing and mistyped fields are refused and named.
 """
 
@@ -71,6 +71,8 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
         raise InputError(f"{path} is one of {', '.join(map(repr, args))}; received {value!r}")
     if origin is tuple:
         return _convert_tuple(args, value, path)
+    if origin is list:
+        return list(_convert_tuple((args[0], ...), value, path))
     if origin is dict:
         _expect(isinstance(value, dict), "an object", value, path)
         return {_convert(args[0], k, path): _convert(args[1], v, f"{path}.{k}") for k, v in value.items()}

@@ -1,0 +1,85 @@
+"""Shared fixtures. Real data is used where the environment says it stands, and skipped with a reason elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def cifar10_dir() -> Path:
+    """Folder with a prepared CIFAR-10."""
+    folder = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    if not any(folder.glob("cifar10/*/dataset_info.json")):
+        pytest.skip("no prepared CIFAR-10: set TFDS_DATA_DIR")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scene15_dir() -> Path:
+    """Folder with the fifteen scenes."""
+    folder = os.environ.get("SCENE15_DIR")
+    if not folder or not (Path(folder) / "train").is_dir():
+        pytest.skip("no scene15 pictures: set SCENE15_DIR")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe():
+    """LeNet-5 on the digits, with dropout and augmentation, done in two seconds."""
+    from kerascv_course.recipes import get_recipe
+
+    return dataclasses.replace(get_recipe("lenet5-digits"), epochs=3, batch_size=128, validations_per_epoch=2)
+
+
+@pytest.fixture(scope="session")
+def digits(tiny_recipe):
+    """Splits and description of the embedded digits."""
+    from kerascv_course.data import load
+
+    return load(tiny_recipe.data)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_recipe, tmp_path_factory):
+    """A finished run of the tiny recipe; tests must not change it."""
+    from kerascv_course.experiment import run_recipe
+
+    return run_recipe(tiny_recipe, tmp_path_factory.mktemp("runs") / "tiny").run
+
+
+@pytest.fixture
+def pictures(tmp_path, digits) -> Path:
+    """A folder of class folders: two classes, 20 PNG digits each."""
+    from PIL import Image
+
+    splits, _ = digits
+    for target, name in ((0, "null"), (1, "eins")):
+        folder = tmp_path / "pictures" / name
+        folder.mkdir(parents=True)
+        for i in np.flatnonzero(splits.train.targets == target)[:20]:
+            Image.fromarray(splits.train.images[i, :, :, 0]).save(folder / f"{i}.png")
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Run ``python -m ...`` in an empty folder: ``command("kerascv_course.train", "--list").returncode``."""
+
+    def run(module: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
+        words = [sys.executable, "-m", module, *map(str, arguments)]
+        return subprocess.run(
+            words, cwd=tmp_path, capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
+        )
+
+    return run

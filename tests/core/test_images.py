@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import typing
+from typing import Literal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kerascv_course import images, recipe
+from kerascv_course.images import ImageError, read_image
+
+RGB = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [40, 40, 40]]], np.uint8)
+
+
+def save(path, array, mode=None, **options):
+    Image.fromarray(array, mode).save(path, **options)
+    return path
+
+
+def test_rgb_stands_as_it_is(tmp_path):
+    assert (read_image(save(tmp_path / "a.png", RGB), 2, 2, 3) == RGB).all()
+
+
+def test_gray_becomes_rgb_and_rgb_gray_by_luma(tmp_path):
+    gray = np.array([[0, 100], [200, 255]], np.uint8)
+    assert (read_image(save(tmp_path / "g.png", gray), 2, 2, 3) == gray[:, :, None]).all()
+    # ITU-R 601-2: 0.299 R + 0.587 G + 0.114 B
+    assert read_image(save(tmp_path / "c.png", RGB), 2, 2, 1)[:, :, 0].tolist() == [[76, 150], [29, 40]]
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    values = np.array([[0, 257], [32768, 65535]], np.uint16)
+    assert read_image(save(tmp_path / "g16.png", values), 2, 2, 1)[:, :, 0].tolist() == [[0, 1], [128, 255]]
+
+
+def test_transparent_pixels_lie_on_white(tmp_path):
+    rgba = np.dstack([RGB, np.array([[255, 0], [255, 128]], np.uint8)])
+    read = read_image(save(tmp_path / "t.png", rgba), 2, 2, 3)
+    assert read[0].tolist() == [[255, 0, 0], [255, 255, 255]]
+    assert abs(int(read[1, 1, 0]) - (40 * 128 + 255 * 127) // 255) <= 1
+
+
+def test_palettes_are_resolved(tmp_path):
+    Image.fromarray(RGB).convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "p.png")
+    assert np.abs(read_image(tmp_path / "p.png", 2, 2, 3).astype(int) - RGB).max() <= 4
+
+
+def test_palette_transparency_lies_on_white(tmp_path):
+    picture = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    picture.putpalette([10, 20, 30, 40, 50, 60])
+    picture.save(tmp_path / "p.png", transparency=1)
+    assert read_image(tmp_path / "p.png", 1, 2, 3).tolist() == [[[10, 20, 30], [255, 255, 255]]]
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees
+    picture = Image.fromarray(np.zeros((4, 8), np.uint8))
+    picture.save(tmp_path / "e.jpg", exif=exif)
+    assert read_image(tmp_path / "e.jpg", 8, 4, 1).shape == (8, 4, 1)
+
+
+def test_cmyk_and_one_bit(tmp_path):
+    Image.fromarray(RGB).resize((16, 16)).convert("CMYK").save(tmp_path / "c.jpg")
+    Image.fromarray(RGB).convert("1").save(tmp_path / "b.png")
+    assert read_image(tmp_path / "c.jpg", 16, 16, 3).shape == (16, 16, 3)
+    assert set(read_image(tmp_path / "b.png", 2, 2, 1).ravel().tolist()) <= {0, 255}
+
+
+def test_other_sizes_are_resized_and_shrinking_averages(tmp_path):
+    checkers = np.indices((64, 64)).sum(0) % 2 * 255
+    read = read_image(save(tmp_path / "c.png", checkers.astype(np.uint8)), 8, 8, 1)
+    assert read.shape == (8, 8, 1) and np.abs(read[2:-2, 2:-2].astype(int) - 127).max() <= 2
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_of_unknown_range_are_refused(tmp_path, mode):
+    Image.new(mode, (2, 2)).save(tmp_path / "x.tiff")
+    with pytest.raises(ImageError, match="no known range"):
+        read_image(tmp_path / "x.tiff", 2, 2, 1)
+
+
+def test_what_is_no_picture_is_refused(tmp_path):
+    text = tmp_path / "notes.png"
+    text.write_text("hello")
+    with pytest.raises(ImageError, match=r"notes\.png is not a picture that Pillow can read"):
+        read_image(text, 2, 2, 1)
+    with pytest.raises(ImageError, match="no such picture"):
+        read_image(tmp_path / "none.png", 2, 2, 1)
+    with pytest.raises(ImageError, match="no such picture"):
+        read_image(tmp_path, 2, 2, 1)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "tiff", "webp"])
+def test_pictures_cut_short_are_refused(tmp_path, suffix):
+    path = save(tmp_path / f"whole.{suffix}", np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    cut = tmp_path / f"cut.{suffix}"
+    cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ImageError, match="damaged|not a picture"):
+        read_image(cut, 8, 8, 3)
+
+
+def test_pictures_with_too_many_pixels_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 3)
+    with pytest.raises(ImageError, match="2×2 pixels; at most 3"):
+        read_image(save(tmp_path / "a.png", RGB), 2, 2, 3)
+
+
+def test_recipes_and_images_know_the_same_filters():
+    hint = typing.get_type_hints(recipe.Data)["resize"]
+    assert hint == images.Filter == Literal["nearest", "bilinear", "bicubic", "lanczos"]

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from kerascv_course.errors import InputError, UnknownNameError
+from kerascv_course.recipe import Augmentation, Data, Optimizer, Recipe, Schedule
+from kerascv_course.recipes import DEFAULT, all_recipes, get_recipe
+from kerascv_course.registry import model_spec
+
+
+@pytest.mark.parametrize("recipe", all_recipes().values(), ids=lambda recipe: recipe.name)
+def test_every_recipe_is_whole(recipe):
+    from kerascv_course.data import SOURCES
+
+    assert recipe.description and recipe.expect, "a recipe says what it is, and machine, time and result to expect"
+    assert recipe.data.source in SOURCES
+    assert set(recipe.model_options) <= set(model_spec(recipe.model).options)
+
+
+def test_the_default_comes_first():
+    assert next(iter(all_recipes())) == DEFAULT
+
+
+def test_an_unknown_recipe_shows_the_nearest():
+    with pytest.raises(UnknownNameError, match="unknown recipe 'tdt4265-bas'; did you mean 'tdt4265-base'"):
+        get_recipe("tdt4265-bas")
+
+
+def test_recipes_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        get_recipe(DEFAULT).epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Data("digits", image_size=(0, 3)), "image_size is a height and a width above 0"),
+        (lambda: Data("digits", validation_share=1.0), "validation_share is above 0 and below 1; received 1.0"),
+        (lambda: Data("digits", channels=3, normalize_mean=(0.1, 0.2)), "normalize_mean has 1 or 3 values"),
+        (lambda: Data("digits", normalize_std=(0.0,)), "normalize_std is above 0"),
+        (lambda: Augmentation(translate=-1), "translate is 0 pixels or more"),
+        (lambda: Optimizer(learning_rate=0), "learning_rate is above 0"),
+        (lambda: Optimizer(momentum=1.0), "momentum is 0 or more and below 1"),
+        (lambda: Optimizer("adam", momentum=0.9), "momentum goes with sgd and rmsprop; received it for adam"),
+        (lambda: Optimizer("adam", nesterov=True), "nesterov goes with sgd"),
+        (lambda: Schedule("step", milestones=(5, 3)), "milestones rise"),
+        (lambda: Schedule(warmup_epochs=1), "warmup_epochs goes with the cosine schedule"),
+        (lambda: dataclasses.replace(get_recipe(DEFAULT), epochs=0), "epochs is a whole number of 1 or more; received 0"),
+        (lambda: dataclasses.replace(get_recipe(DEFAULT), label_smoothing=1), "label_smoothing is 0 or more and below 1"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(build, message):
+    with pytest.raises(InputError, match=message):
+        build()
+
+
+def test_recipes_may_not_share_a_name(monkeypatch):
+    from kerascv_course.recipes import digits
+
+    monkeypatch.setattr(digits, "RECIPES", [*digits.RECIPES, *digits.RECIPES])
+    with pytest.raises(ValueError, match="'lenet5-digits' is used twice"):
+        all_recipes()
+
+
+def test_a_recipe_needs_a_model_and_data():
+    with pytest.raises(TypeError, match="data"):
+        Recipe("x", "", "", "lenet5")

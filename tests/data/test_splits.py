@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kerascv_course.data.splits import Split, Splits, hold_out, make_info
+from kerascv_course.errors import DataError
+
+
+def numbered(count: int, classes: int = 2) -> Split:
+    images = np.arange(count, dtype=np.int64).astype(np.uint8).reshape(count, 1, 1, 1)
+    return Split(images, np.arange(count) % classes)
+
+
+@given(st.integers(20, 200), st.floats(0.1, 0.9), st.integers(0, 10), st.booleans())
+def test_parts_are_disjoint_and_whole(count, share, seed, stratify):
+    rest, held = hold_out(numbered(count), share, seed, stratify=stratify)
+    assert len(held) == round(count * share)
+    assert sorted([*rest.images.ravel(), *held.images.ravel()]) == list(range(count))
+    assert (np.diff(rest.images.ravel().astype(int)) > 0).all()
+
+
+def test_the_same_seed_divides_alike_and_another_does_not():
+    first, again, other = (hold_out(numbered(100), 0.2, seed, stratify=False)[1].images.ravel() for seed in (3, 3, 4))
+    assert (first == again).all() and (first != other).any()
+
+
+def test_stratified_parts_keep_the_classes_shares():
+    _, held = hold_out(numbered(100, classes=4), 0.2, 0, stratify=True)
+    assert np.bincount(held.targets).tolist() == [5, 5, 5, 5]
+
+
+@pytest.mark.parametrize("share", [0.001, 0.999])
+def test_an_empty_part_is_refused(share):
+    with pytest.raises(DataError, match="leaves a split empty"):
+        hold_out(numbered(10), share, 0, stratify=False)
+
+
+def test_a_class_of_one_image_cannot_be_divided():
+    split = Split(np.zeros((10, 1, 1, 1), np.uint8), np.array([0] * 9 + [1]))
+    with pytest.raises(DataError, match="cannot be divided by class"):
+        hold_out(split, 0.5, 0, stratify=True)
+
+
+def test_the_fingerprint_sees_every_pixel_target_and_split():
+    base = Splits(numbered(4), numbered(3), numbered(2))
+    prints = {make_info("x", ("a", "b"), "", base).fingerprint}
+    pixel = numbered(4)
+    pixel.images[2] += 1
+    target = numbered(2)
+    target.targets[0] = 1
+    for changed in (
+        Splits(pixel, base.validation, base.test),
+        Splits(base.train, base.validation, target),
+        Splits(base.train, base.test, base.validation),
+    ):
+        prints.add(make_info("x", ("a", "b"), "", changed).fingerprint)
+    assert len(prints) == 4
+    assert make_info("x", ("a", "b"), "", base).fingerprint in prints
+
+
+def test_an_empty_split_is_refused():
+    with pytest.raises(DataError, match="the test split of x has no images"):
+        make_info("x", ("a",), "", Splits(numbered(1), numbered(1), numbered(0)))

@@ -1,0 +1,220 @@
+"""Interrupting loses nothing: the resumed run ends with the same bits as the one that was never stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from kerascv_course.errors import InputError
+from kerascv_course.experiment import Interrupted, run_recipe
+from kerascv_course.files import WriteError
+from kerascv_course.jsondata import to_json
+from kerascv_course.training import callbacks
+from kerascv_course.training.callbacks import Keeper
+from kerascv_course.training.run import Run
+
+TRAINED = ("recipe.json", "last.npz")
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_recipe):
+    return dataclasses.replace(tiny_recipe, export=dataclasses.replace(tiny_recipe.export, enabled=False))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(recipe, tmp_path_factory):
+    return run_recipe(recipe, tmp_path_factory.mktemp("runs") / "whole").run
+
+
+def variables(run: Run) -> dict[str, np.ndarray]:
+    with np.load(run / "last.npz") as archive:
+        return {name: archive[name] for name in archive.files if name != "progress"}
+
+
+def figures(run: Run) -> list[dict[str, float]]:
+    with np.load(run / "last.npz") as archive:
+        history = json.loads(str(archive["progress"]))["history"]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in history]
+
+
+def assert_same(run: Run, other: Run) -> None:
+    assert figures(run) == figures(other)
+    ours, theirs = variables(run), variables(other)
+    assert ours.keys() == theirs.keys() and len(ours) > 20
+    for name, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[name])
+    best, other_best = (keras.saving.load_model(r / "best.keras", compile=False).get_weights() for r in (run, other))
+    for value, other_value in zip(best, other_best, strict=True):
+        np.testing.assert_array_equal(value, other_value)
+    assert not list(run.path.glob("best.*.keras")) and not list(run.path.glob(".partial*"))
+    assert len((run / "history.csv").read_text().splitlines()) == len(figures(run)) + 1
+
+
+def stop(monkeypatch, method, when, error):
+    """Raise an error in a Keeper method, once, when the condition on (keeper, batch or epoch) holds."""
+    original = getattr(Keeper, method)
+
+    def stopping(self, number, logs=None):
+        if when(self, number):
+            raise error
+        return original(self, number, logs)
+
+    monkeypatch.setattr(Keeper, method, stopping)
+
+
+def test_ctrl_c_in_mid_epoch(recipe, uninterrupted, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop(patch, "on_train_batch_end", lambda keeper, batch: len(keeper.progress.history) == 3 and batch == 1, KeyboardInterrupt)
+        with pytest.raises(Interrupted, match=r"every finished validation is kept.*--resume"):
+            run_recipe(recipe, tmp_path / "run")
+    assert len(figures(Run(tmp_path / "run"))) == 3
+    assert_same(run_recipe(recipe, tmp_path / "run", resume=True).run, uninterrupted)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from kerascv_course.experiment import run_recipe
+from kerascv_course.jsondata import from_json
+from kerascv_course.recipe import Recipe
+from kerascv_course.training.callbacks import Keeper
+
+def die(self, batch, logs=None):
+    if len(self.progress.history) == 2 and batch == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Keeper.on_train_batch_end = die
+run_recipe(from_json(Recipe, sys.argv[1], what="recipe"), Path(sys.argv[2]))
+"""
+
+
+def test_kill_9_in_mid_epoch(recipe, uninterrupted, tmp_path):
+    killed = subprocess.run([sys.executable, "-c", KILLED, to_json(recipe), tmp_path / "run"], capture_output=True, timeout=300)
+    assert killed.returncode == -9
+    assert len(figures(Run(tmp_path / "run"))) == 2
+    assert_same(run_recipe(recipe, tmp_path / "run", resume=True).run, uninterrupted)
+
+
+@pytest.mark.parametrize("moment", ["write_beside", "save_checkpoint", "finish_commit"])
+def test_a_stop_at_any_moment_of_keeping(recipe, uninterrupted, tmp_path, monkeypatch, moment):
+    """Before the better model is staged, between staging and the commit, and between the commit and the renaming."""
+    calls = {"count": 0}
+    original = getattr(callbacks, moment)
+
+    def stopping(*arguments):
+        calls["count"] += 1
+        if calls["count"] == 3:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks, moment, stopping)
+        with pytest.raises(Interrupted):
+            run_recipe(recipe, tmp_path / "run")
+    assert_same(run_recipe(recipe, tmp_path / "run", resume=True).run, uninterrupted)
+
+
+def test_a_stop_before_the_first_checkpoint(recipe, uninterrupted, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop(patch, "on_train_batch_end", lambda keeper, batch: True, KeyboardInterrupt)
+        with pytest.raises(Interrupted):
+            run_recipe(recipe, tmp_path / "run")
+    assert_same(run_recipe(recipe, tmp_path / "run", resume=True).run, uninterrupted)
+
+
+def test_more_epochs_go_on_where_the_run_ended(recipe, uninterrupted, tmp_path):
+    """"250 + 1" epochs: with a rate that does not depend on the number of epochs, two plus one equal three."""
+    constant = dataclasses.replace(recipe, schedule=type(recipe.schedule)())
+    three = run_recipe(constant, tmp_path / "three").run
+    two = run_recipe(dataclasses.replace(constant, epochs=2), tmp_path / "two").run
+    assert_same(run_recipe(constant, two.path, resume=True).run, three)
+    assert two.recipe().epochs == 3
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(recipe, uninterrupted, tmp_path, monkeypatch):
+    calls = {"count": 0}
+    original = np.savez
+
+    def full(file, **arrays):
+        calls["count"] += 1
+        if calls["count"] == 3:
+            file.write(b"half a checkpoint")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(file, **arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", full)
+        with pytest.raises(WriteError, match="the disk is full; what was there before is unchanged"):
+            run_recipe(recipe, tmp_path / "run")
+    assert len(figures(Run(tmp_path / "run"))) == 2
+    assert_same(run_recipe(recipe, tmp_path / "run", resume=True).run, uninterrupted)
+
+
+def test_what_cannot_be_resumed(recipe, uninterrupted, tmp_path):
+    with pytest.raises(InputError, match="only epochs and patience may change; received another seed"):
+        run_recipe(dataclasses.replace(recipe, seed=5), uninterrupted.path, resume=True)
+    with pytest.raises(InputError, match="is not a run folder"):
+        run_recipe(recipe, tmp_path, resume=True)
+
+    def copy(name):
+        run = Run.create(tmp_path / name, recipe)
+        (run / "last.npz").write_bytes((uninterrupted / "last.npz").read_bytes())
+        return run
+
+    cut = copy("cut")
+    (cut / "last.npz").write_bytes((cut / "last.npz").read_bytes()[:5000])
+    with pytest.raises(InputError, match="is damaged or not ours"):
+        run_recipe(recipe, cut.path, resume=True)
+
+    with np.load(uninterrupted / "last.npz") as archive:
+        arrays = dict(archive)
+    for change, message in (
+        ({"format": 2}, "has format 2; this version reads format 1"),
+        ({"fingerprint": "sha256:0"}, "was made with other data"),
+    ):
+        other = copy(message[:8])
+        progress = {**json.loads(str(arrays["progress"])), **change}
+        np.savez(other / "last.npz", **{**arrays, "progress": np.array(json.dumps(progress))})
+        with pytest.raises(InputError, match=message):
+            run_recipe(recipe, other.path, resume=True)
+    other = copy("network")
+    np.savez(other / "last.npz", **{**arrays, "variable_00000": np.zeros(3)})
+    with pytest.raises(InputError, match="belongs to another network or optimiser"):
+        run_recipe(recipe, other.path, resume=True)
+
+
+def test_the_best_weights_are_restored_and_training_stops_early(recipe, tmp_path, monkeypatch):
+    """Worse and worse validations after the second: the run stops after `patience` of them and keeps the second."""
+    losses = iter([1.0, 0.5, 0.6, 0.7, 0.1, 0.1])
+    original = Keeper.on_epoch_end
+    kept = []
+
+    def scripted(self, epoch, logs=None):
+        original(self, epoch, {**logs, "val_loss": next(losses)})
+        kept.append(self.model.get_weights())
+
+    monkeypatch.setattr(Keeper, "on_epoch_end", scripted)
+    run = run_recipe(dataclasses.replace(recipe, patience=2), tmp_path / "run").run
+    assert len(figures(run)) == 4
+    assert run.read_json("metrics.json")["best_epoch"] == 1.0
+    for value, other in zip(keras.saving.load_model(run / "best.keras", compile=False).get_weights(), kept[1], strict=True):
+        np.testing.assert_array_equal(value, other)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(recipe, tmp_path, monkeypatch):
+    original = Keeper.on_epoch_end
+    monkeypatch.setattr(
+        Keeper,
+        "on_epoch_end",
+        lambda self, epoch, logs=None: original(self, epoch, {**logs, "loss": float("nan")} if epoch == 2 else logs),
+    )
+    with pytest.raises(callbacks.TrainingDivergedError, match=r"loss nan in epoch 1\.5 at learning rate .* are kept"):
+        run_recipe(recipe, tmp_path / "run")
+    assert len(figures(Run(tmp_path / "run"))) == 2
