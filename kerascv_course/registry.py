@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -192,8 +193,10 @@ def create_model(
         InputError: a value that the network cannot be built with, or weights that do not fit.
         DataError: weights that are missing, damaged or cannot be fetched.
     """
-    if num_classes is not None and (isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1):
-        raise InputError(f"num_classes is a whole number of 1 or more; received {num_classes!r} for {name}")
+    if num_classes is not None:
+        if not _is_count(num_classes):
+            raise InputError(f"num_classes is a whole number of 1 or more; received {num_classes!r} for {name}")
+        num_classes = int(num_classes)
     if input_shape is not None:
         input_shape = _checked_shape(input_shape)
     if name.startswith(APPLICATIONS):
@@ -237,7 +240,11 @@ def _stem_hint(spec: ModelSpec, shape: tuple[int, int, int], options: Mapping[st
 
 
 def _checked_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    whole = isinstance(shape, (tuple, list)) and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape)
-    if not whole or len(shape) != 3:
+    if not isinstance(shape, (tuple, list)) or len(shape) != 3 or not all(map(_is_count, shape)):
         raise InputError(f"input_shape is (height, width, channels), whole numbers above 0; received {shape!r}")
-    return (shape[0], shape[1], shape[2])
+    return (int(shape[0]), int(shape[1]), int(shape[2]))
+
+
+def _is_count(value: Any) -> bool:
+    """A whole number above 0, Python's or NumPy's."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
