@@ -5,6 +5,7 @@ Only the standard library is imported at the top: names can be listed without Ke
 
 from __future__ import annotations
 
+import ast
 import fnmatch
 import importlib
 import inspect
@@ -176,7 +177,9 @@ def create_model(
     """Build a network.
 
     Args:
-        name: one of `list_models`, or ``keras.applications/<Name>`` for a network that Keras brings along.
+        name: one of `list_models`, or ``keras.applications/<Name>`` for a network that Keras brings along. Options may follow
+            where only a text can be given: ``"keras.applications/MobileNet?alpha=0.75"``,
+            ``"resnet18?stem=cifar&dropout=0.2"``.
         num_classes: width of the last layer, 1 or more; None: the network's default.
         input_shape: (height, width, channels) of the input, channels last; None: the network's default.
         weights: a file or hub name for `kerascv_course.weights.load_weights`; None: fresh weights. The loading report is kept
@@ -193,6 +196,7 @@ def create_model(
         InputError: a value that the network cannot be built with, or weights that do not fit.
         DataError: weights that are missing, damaged or cannot be fetched.
     """
+    name, options = _with_query(name, options)
     if num_classes is not None:
         if not _is_count(num_classes):
             raise InputError(f"num_classes is a whole number of 1 or more; received {num_classes!r} for {name}")
@@ -213,6 +217,27 @@ def create_model(
 
         model.loading_report = load_weights(model, weights, strict=strict)
     return model
+
+
+def _with_query(name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Split ``name?option=value&option=value`` and join its options to those given; values are Python literals or plain texts."""
+    if not isinstance(name, str):
+        raise InputError(f"a network's name is a text, one of list_models(); received {name!r}")
+    name, _, query = name.partition("?")
+    joined = dict(options)
+    for item in filter(None, query.split("&")):
+        option, sign, text = item.partition("=")
+        if not sign:
+            raise InputError(f"options after the name are option=value, joined by &; received {item!r} for {name}")
+        if option in joined:
+            raise InputError(f"option {option} of {name} is given twice")
+        if option in ("num_classes", "input_shape", "weights", "strict"):
+            raise InputError(f"{option} is an argument of create_model, not an option of {name}: give it apart from the name")
+        try:
+            joined[option] = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
+        except (ValueError, SyntaxError):
+            joined[option] = text
+    return name, joined
 
 
 def _build(

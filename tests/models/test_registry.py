@@ -218,6 +218,11 @@ def test_every_switch_of_the_ablation(order: str, downsampling: str) -> None:
             {"name": "resnet18", "stem": "cifarr"},
             r"option stem of resnet18 is one of .*received 'cifarr': did you mean 'cifar'",
         ),
+        ({"name": "lenet5?dropout=0.5", "dropout": 0.5}, r"option dropout of lenet5 is given twice"),
+        ({"name": "lenet5?dropout"}, r"option=value, joined by &; received 'dropout' for lenet5"),
+        ({"name": "lenet5?num_classes=3"}, r"num_classes is an argument of create_model"),
+        ({"name": "lenet5?pooling=avrage"}, r"pooling of lenet5 is one of 'max', 'average'; .* did you mean 'average'"),
+        ({"name": 5}, r"a network's name is a text"),
         ({"name": "resnet18", "num_classes": 0}, r"num_classes is a whole number of 1 or more; received 0"),
         ({"name": "resnet18", "num_classes": True}, r"num_classes .* received True"),
         ({"name": "resnet18", "input_shape": (32, 32)}, r"input_shape is \(height, width, channels\).* received \(32, 32\)"),
@@ -241,6 +246,14 @@ def test_every_switch_of_the_ablation(order: str, downsampling: str) -> None:
 def test_invalid_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         kcc.create_model(**arguments)
+
+
+def test_options_within_the_name() -> None:
+    model = kcc.create_model("lenet5?activation=tanh&dropout=0.25&include_top=true", 3)
+    assert model.get_layer("c1").activation.__name__ == "tanh"
+    assert model.get_layer("dropout").rate == 0.25
+    assert model.name == "lenet5"
+    assert kcc.create_model("tdt4265_base?filters=(4, 8)").get_layer("flatten").output.shape == (None, 8 * 8 * 8)
 
 
 def test_numpy_numbers_are_numbers() -> None:

@@ -21,6 +21,11 @@ def test_options_and_logits() -> None:
     assert "softmax" not in str(model.layers[-1].get_config())
 
 
+def test_options_within_the_name() -> None:
+    with_query = kcc.create_model(f"{MOBILENET}?alpha=0.25&include_top=False", input_shape=(32, 32, 3))
+    assert with_query.output_shape == (None, 256)
+
+
 def test_features() -> None:
     assert kcc.create_model(MOBILENET, input_shape=(32, 32, 3), alpha=0.25, include_top=False).output_shape == (None, 256)
 
