@@ -11,6 +11,7 @@ import keras
 import onnx
 
 from export.contract import KEY, Contract, Input, Output, Preprocessing
+from export.optimize import collapse_nearest_upsampling
 from export.runtime import OnnxModel
 from kerascv_course.environment import package_versions, quiet_stderr
 from kerascv_course.errors import CourseError, InputError
@@ -126,7 +127,7 @@ def serving_graph(
         input_dtype: as in `export_model`.
         mean_std: put before a model of floating-point input where `input_dtype` is ``"uint8"``.
     """
-    if isinstance(model.output, dict):
+    if not isinstance(model, keras.Sequential) and isinstance(model.output, dict):
         return model
     if input_dtype == "uint8" and model.inputs[0].dtype != "uint8":
         model = normalized(model, mean_std[0] or (0.0,), mean_std[1] or (1.0,))
@@ -203,7 +204,7 @@ def _convert(serving: keras.Model, spec: Input, opset: int) -> onnx.ModelProto:
     if complaints.messages:
         raise ExportError(f"{serving.name} cannot be converted to ONNX: {'; '.join(complaints.messages)[:500]}")
     _name_outputs(proto, sorted(serving.output))
-    return proto
+    return collapse_nearest_upsampling(proto)
 
 
 def _graph_outputs(proto: onnx.ModelProto) -> list[str]:

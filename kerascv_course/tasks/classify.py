@@ -36,14 +36,27 @@ def normalized(network: keras.Model, mean: Sequence[float], std: Sequence[float]
 
 
 def serving_classifier(model: keras.Model) -> keras.Model:
-    """A model of logits as one of two named outputs: ``logits`` and ``probabilities`` (their softmax), both (batch, classes)."""
-    image = keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype, name="image")
-    logits = model(image)
-    outputs = {
-        "logits": keras.layers.Identity(name="logits")(logits),
-        "probabilities": keras.layers.Softmax(name="probabilities")(logits),
-    }
+    """A classifier with named outputs, each (batch, classes): ``logits`` and ``probabilities``, their softmax.
+
+    A model that ends in a softmax already has the output ``probabilities`` alone.
+    """
+    image = keras.Input(model.inputs[0].shape[1:], dtype=model.inputs[0].dtype, name="image")
+    scores = model(image)
+    if _ends_in_softmax(model):
+        outputs = {"probabilities": keras.layers.Identity(name="probabilities")(scores)}
+    else:
+        outputs = {
+            "logits": keras.layers.Identity(name="logits")(scores),
+            "probabilities": keras.layers.Softmax(name="probabilities")(scores),
+        }
     return keras.Model(image, outputs, name=model.name)
+
+
+def _ends_in_softmax(model: keras.Model) -> bool:
+    last = model.layers[-1]
+    if isinstance(last, keras.Model):
+        return _ends_in_softmax(last)
+    return isinstance(last, keras.layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax
 
 
 def classification_report(logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:

@@ -1,0 +1,200 @@
+"""The command lines from outside: what they print, how they end, and what they do not import."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from kerascv_course.recipes import all_recipes
+
+
+def assert_mended_by_the_user(done, *words):
+    """Exit code 2, one clear message, no traceback."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    told = " ".join(done.stderr.replace("│", " ").split())
+    for word in words:
+        assert word in told
+
+
+def test_list_names_every_recipe(command):
+    done = command("kerascv_course.train", "--list")
+    assert done.returncode == 0
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(all_recipes())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["tdt4265-base", "--help"]])
+def test_help_shows_the_overrides(command, arguments):
+    done = command("kerascv_course.train", *arguments)
+    assert done.returncode == 0
+    for option in ("--optimizer.learning-rate", "--epochs", "--batch-size", "--data-dir", "--resume", "--run-dir"):
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-m", "kerascv_course.train", "--help"],
+        ["-m", "kerascv_course.train", "--list"],
+        ["-m", "kerascv_course.evaluate", "--help"],
+        ["-m", "export", "--help"],
+        ["-c", "import kerascv_course; kerascv_course.list_models(); import export"],
+    ],
+)
+def test_help_and_lists_import_no_tensorflow(arguments):
+    done = subprocess.run([sys.executable, "-X", "importtime", *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    imported = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "import time" in line}
+    assert not imported & {"tensorflow", "keras", "onnx", "tf2onnx", "sklearn", "matplotlib"}
+
+
+def test_predict_imports_numpy_onnxruntime_and_pillow_only(tiny_run):
+    """In a Python where every other package of ours cannot be imported."""
+    blocked = ("tensorflow", "keras", "onnx", "tf2onnx", "tyro", "sklearn", "matplotlib", "jinja2", "tqdm", "tensorflow_datasets")
+    code = (
+        f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\n"
+        "from export.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    words = [sys.executable, "-c", code, "predict", tiny_run / "model.onnx", tiny_run / "samples"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 10 and "7_7.png  7 " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["lenet5-digit"], ["unknown recipe 'lenet5-digit'", "did you mean 'lenet5-digits'"]),
+        (["--epochs", "many"], ["--epochs", "invalid literal"]),
+        (["--optimizer.learning", "1"], ["Unrecognized options", "--optimizer.learning-rate"]),
+        (["--optimizer.momentum", "2"], ["optimizer.momentum is 0 or more and below 1", "received 2.0"]),
+        (["--optimizer.name", "sdg"], ["sdg", "rmsprop"]),
+        (["--resume", "nowhere"], ["nowhere is not a run folder"]),
+        (["--model", "lenet"], ["unknown model 'lenet'", "did you mean 'lenet5'"]),
+        (["--data.source", "mnist"], ["unknown data source 'mnist'"]),
+        (["folder-classify"], ["give --data-dir FOLDER"]),
+        (["folder-classify", "--data-dir", "nowhere"], ["no such data folder: nowhere"]),
+        (["tdt4265-base", "--data-dir", "nowhere"], ["no such data folder: nowhere"]),
+    ],
+)
+def test_what_the_user_can_mend_is_told_in_a_line(command, tmp_path, arguments, words):
+    assert_mended_by_the_user(command("kerascv_course.train", *arguments), *words)
+    assert not (tmp_path / "runs").exists(), "nothing is left behind"
+
+
+def test_no_data_and_no_network_fails_within_seconds(command, tmp_path):
+    started = time.monotonic()
+    done = command("kerascv_course.train", "tdt4265-base", TFDS_DATA_DIR=str(tmp_path), https_proxy="http://127.0.0.1:9")
+    assert_mended_by_the_user(done, "no prepared CIFAR-10", "set TFDS_DATA_DIR", "--data-dir", "lenet5-digits")
+    assert time.monotonic() - started < 60  # of which TensorFlow's start is the most
+
+
+def test_train_evaluate_check_predict_inspect(command, tmp_path, pictures):
+    done = command("kerascv_course.train", "--epochs", 2, "--batch-size", 128, "--optimizer.learning-rate", "1e-2")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "test accuracy" in done.stdout and "parity passed: 359 images" in done.stdout
+    run = tmp_path / "runs" / "lenet5-digits"
+    expected = {
+        "recipe.json", "environment.json", "history.csv", "best.keras", "last.npz", "metrics.json", "plots", "samples",
+        "model.onnx", "parity.json", "report.html", "log.txt",
+    }  # fmt: skip
+    assert {path.name for path in run.iterdir()} == expected
+    recipe = json.loads((run / "recipe.json").read_text())
+    assert (recipe["epochs"], recipe["batch_size"], recipe["optimizer"]["learning_rate"]) == (2, 128, 1e-2)
+    assert "epoch    2/2" in (run / "log.txt").read_text() and len((run / "history.csv").read_text().splitlines()) == 3
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 3 and "src=\"http" not in page
+
+    # the command that the summary prints
+    printed = done.stdout[done.stdout.index("python -m export predict") :].split()
+    predicted = command("export", *printed[3:])
+    assert predicted.returncode == 0 and predicted.stdout.startswith("runs/lenet5-digits/samples/0_0.png  ")
+    as_json = command("export", "predict", "--json", "--top", 2, run / "model.onnx", run / "samples")
+    rows = [json.loads(line) for line in as_json.stdout.splitlines()]
+    assert len(rows) == 10 and all(len(row["scores"]) == 2 and row["label"] in "0123456789" for row in rows)
+
+    accuracy = json.loads((run / "metrics.json").read_text())["test"]["accuracy"]
+    evaluated = command("kerascv_course.evaluate", run)
+    assert evaluated.returncode == 0 and evaluated.stdout.splitlines()[-1] == f"Accuracy = {accuracy:.4f}"
+    assert json.loads(command("export", "inspect", run / "model.onnx").stdout)["metrics"]["test_accuracy"] == accuracy
+
+    checked = command("export", "check", run)
+    assert checked.returncode == 0 and "parity passed" in checked.stdout
+    assert command("export", run).returncode == 0, "a run can be exported anew"
+    assert json.loads(command("export", "inspect", run / "model.onnx").stdout)["metrics"]["test_accuracy"] == accuracy
+
+    again = command("kerascv_course.train", "--epochs", 1, "--run-dir", run)
+    assert_mended_by_the_user(again, "exists already and is never overwritten")
+    assert (run / "metrics.json").exists()
+
+    other = command("kerascv_course.train", "--resume", run, "--epochs", 3)
+    assert other.returncode == 0 and "resumed after epoch 2" in other.stdout
+    assert_mended_by_the_user(command("kerascv_course.train", "--resume", run, "--seed", 4), "received another seed")
+
+
+def test_a_file_that_fails_the_gate_ends_with_1(command, tiny_run, tmp_path):
+    import onnx
+
+    model = onnx.load(tiny_run / "model.onnx")
+    tensor = next(t for t in model.graph.initializer if len(t.dims) == 4)
+    values = onnx.numpy_helper.to_array(tensor) + 0.01
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, tmp_path / "altered.onnx")
+    done = command("export", "check", tiny_run.path, "--file", tmp_path / "altered.onnx")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "does not give the same answers as Keras" in done.stderr and "differs by" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict", "none.onnx", "x.png"], ["no such file: none.onnx"]),
+        (["predict", "MODEL", "none.png"], ["no such picture: none.png"]),
+        (["predict", "MODEL", "notes.txt"], ["notes.txt is not a picture"]),
+        (["predict", "notes.txt", "notes.txt"], ["is not an ONNX model"]),
+        (["predict", "--top", "0", "MODEL", "notes.txt"], ["--top is 1 or more"]),
+        (["predict"], ["required"]),
+        (["nowhere"], ["nowhere is not a run folder"]),
+        (["inspect", "notes.txt"], ["is not an ONNX model"]),
+    ],
+)
+def test_the_export_command_tells_what_is_wrong(command, tiny_run, tmp_path, arguments, words):
+    (tmp_path / "notes.txt").write_text("hello")
+    done = command("export", *[tiny_run / "model.onnx" if word == "MODEL" else word for word in arguments])
+    assert_mended_by_the_user(done, *words)
+
+
+def test_ctrl_c_ends_with_1_and_says_how_to_go_on(tmp_path):
+    words = [sys.executable, "-u", "-m", "kerascv_course.train", "--epochs", "500"]
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch    2/"):
+            process.send_signal(signal.SIGINT)
+            break
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1 and "Traceback" not in errors
+    assert "interrupted; every finished validation is kept" in errors
+    assert "python -m kerascv_course.train --resume runs/lenet5-digits" in errors
+
+
+def test_own_pictures(command, pictures, tmp_path):
+    broken = pictures / "eins" / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n")
+    arguments = ["folder-classify", "--data-dir", pictures, "--epochs", 1, "--batch-size", 8, "--data.image-size", 16, 16]
+    assert_mended_by_the_user(command("kerascv_course.train", *arguments), "1 of 41 pictures cannot be used", "broken.png")
+    broken.unlink()
+    done = command("kerascv_course.train", *arguments)
+    assert done.returncode == 0, done.stderr
+    picture = tmp_path / "photo.png"
+    Image.new("RGBA", (640, 480), (255, 0, 0, 10)).save(picture)
+    predicted = command("export", "predict", "runs/folder-classify/model.onnx", picture)
+    assert predicted.returncode == 0 and {"null", "eins"} <= set(predicted.stdout.split())

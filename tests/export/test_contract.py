@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from export.contract import KEY, Contract, ContractError, Input, Output, Preprocessing, parse_contract
+from kerascv_course.jsondata import to_json
+
+CONTRACT = Contract(
+    task="classify",
+    name="x",
+    input=Input("image", "uint8", "NHWC", 32, 32, 3, "RGB"),
+    preprocessing=Preprocessing("graph", mean=(0.5,), std=(0.25,)),
+    outputs=(Output("logits", "logits", (2,)), Output("probabilities", "probabilities", (2,))),
+    labels=("Katze", "犬"),
+)
+
+
+def parse(**changes):
+    plain = {**json.loads(to_json(CONTRACT)), **changes}
+    return parse_contract({KEY: json.dumps(plain)}, what="x.onnx")
+
+
+@given(st.lists(st.text(), min_size=2, max_size=2), st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False)))
+def test_labels_of_any_characters_survive(labels, metrics):
+    contract = dataclasses.replace(CONTRACT, labels=tuple(labels), metrics=metrics)
+    assert parse_contract({KEY: to_json(contract)}, what="x") == contract
+
+
+@given(st.text() | st.binary().map(lambda b: b.decode("latin-1")))
+def test_any_text_is_read_or_refused_by_our_own_error(text):
+    with pytest.raises(ContractError):
+        parse_contract({KEY: text}, what="x.onnx")
+
+
+@given(st.data())
+def test_a_contract_with_a_field_changed_is_read_or_refused_by_our_own_error(data):
+    plain = json.loads(to_json(CONTRACT))
+    target = data.draw(st.sampled_from([plain, plain["input"], plain["preprocessing"], plain["outputs"][0]]))
+    key = data.draw(st.sampled_from(sorted(target)))
+    value = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+    target[key] = data.draw(value | st.lists(value, max_size=2) | st.dictionaries(st.text(), value, max_size=2))
+    try:
+        parse_contract({KEY: json.dumps(plain)}, what="x.onnx")
+    except ContractError:
+        pass
+
+
+def test_a_file_without_a_contract_is_refused():
+    with pytest.raises(ContractError, match=r"x\.onnx has no contract .* export the model with export_model"):
+        parse_contract({}, what="x.onnx")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 2}, "has version 2; this reader knows version 1: update it"),
+        ({"labels": ["a"]}, "one label a class"),
+        ({"task": "fly"}, "task is one of 'classify', 'tensor'"),
+        ({"outputs": []}, "one output or more"),
+        ({"outputs": [{"name": "logits", "meaning": "logits", "shape": [2]}]}, "an output of probabilities"),
+        ({"preprocessing": {"where": "graph", "mean": [0.1, 0.2], "std": [1.0]}}, "1 or 3 values of mean, not 2"),
+        ({"preprocessing": {"where": "graph", "mean": [0.1], "std": [0.0]}}, "std above 0"),
+        ({"preprocessing": {"where": "caller", "mean": None, "std": None}}, "both mean and std"),
+        ({"input": {**dataclasses.asdict(CONTRACT.input), "channels": 1}}, "3 channels for RGB, not 1"),
+        ({"input": {**dataclasses.asdict(CONTRACT.input), "height": 0}}, "height and width of 1 or more"),
+        ({"surprise": 1}, "unknown field 'surprise'"),
+    ],
+)
+def test_contracts_that_do_not_hold_together_are_refused(changes, message):
+    with pytest.raises(ContractError, match=message):
+        parse(**changes)
+
+
+def test_a_contract_of_endless_length_is_refused(monkeypatch):
+    monkeypatch.setattr("export.contract.MAX_CHARACTERS", 100)
+    with pytest.raises(ContractError, match="at most 100 are read"):
+        parse()
