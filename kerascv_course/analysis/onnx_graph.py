@@ -13,6 +13,7 @@ from typing import Any
 
 from kerascv_course.analysis.graph import Graph, Kind, Node, Tensor, Window, ordered
 from kerascv_course.analysis.onnx_file import OnnxFile, open_onnx
+from kerascv_course.errors import InputError
 
 __all__ = ["read_onnx"]
 
@@ -94,6 +95,11 @@ class _Reader:
             self._split(node, proto)
             return
         kind, fields = self._describe(proto, node)
+        if kind == "reshape" and known and self.tensors[ins[0]].elements != self.tensors[outs[0]].elements:
+            raise InputError(
+                f"{self.file.path}: {name} reshapes {self.tensors[ins[0]].shape} to {self.tensors[outs[0]].shape}, which does not "
+                "fit one image of this size: was the file exported for a fixed batch size or image size?"
+            )
         if not known:  # parameters are still right, counts that need shapes are not claimed
             kind = "unknown"
         node = node.replace(kind=kind, **fields)

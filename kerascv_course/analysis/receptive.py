@@ -119,7 +119,8 @@ def receptive_fields(graph: Graph) -> tuple[dict[str, Field], tuple[int, ...]]:
             continue
         axes = node.window.axes if node.window else node.axes if node.kind in ("global_pool", "resize") else ()
         if axes and not sources:
-            sources = tuple(f.source for f in before[0] if f.axis in axes)
+            # where an unknown operator came first, axes are taken to have stayed in place
+            sources = tuple(f.source for f in before[0] if (f.source if f.lost else f.axis) in axes)
         after = _step(graph, node, before)
         fields.update(dict.fromkeys(node.outputs, after))
     return fields, sources

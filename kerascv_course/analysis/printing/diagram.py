@@ -34,7 +34,7 @@ class DiagramBlock:
 
     def __str__(self) -> str:
         times = f" ×{self.repeat}" if self.repeat > 1 else ""
-        return f"{self.label}{times} {shape_text(self.shape)}".rstrip()
+        return f"{self.label}{times} {shape_text(self.shape) if self.shape else ''}".rstrip()
 
 
 def block_diagram(summary: Summary) -> tuple[DiagramBlock, ...]:
@@ -53,7 +53,7 @@ def diagram_text(summary: Summary, width: int = 100) -> str:
     """The diagram as text, boxes joined by arrows, lines of at most `width` characters where boxes allow it."""
     lines = [""]
     for at, box in enumerate(block_diagram(summary)):
-        text = str(box) if at == 0 else f" → {str(box) if box.shape else box.label}"
+        text = str(box) if at == 0 else f" → {box}"
         if lines[-1] and len(lines[-1]) + len(text) > width:
             lines.append("  " + text.lstrip())
         else:

@@ -1,0 +1,100 @@
+"""A Keras model and its own ONNX export: parameters to the integer, MACs, connections, neurons and field, for every network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import kerascv_course as kcc
+from kerascv_course.analysis import compare, summarize
+from kerascv_course.registry import model_spec
+
+#: Their dense layers hold most of their weights and take half a minute to convert; the convolutions are what differs.
+WITHOUT_HEAD = {"alexnet", "vgg16", "vgg19"}
+
+
+def perturb(model) -> None:
+    """Vectors that are neither zeros nor ones: converters drop additions of zeros, and a folding error would not show."""
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        if len(variable.shape) == 1:
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+
+
+@pytest.mark.parametrize("name", kcc.list_models())
+def test_totals_of_a_model_and_of_its_export_agree(name, tmp_path):
+    from export import export_model
+
+    spec = model_spec(name)
+    side = 32 if spec.input_shape[0] <= 128 else 64
+    top = {"include_top": False} if name in WITHOUT_HEAD else {}
+    model = kcc.create_model(name, input_shape=(side, side, spec.input_shape[2]), **top)
+    perturb(model)
+    path = export_model(model, tmp_path / "model.onnx", input_dtype="float32", task="tensor")
+    ours, theirs = summarize(model), summarize(path)
+    found = compare(ours, theirs)
+    assert found.agrees, str(found)
+    assert not theirs.unknown
+    assert theirs.receptive_field.size == ours.receptive_field.size
+    # what the file stores is the model's count, less what each batch norm lost on the way
+    norms = sum(4 * n.channels[1] for n in ours.graph.nodes if n.kind == "norm")
+    assert found.keras_parameters == ours.trainable + norms // 2 == model.count_params()
+    assert found.keras_parameters - norms <= found.onnx_parameters <= found.keras_parameters
+    assert found.keras_inference <= found.onnx_parameters
+    assert "they agree" in str(found)
+
+
+def build_all_cases():
+    """Every place a batch norm can stand in."""
+    import keras
+
+    layers = keras.layers
+    x = image = keras.Input((16, 16, 3), name="image")
+    norms = 0
+
+    def norm(x):
+        nonlocal norms
+        norms += 1
+        return layers.ReLU()(layers.BatchNormalization(name=f"norm{norms}")(x))
+
+    x = norm(layers.Conv2D(4, 3, padding="same", use_bias=False)(x))  # folded: 4C become C
+    x = norm(layers.Conv2D(4, 3, padding="same")(x))  # 4C become 2C here, 0 in the normal form
+    x = norm(layers.MaxPooling2D(2)(layers.Conv2D(6, 3, padding="same")(x)))  # behind a pooling: 2C
+    x = layers.Concatenate()([x, layers.Conv2D(5, 1, use_bias=False)(norm(x))])  # before a convolution: 2C
+    x = norm(layers.Cropping2D(((1, 0), (1, 0)))(layers.Conv2DTranspose(4, 3, strides=2)(x)))
+    x = norm(layers.DepthwiseConv2D(3, use_bias=False)(x))
+    x = norm(layers.SeparableConv2D(7, 3)(x))
+    x = norm(layers.Dense(9)(layers.Flatten()(x)))
+    return keras.Model(image, layers.Dense(1)(x))
+
+
+def test_every_kind_of_folding_is_counted(tmp_path):
+    from export import export_model
+
+    model = build_all_cases()
+    perturb(model)
+    found = compare(summarize(model), summarize(export_model(model, tmp_path / "m.onnx", input_dtype="float32", task="tensor")))
+    assert found.agrees, str(found)
+    assert found.batch_norms == 8
+    assert found.batch_norm_channels == 4 + 4 + 6 + 6 + 4 + 4 + 7 + 9
+    assert found.kept == 0 and found.scaled > 0
+
+
+def test_two_different_networks_do_not_agree(tmp_path):
+    from export import export_model
+
+    model, other = kcc.create_model("lenet5"), kcc.create_model("lenet5", num_classes=11)
+    perturb(other)
+    found = compare(summarize(model), summarize(export_model(other, tmp_path / "m.onnx", input_dtype="float32", task="tensor")))
+    assert not found.agrees
+    assert "THEY DIFFER" in str(found)
+
+
+def test_preprocessing_in_the_file_is_no_parameter(tmp_path):
+    from export import export_model
+
+    model = kcc.create_model("tdt4265_base")
+    perturb(model)
+    statistics = ((0.5, 0.4, 0.3), (0.25, 0.2, 0.1))
+    path = export_model(model, tmp_path / "m.onnx", input_dtype="uint8", preprocessing=statistics)
+    assert summarize(path).parameters == 390_410
