@@ -6,7 +6,10 @@ Nothing here opens a pickle: PyTorch's .pt and .pth files are refused by name, a
 from __future__ import annotations
 
 import io
+import logging
+import os
 import re
+import socket
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +33,7 @@ def read_source(source: str | Path) -> Arrays:
 
     Args:
         source: a .safetensors, .npz, .weights.h5 or .keras file, or ``owner/name`` of a model on the Hugging Face hub, of which
-            the file model.safetensors is fetched and cached.
+            the file model.safetensors is fetched, and taken from the client's cache from then on.
 
     Returns:
         Arrays by their names in the source; Keras's own files give ``layer/number of the variable``.
@@ -120,6 +123,16 @@ def _variables(group: Any, top: bool = True) -> Iterator[tuple[str, np.ndarray]]
             yield f"{layer}/{number}", np.asarray(array)
 
 
+def _require_network() -> None:
+    """Fail at once where the hub's name cannot be looked up; its client would try again for half a minute."""
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
+    if host and not getproxies():
+        socket.getaddrinfo(host, None)
+
+
 def _fetch(name: str) -> Path:
     try:
         from huggingface_hub import hf_hub_download
@@ -129,6 +142,11 @@ def _fetch(name: str) -> Path:
             f"{HUB_FILE} and give that file"
         ) from error
     try:
+        return Path(hf_hub_download(name, HUB_FILE, local_files_only=True))
+    except Exception as error:  # not in the cache: ask the hub
+        logging.getLogger(__name__).debug("%s is not cached: %s", name, error)
+    try:
+        _require_network()
         return Path(hf_hub_download(name, HUB_FILE))
     except Exception as error:  # the client's errors come from several libraries
         lines = str(error).strip().splitlines() or [""]

@@ -101,7 +101,6 @@ CASES: dict[str, tuple[str, tuple[int, int, int], dict[str, Any], Any]] = {
     "resnet18": ("resnet18", (49, 64, 3), {}, lambda: reference.ResNet(10, (2, 2, 2, 2), False, None)),
     "resnet34": ("resnet34", (64, 49, 3), {}, lambda: reference.ResNet(10, (3, 4, 6, 3), False, None)),
     "resnet50": ("resnet50", (50, 45, 3), {}, lambda: reference.ResNet(10, (3, 4, 6, 3), True, None)),
-    "resnet50-cifar": ("resnet50", (16, 17, 3), {"stem": "cifar"}, lambda: reference.ResNet(10, (3, 4, 6, 3), True, 1)),
     "resnet18_cifar": ("resnet18_cifar", (15, 16, 3), {}, lambda: reference.ResNet(10, (2, 2, 2, 2), False, 3)),
     "resnet18_cifar-1": (
         "resnet18_cifar",

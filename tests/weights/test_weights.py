@@ -279,32 +279,54 @@ def hub(monkeypatch: pytest.MonkeyPatch, download: Any) -> None:
     module = types.ModuleType("huggingface_hub")
     module.hf_hub_download = download  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    monkeypatch.setattr("kerascv_course.weights.sources.socket.getaddrinfo", lambda host, port: [])
 
 
-@pytest.mark.parametrize("prefix", ["", "hf-hub:"])
-def test_hub_name(prefix: str, monkeypatch: pytest.MonkeyPatch, state: dict[str, np.ndarray], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("prefix", "cached"), [("", False), ("hf-hub:", True)])
+def test_hub_name(
+    prefix: str, cached: bool, monkeypatch: pytest.MonkeyPatch, state: dict[str, np.ndarray], tmp_path: Path
+) -> None:
     safetensors = pytest.importorskip("safetensors.numpy", reason="extra [pretrained]")
     safetensors.save_file(torch_state(state), tmp_path / "model.safetensors")
     asked = []
 
-    def download(name: str, file: str) -> str:
-        asked.append((name, file))
+    def download(name: str, file: str, local_files_only: bool = False) -> str:
+        asked.append((name, file, local_files_only))
+        if local_files_only and not cached:
+            raise FileNotFoundError("not cached")
         return str(tmp_path / file)
 
     hub(monkeypatch, download)
     model = small()
     report = load_weights(model, f"{prefix}timm/model1.in_course")
-    assert asked == [("timm/model1.in_course", "model.safetensors")]
+    entry = ("timm/model1.in_course", "model.safetensors")
+    assert asked == ([(*entry, True)] if cached else [(*entry, True), (*entry, False)])
     assert report.source == f"{prefix}timm/model1.in_course"
     assert_same(state_of(model), state)
 
 
 def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(name: str, file: str) -> str:
-        raise ConnectionError("no route to host")
+    def download(name: str, file: str, local_files_only: bool = False) -> str:
+        raise ConnectionError("not cached" if local_files_only else "no route to host")
 
     hub(monkeypatch, download)
     with pytest.raises(DataError, match=r"could not be fetched from the hub .*no route to host.*give its path"):
+        load_weights(small(), "timm/resnet18.tv_in1k")
+
+
+def test_without_a_network_it_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(name: str, file: str, local_files_only: bool = False) -> str:
+        if not local_files_only:
+            pytest.fail("the client would try again and again")
+        raise FileNotFoundError("not cached")
+
+    def unknown(host: str, port: None) -> None:
+        raise OSError(f"{host} is unknown")
+
+    hub(monkeypatch, download)
+    monkeypatch.setattr("kerascv_course.weights.sources.socket.getaddrinfo", unknown)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    with pytest.raises(DataError, match=r"huggingface.co is unknown.*give its path"):
         load_weights(small(), "timm/resnet18.tv_in1k")
 
 
