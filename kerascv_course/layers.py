@@ -14,6 +14,7 @@ from kerascv_course.lazy import keras
 
 __all__ = [
     "Activation",
+    "Initializer",
     "activate",
     "batch_norm",
     "classifier",

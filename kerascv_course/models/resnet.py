@@ -12,7 +12,7 @@ import re
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from kerascv_course.layers import activate, classifier, conv_bn_relu, max_pool
+from kerascv_course.layers import Initializer, activate, classifier, conv_bn_relu, max_pool
 from kerascv_course.lazy import keras
 from kerascv_course.options import Range, Share
 from kerascv_course.registry import register_model
@@ -30,6 +30,7 @@ def residual_block(
     bias: bool = False,
     project: bool | None = None,
     relu_last: bool = True,
+    init: Initializer = "he",
     name: str,
 ) -> Any:
     """A residual block (He et al. 2016, figure 5): (N, H, W, C) to (N, ⌈H/stride⌉, ⌈W/stride⌉, filters, or 4·filters).
@@ -43,6 +44,7 @@ def residual_block(
         bias: convolutions have biases.
         project: the shortcut is a 1×1 convolution with batch norm; None: where the shape changes only.
         relu_last: one ReLU after the sum; False: one on each branch's end and none after the sum.
+        init: how the convolutions start.
         name: prefix of all layers.
     """
     kernels = (1, 3, 1) if bottleneck else (3, 3)
@@ -59,10 +61,13 @@ def residual_block(
             stride=stride if index == (1 if stride_in_first else 2) else 1,
             bias=bias,
             relu=index < len(kernels) or not relu_last,
+            init=init,
             name=f"{name}_conv{index}",
         )
     if project:
-        shortcut = conv_bn_relu(shortcut, widths[-1], 1, stride=stride, bias=bias, relu=not relu_last, name=f"{name}_shortcut")
+        shortcut = conv_bn_relu(
+            shortcut, widths[-1], 1, stride=stride, bias=bias, relu=not relu_last, init=init, name=f"{name}_shortcut"
+        )
     x = keras.layers.Add(name=f"{name}_add")([main, shortcut])
     return activate(x, name=f"{name}_relu") if relu_last else x
 
@@ -201,7 +206,7 @@ def resnet50_cose474(
 
     Departures from the paper, as the course's starter code has them: convolutions have biases, the *last* block of a stage
     reduces, in its first 1×1 convolution, each branch ends in a ReLU and none follows the sum (both terms are ≥ 0, so it would
-    change nothing).
+    change nothing), and weights start from Glorot's uniform distribution.
 
     Args:
         image: float tensor (N, H, W, C); 32×32×3 in the course.
@@ -211,7 +216,7 @@ def resnet50_cose474(
         include_top: False: the pooled feature vector, without the dense layer.
     """
     # 32×32 -> 16×16×64 -> 8×8
-    x = conv_bn_relu(image, 64, 7, stride=2, bias=True, name="stem_conv")
+    x = conv_bn_relu(image, 64, 7, stride=2, bias=True, init="glorot", name="stem_conv")
     x = max_pool(x, 3, padding=1, name="stem_pool")
     # 8×8×64 -> 4×4×256 -> 2×2×512 -> 2×2×1024
     for stage, (filters, depth, stride) in enumerate(((64, 3, 2), (128, 4, 2), (256, 6, 1)), start=1):
@@ -224,6 +229,7 @@ def resnet50_cose474(
                 bias=True,
                 project=True if shortcut == "always" else None,
                 relu_last=False,
+                init="glorot",
                 name=f"stage{stage}_block{block}",
             )
     x = keras.layers.GlobalAveragePooling2D(keepdims=True, name="pool")(x)
