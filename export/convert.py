@@ -11,7 +11,7 @@ import keras
 import onnx
 
 from export.contract import KEY, Contract, Input, Output, Preprocessing
-from export.optimize import collapse_nearest_upsampling
+from export.optimize import optimize_graph
 from export.runtime import OnnxModel
 from kerascv_course.environment import package_versions, quiet_stderr
 from kerascv_course.errors import CourseError, InputError
@@ -204,7 +204,7 @@ def _convert(serving: keras.Model, spec: Input, opset: int) -> onnx.ModelProto:
     if complaints.messages:
         raise ExportError(f"{serving.name} cannot be converted to ONNX: {'; '.join(complaints.messages)[:500]}")
     _name_outputs(proto, sorted(serving.output))
-    return collapse_nearest_upsampling(proto)
+    return optimize_graph(proto)
 
 
 def _graph_outputs(proto: onnx.ModelProto) -> list[str]:

@@ -39,7 +39,8 @@ def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
             # "from package import module" imports the module
-            found |= {f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in MODULES else node.module for alias in node.names}
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in names}
     return found
 
 
@@ -75,7 +76,9 @@ def test_the_predictor_needs_numpy_onnxruntime_and_pillow_only(module):
     assert roots <= {"numpy", "onnxruntime", "PIL"}
 
 
-@pytest.mark.parametrize("module", ["kerascv_course", "kerascv_course.train", "kerascv_course.evaluate", "kerascv_course.recipes"])
+@pytest.mark.parametrize(
+    "module", ["kerascv_course", "kerascv_course.train", "kerascv_course.evaluate", "kerascv_course.recipes"]
+)
 def test_listing_and_help_import_no_tensorflow(module):
     roots = {name.split(".")[0] for name in reached(module)}
     assert not roots & {"keras", "tensorflow", "sklearn", "matplotlib", "onnx", "onnxruntime", "numpy"}
@@ -88,14 +91,20 @@ def test_models_import_only_what_networks_are_made_of(module):
     assert ours <= allowed
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if is_within(name, "kerascv_course.data", "kerascv_course.training")])
+@pytest.mark.parametrize(
+    "module", [name for name in MODULES if is_within(name, "kerascv_course.data", "kerascv_course.training")]
+)
 def test_data_and_training_do_not_import_models(module):
-    assert not {name for name in imports(MODULES[module]) if is_within(name, "kerascv_course.models", "kerascv_course.registry")}
+    assert not {
+        name for name in imports(MODULES[module]) if is_within(name, "kerascv_course.models", "kerascv_course.registry")
+    }
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if is_within(name, "kerascv_course.analysis")])
 def test_analysis_imports_no_model_family(module):
-    assert not {name for name in imports(MODULES[module]) if is_within(name, "kerascv_course.models", "kerascv_course.registry")}
+    assert not {
+        name for name in imports(MODULES[module]) if is_within(name, "kerascv_course.models", "kerascv_course.registry")
+    }
 
 
 @pytest.mark.parametrize("module", list(MODULES))

@@ -93,7 +93,8 @@ class Classify:
 
     def build(self, recipe: Recipe, info: DataInfo) -> keras.Model:
         """A network of the registry behind its normalisation: uint8 images to logits."""
-        network = create_model(recipe.model, len(info.labels), info.image_shape, **recipe.model_options)
+        options: dict[str, Any] = dict(recipe.model_options)
+        network = create_model(recipe.model, len(info.labels), info.image_shape, **options)
         return normalized(network, recipe.data.normalize_mean, recipe.data.normalize_std)
 
     def compile_arguments(self, recipe: Recipe) -> dict[str, Any]:

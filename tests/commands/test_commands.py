@@ -57,7 +57,18 @@ def test_help_and_lists_import_no_tensorflow(arguments):
 
 def test_predict_imports_numpy_onnxruntime_and_pillow_only(tiny_run):
     """In a Python where every other package of ours cannot be imported."""
-    blocked = ("tensorflow", "keras", "onnx", "tf2onnx", "tyro", "sklearn", "matplotlib", "jinja2", "tqdm", "tensorflow_datasets")
+    blocked = (
+        "tensorflow",
+        "keras",
+        "onnx",
+        "tf2onnx",
+        "tyro",
+        "sklearn",
+        "matplotlib",
+        "jinja2",
+        "tqdm",
+        "tensorflow_datasets",
+    )
     code = (
         f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\n"
         "from export.__main__ import main\nsys.exit(main(sys.argv[1:]))"
@@ -111,7 +122,7 @@ def test_train_evaluate_check_predict_inspect(command, tmp_path, pictures):
     assert (recipe["epochs"], recipe["batch_size"], recipe["optimizer"]["learning_rate"]) == (2, 128, 1e-2)
     assert "epoch    2/2" in (run / "log.txt").read_text() and len((run / "history.csv").read_text().splitlines()) == 3
     page = (run / "report.html").read_text()
-    assert page.count("data:image/png;base64,") >= 3 and "src=\"http" not in page
+    assert page.count("data:image/png;base64,") >= 3 and 'src="http' not in page
 
     # the command that the summary prints
     printed = done.stdout[done.stdout.index("python -m export predict") :].split()
@@ -174,7 +185,9 @@ def test_the_export_command_tells_what_is_wrong(command, tiny_run, tmp_path, arg
 
 def test_ctrl_c_ends_with_1_and_says_how_to_go_on(tmp_path):
     words = [sys.executable, "-u", "-m", "kerascv_course.train", "--epochs", "500"]
-    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    process = subprocess.Popen(
+        words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("epoch    2/"):

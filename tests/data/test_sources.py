@@ -69,7 +69,7 @@ def test_folders_that_cannot_be_used(pictures, tmp_path):
     with pytest.raises(DataError, match="no such data folder"):
         load(Data("folder"), tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds one folder a class, two or more; .* holds 0"):
+    with pytest.raises(DataError, match=r"holds one folder a class, two or more; .* holds 0"):
         load(Data("folder"), tmp_path / "empty")
     for name in "ab":
         (tmp_path / "bare" / name).mkdir(parents=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 
@@ -25,7 +26,9 @@ def parse(**changes):
     return parse_contract({KEY: json.dumps(plain)}, what="x.onnx")
 
 
-@given(st.lists(st.text(), min_size=2, max_size=2), st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False)))
+@given(
+    st.lists(st.text(), min_size=2, max_size=2), st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False))
+)
 def test_labels_of_any_characters_survive(labels, metrics):
     contract = dataclasses.replace(CONTRACT, labels=tuple(labels), metrics=metrics)
     assert parse_contract({KEY: to_json(contract)}, what="x") == contract
@@ -44,10 +47,8 @@ def test_a_contract_with_a_field_changed_is_read_or_refused_by_our_own_error(dat
     key = data.draw(st.sampled_from(sorted(target)))
     value = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
     target[key] = data.draw(value | st.lists(value, max_size=2) | st.dictionaries(st.text(), value, max_size=2))
-    try:
+    with contextlib.suppress(ContractError):
         parse_contract({KEY: json.dumps(plain)}, what="x.onnx")
-    except ContractError:
-        pass
 
 
 def test_a_file_without_a_contract_is_refused():

@@ -73,7 +73,9 @@ def test_the_graph_has_named_inputs_outputs_and_batch(tiny_run):
 
 
 def test_a_bare_network_takes_uint8_by_default(network, noise, tmp_path):
-    path = export_model(network, tmp_path / "x.onnx", labels=list("abcdefghij"), preprocessing=((0.4, 0.5, 0.6), (0.2, 0.3, 0.4)))
+    path = export_model(
+        network, tmp_path / "x.onnx", labels=list("abcdefghij"), preprocessing=((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+    )
     assert check_parity(network, path, noise).ok
     labels, scores = OnnxModel(path).predict(noise)
     expected = network.predict((noise / 255 - (0.4, 0.5, 0.6)) / (0.2, 0.3, 0.4), verbose=0)
@@ -247,7 +249,11 @@ def test_a_contract_that_does_not_fit_the_graph_is_refused(tiny_run, tmp_path):
 
 
 def test_images_of_another_shape_or_type_are_refused(served, tiny_run):
-    for images in (np.zeros((2, 28, 28, 1), np.uint8), np.zeros((2, 32, 32, 1), np.float32), np.zeros((0, 32, 32, 1), np.uint8)):
+    for images in (
+        np.zeros((2, 28, 28, 1), np.uint8),
+        np.zeros((2, 32, 32, 1), np.float32),
+        np.zeros((0, 32, 32, 1), np.uint8),
+    ):
         with pytest.raises(InputError, match="check_parity takes uint8 images"):
             check_parity(served, tiny_run / "model.onnx", images)
 

@@ -71,7 +71,12 @@ def stop(monkeypatch, method, when, error):
 
 def test_ctrl_c_in_mid_epoch(recipe, uninterrupted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        stop(patch, "on_train_batch_end", lambda keeper, batch: len(keeper.progress.history) == 3 and batch == 1, KeyboardInterrupt)
+        stop(
+            patch,
+            "on_train_batch_end",
+            lambda keeper, batch: len(keeper.progress.history) == 3 and batch == 1,
+            KeyboardInterrupt,
+        )
         with pytest.raises(Interrupted, match=r"every finished validation is kept.*--resume"):
             run_recipe(recipe, tmp_path / "run")
     assert len(figures(Run(tmp_path / "run"))) == 3
@@ -130,7 +135,7 @@ def test_a_stop_before_the_first_checkpoint(recipe, uninterrupted, tmp_path, mon
 
 
 def test_more_epochs_go_on_where_the_run_ended(recipe, uninterrupted, tmp_path):
-    """"250 + 1" epochs: with a rate that does not depend on the number of epochs, two plus one equal three."""
+    """ "250 + 1" epochs: with a rate that does not depend on the number of epochs, two plus one equal three."""
     constant = dataclasses.replace(recipe, schedule=type(recipe.schedule)())
     three = run_recipe(constant, tmp_path / "three").run
     two = run_recipe(dataclasses.replace(constant, epochs=2), tmp_path / "two").run

@@ -52,7 +52,10 @@ def test_writing_is_whole_or_not_at_all(tmp_path):
     path = tmp_path / "file.txt"
     with write_beside(path) as temporary:
         temporary.write_text("old")
-    with pytest.raises(WriteError, match=r"the disk is full; what was there before is unchanged"), write_beside(path) as temporary:
+    with (
+        pytest.raises(WriteError, match=r"the disk is full; what was there before is unchanged"),
+        write_beside(path) as temporary,
+    ):
         temporary.write_text("half of the n")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert path.read_text() == "old"

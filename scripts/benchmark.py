@@ -1,0 +1,127 @@
+"""Benchmarks. ``python scripts/benchmark.py models`` writes docs/models.md.
+
+Everything that is compared is built first and then timed in turns, round after round, so that a slow spell of the machine meets
+all alike; medians are reported, with the machine named.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import tyro
+
+from kerascv_course.environment import describe_machine, package_versions, start_tensorflow
+from kerascv_course.files import write_beside
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Candidate:
+    """One network with its timed parts; seconds a call are collected in `seconds`."""
+
+    name: str
+    shape: tuple[int, ...]
+    parameters: int
+    macs: int
+    training_batch: int
+    parts: dict[str, Callable[[], Any]]
+    seconds: dict[str, list[float]]
+
+
+def models(pattern: str = "*", rounds: int = 3, output: Path = ROOT / "docs" / "models.md") -> None:
+    """Parameters, MACs, training images/s and ONNX latency of every network, at its default input.
+
+    Args:
+        pattern: shell pattern of the names.
+        rounds: times that each part is measured, after one call that is not.
+        output: Markdown file.
+    """
+    start_tensorflow()
+    from kerascv_course import list_models
+
+    with tempfile.TemporaryDirectory() as folder:
+        candidates = []
+        for name in list_models(pattern):
+            candidates.append(_candidate(name, Path(folder)))
+            print(f"built {name}", flush=True)
+        for round_number in range(rounds + 1):
+            for candidate in candidates:
+                for part, call in candidate.parts.items():
+                    started = time.perf_counter()
+                    call()
+                    if round_number:  # the first call traces and allocates
+                        candidate.seconds[part].append(time.perf_counter() - started)
+            print(f"round {round_number} of {rounds}", flush=True)
+    text = _table(candidates, rounds)
+    with write_beside(output) as path:
+        path.write_text(text, encoding="utf-8")
+    print(text)
+
+
+def _candidate(name: str, folder: Path) -> Candidate:
+    import keras
+
+    from export import export_model
+    from export.runtime import open_session
+    from kerascv_course import create_model
+    from kerascv_course.analysis import summarize
+    from kerascv_course.registry import model_spec
+
+    model = create_model(name)
+    shape = model_spec(name).input_shape
+    summary = summarize(model)
+    session = open_session(export_model(model, folder / f"{name}.onnx"))
+    (folder / f"{name}.onnx").unlink()
+
+    # As a trainer would: a compiled step over a batch that is in memory, large inputs in smaller batches.
+    batch = 64 if max(shape[:2]) <= 64 else 8
+    rng = np.random.default_rng(0)
+    pixels = {size: rng.integers(0, 256, (size, *shape), np.uint8) for size in (1, 64)}
+    images = keras.ops.convert_to_tensor(rng.random((batch, *shape), np.float32))
+    targets = keras.ops.zeros((batch, *model.output_shape[1:-1]), "int32")
+    model.compile(keras.optimizers.SGD(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    parts = {
+        "train": lambda: model.train_on_batch(images, targets),
+        "batch 1": lambda: session.run(None, {"image": pixels[1]}),
+        "batch 64": lambda: session.run(None, {"image": pixels[64]}),
+    }
+    return Candidate(name, shape, summary.trainable, summary.macs or 0, batch, parts, {part: [] for part in parts})
+
+
+def _table(candidates: list[Candidate], rounds: int) -> str:
+    machine = describe_machine()
+    versions = package_versions()
+    lines = [
+        "# The networks, measured",
+        "",
+        "Trainable parameters and multiply-accumulates of one image, training speed (`train_on_batch`, float32, SGD) and latency of",
+        "the exported file (onnxruntime, uint8 in, one call of 1 and of 64 images), each network at its default input.",
+        "",
+        f"Made by `python scripts/benchmark.py models` on {datetime.now(UTC):%Y-%m-%d}: {machine['processor']}, "
+        f"{machine['cores']} cores, {', '.join(machine['gpus']) or 'no GPU'}; tensorflow {versions['tensorflow']}, keras {versions['keras']}, onnxruntime "
+        f"{versions.get('onnxruntime-gpu') or versions.get('onnxruntime')}; random weights, medians of {rounds} interleaved rounds.",
+        "",
+        "| network | input | parameters | MACs | training images/s (batch) | ONNX batch 1, ms | ONNX batch 64, ms |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for one in candidates:
+        seconds = {part: median(values) for part, values in one.seconds.items()}
+        lines.append(
+            f"| `{one.name}` | {'×'.join(map(str, one.shape))} | {one.parameters:,} | {one.macs / 1e6:,.1f} M "
+            f"| {one.training_batch / seconds['train']:,.1f} ({one.training_batch}) "
+            f"| {1e3 * seconds['batch 1']:,.2f} | {1e3 * seconds['batch 64']:,.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    tyro.extras.subcommand_cli_from_dict({"models": models}, prog="python scripts/benchmark.py")
