@@ -1,10 +1,11 @@
-"""Rewrites of an exported ONNX graph that leave its results as they are, to the bit.
+"""Rewrites of an exported ONNX graph that leave its results as they are.
 
 Only onnx and NumPy are imported at the top.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import permutations
 from typing import NamedTuple
@@ -14,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-__all__ = ["collapse_nearest_upsampling", "optimize_graph"]
+__all__ = ["collapse_nearest_upsampling", "fold_crops", "optimize_graph"]
 
 #: Operators that move values without changing them: what TensorFlow's repeat is made of.
 _MOVERS = {"Unsqueeze", "Squeeze", "Tile", "Expand", "Reshape", "Transpose", "Identity"}
@@ -32,7 +33,10 @@ class _Match(NamedTuple):
 
 
 def optimize_graph(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Every rewrite that a fresh conversion gains from: up-samplings collapsed, and the transposes around them taken out.
+    """Every rewrite that a fresh conversion gains from.
+
+    Crops become the padding of the transposed convolution before them, up-samplings become one node, and the transposes around
+    those are taken out.
 
     Args:
         model: as `tf2onnx.convert` gives it; it is left as it is.
@@ -40,9 +44,10 @@ def optimize_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     Returns:
         A new model with the same inputs and outputs, or the given one where there was nothing to do.
     """
-    collapsed = collapse_nearest_upsampling(model)
-    if len(collapsed.graph.node) == len(model.graph.node):
-        return model
+    folded = fold_crops(model)
+    collapsed = collapse_nearest_upsampling(folded)
+    if len(collapsed.graph.node) == len(folded.graph.node):
+        return folded
     # tf2onnx moves transposes through the graph until they meet and cancel; the chains stood in their way before.
     from tf2onnx.graph import GraphUtil
 
@@ -54,6 +59,65 @@ def optimize_graph(model: onnx.ModelProto) -> onnx.ModelProto:
             return collapsed
         ours.type.CopyFrom(theirs.type)
     return tidied
+
+
+def fold_crops(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Make a crop of height and width after a transposed convolution that convolution's padding, which never computes the rim.
+
+    Args:
+        model: an ONNX model; it is left as it is.
+
+    Returns:
+        A new model, or the given one where there is nothing to fold.
+    """
+    producers = {name: index for index, node in enumerate(model.graph.node) for name in node.output}
+    readers = Counter(name for node in model.graph.node for name in _inputs(node))
+    readers.update(output.name for output in model.graph.output)
+    constants = {entry.name: entry for entry in model.graph.initializer}
+    crops = {}
+    for index, node in enumerate(model.graph.node):
+        source = producers.get(node.input[0]) if node.op_type == "Slice" else None
+        if source is not None and model.graph.node[source].op_type == "ConvTranspose" and readers[node.input[0]] == 1:
+            pads = _cropped_pads(model.graph.node[source], [constants.get(name) for name in node.input[1:]])
+            if pads:
+                crops[index] = source, pads
+    if not crops:
+        return model
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for index, (source, pads) in crops.items():
+        node = result.graph.node[source]
+        kept = [attribute for attribute in node.attribute if attribute.name not in ("pads", "auto_pad")]
+        del node.attribute[:]
+        node.attribute.extend([*kept, helper.make_attribute("pads", pads)])
+        node.output[0] = result.graph.node[index].output[0]
+    for index in sorted(crops, reverse=True):
+        del result.graph.node[index]
+    _prune(result.graph)
+    return result
+
+
+def _cropped_pads(node: onnx.NodeProto, arguments: list[onnx.TensorProto | None]) -> list[int] | None:
+    """Pads of a two-dimensional ConvTranspose that do what a Slice with these starts, ends, axes and steps does after it."""
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    plain = attributes.get("auto_pad", b"NOTSET") == b"NOTSET" and not {"output_shape", "output_padding"} & set(attributes)
+    if not plain or len(arguments) < 2 or None in arguments:
+        return None
+    starts, ends, *rest = (numpy_helper.to_array(tensor).tolist() for tensor in arguments if tensor is not None)
+    axes = rest[0] if rest else list(range(len(starts)))
+    if len(rest) > 1 and set(rest[1]) != {1}:
+        return None
+    pads = list(attributes.get("pads", [0, 0, 0, 0]))
+    if len(pads) != 4:
+        return None
+    for axis, start, end in zip(axes, starts, ends, strict=True):
+        open_end = end >= 2**31 - 1
+        if start < 0 or not (open_end or end < 0) or (axis not in (2, 3) and (start, open_end) != (0, True)):
+            return None
+        if axis in (2, 3):
+            pads[axis - 2] += start
+            pads[axis] += 0 if open_end else -end
+    return pads
 
 
 def collapse_nearest_upsampling(model: onnx.ModelProto) -> onnx.ModelProto:

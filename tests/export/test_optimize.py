@@ -12,7 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import kerascv_course as kcc
-from export.optimize import collapse_nearest_upsampling, optimize_graph
+from export.optimize import collapse_nearest_upsampling, fold_crops, optimize_graph
 
 
 def convert(model: Any, opset: int = 17) -> onnx.ModelProto:
@@ -98,6 +98,51 @@ def test_two_in_a_row_and_a_branch() -> None:
     assert operators(after)["Tile"] == 0 and operators(after)["Resize"] in (2, 3)
     images = np.random.default_rng(0).random((2, 4, 4, 2), dtype=np.float32)
     np.testing.assert_array_equal(run(after, images), run(before, images))
+
+
+@pytest.mark.parametrize("kernel", range(2, 8))
+def test_crops_become_padding(kernel: int) -> None:
+    """Odd kernels lose one row more before than after, even ones as many; kernel 2 loses none."""
+    model = disturb(kcc.create_model("unet_colorizer", 5, (12, 16, 3), filters=4, kernel=kernel))
+    before = convert(model)
+    after = fold_crops(before)
+    assert operators(before)["Slice"] == (0 if kernel == 2 else 2)
+    assert operators(after)["Slice"] == 0
+    for node in after.graph.node:
+        if node.op_type == "ConvTranspose":
+            pads = next(list(attribute.ints) for attribute in node.attribute if attribute.name == "pads")
+            assert pads == [(kernel - 1) // 2, (kernel - 1) // 2, (kernel - 2) // 2, (kernel - 2) // 2]
+    images = np.random.default_rng(0).random((3, 12, 16, 3), dtype=np.float32)
+    np.testing.assert_allclose(run(after, images), run(before, images), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(run(optimize_graph(before), images), model.predict_on_batch(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("starts", "ends", "axes", "steps"),
+    [
+        ([0, 1], [4, 4], [2, 3], [1, 1]),  # a fixed end: how much it cuts depends on the size
+        ([-3, 0], [2**31 - 1, 2**31 - 1], [2, 3], [1, 1]),
+        ([1, 0], [2**31 - 1, 2**31 - 1], [1, 3], [1, 1]),  # channels
+        ([1, 0], [2**31 - 1, 2**31 - 1], [2, 3], [2, 1]),
+    ],
+)
+def test_other_slices_stay(starts: list[int], ends: list[int], axes: list[int], steps: list[int]) -> None:
+    arguments = {"starts": starts, "ends": ends, "axes": axes, "steps": steps}
+    graph = helper.make_graph(
+        [
+            helper.make_node("ConvTranspose", ["image", "w"], ["up"], strides=[2, 2]),
+            helper.make_node("Slice", ["up", *arguments], ["out"]),
+        ],
+        "slice",
+        [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["n", 2, 3, 3])],
+        [helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)],
+        [
+            numpy_helper.from_array(np.ones((2, 2, 3, 3), np.float32), "w"),
+            *(numpy_helper.from_array(np.array(value, np.int64), name) for name, value in arguments.items()),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    assert fold_crops(model) is model
 
 
 @pytest.mark.parametrize("repeats", [[1, 1, 2, 2], [2, 1, 1, 1]])
