@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -25,8 +26,15 @@ def evaluate(run: Annotated[Path, tyro.conf.Positional], data_dir: Path | None =
 
     metrics = evaluate_run(Run.open(run), data_dir=data_dir)
     for split, figures in metrics.items():
-        print(f"{split:<10}  images {figures['images']:>6,}  loss {figures['loss']:.4f}  accuracy {figures['accuracy']:.4f}")
-    print(f"Accuracy = {metrics['test']['accuracy']:.4f}")
+        numbers = (f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value:,}" for key, value in scalars(figures))
+        print(f"{split:<12}" + "  ".join(numbers))
+    if "accuracy" in metrics["test"]:
+        print(f"Accuracy = {metrics['test']['accuracy']:.4f}")
+
+
+def scalars(figures: Mapping[str, Any]) -> list[tuple[str, int | float]]:
+    """The plain numbers among a split's figures."""
+    return [(key, value) for key, value in figures.items() if isinstance(value, int | float)]
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from kerascv_course import plots
 from kerascv_course.data import DataInfo, Splits, load
 from kerascv_course.environment import describe_environment, package_versions
 from kerascv_course.errors import CourseError, InputError
+from kerascv_course.files import write_beside
 from kerascv_course.recipe import Recipe
 from kerascv_course.run_page import write_run_page
 from kerascv_course.tasks import Task, get_task
@@ -96,8 +97,8 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, data_dir: Path | None = None, r
                 f"interrupted; every finished validation is kept. Go on with: python -m kerascv_course.train --resume {run.path}"
             ) from None
         model = load_best(run)
-        metrics = measure(run, recipe, task, model, splits, info, progress)
-        draw(run, recipe, task, model, splits, info, progress, metrics)
+        metrics = measure(run, task, model, splits, info, progress)
+        draw(run, task, model, splits, info, progress, metrics)
         sample = write_samples(run, splits, info)
         if recipe.export.enabled:
             export_run(run, recipe, task, model, splits, info, metrics)
@@ -183,6 +184,7 @@ def measure(
         "metrics.json",
         {
             **metrics,
+            "headline": task.headline(metrics),
             "best_epoch": progress.history[progress.best]["epoch"],
             "epochs": progress.history[-1]["epoch"],
             "training_seconds": round(sum(row["seconds"] for row in progress.history), 1),
@@ -195,7 +197,6 @@ def measure(
 
 def draw(
     run: Run,
-    recipe: Recipe,
     task: Task,
     model: keras.Model,
     splits: Splits,
@@ -205,7 +206,7 @@ def draw(
 ) -> None:
     """Write plots/: the learning curves and the task's own figures."""
     best = progress.history[progress.best]["epoch"]
-    run.write_figure("plots/learning_curves.png", plots.learning_curves(progress.history, "accuracy", best))
+    run.write_figure("plots/learning_curves.png", plots.learning_curves(progress.history, task.curve, best))
     for name, figure in task.figures(model, splits, info, metrics).items():
         run.write_figure(f"plots/{name}.png", figure)
 
@@ -222,10 +223,9 @@ def write_samples(run: Run, splits: Splits, info: DataInfo, count: int = 10) -> 
         if len(found):
             image = splits.test.images[found[0]]
             safe = re.sub(r"[^\w-]+", "_", label) or "class"
-            path = run / f"samples/{target}_{safe}.png"
-            path.parent.mkdir(exist_ok=True)
-            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
-            paths.append(path)
+            paths.append(run / f"samples/{target}_{safe}.png")
+            with write_beside(paths[-1]) as path:
+                Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
     return paths[0]
 
 

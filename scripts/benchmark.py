@@ -107,7 +107,8 @@ def _table(candidates: list[Candidate], rounds: int) -> str:
         "the exported file (onnxruntime, uint8 in, one call of 1 and of 64 images), each network at its default input.",
         "",
         f"Made by `python scripts/benchmark.py models` on {datetime.now(UTC):%Y-%m-%d}: {machine['processor']}, "
-        f"{machine['cores']} cores, {', '.join(machine['gpus']) or 'no GPU'}; tensorflow {versions['tensorflow']}, keras {versions['keras']}, onnxruntime "
+        f"{machine['cores']} cores, {', '.join(machine['gpus']) or 'no GPU'}; "
+        f"tensorflow {versions['tensorflow']}, keras {versions['keras']}, onnxruntime "
         f"{versions.get('onnxruntime-gpu') or versions.get('onnxruntime')}; random weights, medians of {rounds} interleaved rounds.",
         "",
         "| network | input | parameters | MACs | training images/s (batch) | ONNX batch 1, ms | ONNX batch 64, ms |",

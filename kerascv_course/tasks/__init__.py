@@ -20,6 +20,8 @@ __all__ = ["Task", "get_task"]
 class Task(Protocol):
     """What trainer, export and reports need to know of a task; they never ask which one it is."""
 
+    #: Key of the metric that is drawn against the epoch, beside the loss.
+    curve: str
     #: Name of the output whose argmax over the last axis is the task's answer.
     answer: str
 
@@ -30,7 +32,7 @@ class Task(Protocol):
         """Loss and metrics for `keras.Model.compile`."""
 
     def evaluate(self, model: keras.Model, splits: Splits, info: DataInfo) -> dict[str, Any]:
-        """Every figure of metrics.json: a dict of each split's, JSON-able."""
+        """Every figure of metrics.json: for each split a dict, JSON-able; its plain numbers are shown in tables."""
 
     def headline(self, metrics: Mapping[str, Any]) -> dict[str, str]:
         """The few figures of the summary: name to text."""

@@ -89,6 +89,7 @@ def classification_report(logits: np.ndarray, targets: np.ndarray) -> dict[str, 
 class Classify:
     """The classification task (see `kerascv_course.tasks.Task`)."""
 
+    curve = "accuracy"
     answer = "logits"
 
     def build(self, recipe: Recipe, info: DataInfo) -> keras.Model:
