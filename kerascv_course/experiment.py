@@ -174,9 +174,7 @@ def load_best(run: Run) -> keras.Model:
         raise InputError(f"{path} is damaged: {error}") from None
 
 
-def measure(
-    run: Run, recipe: Recipe, task: Task, model: keras.Model, splits: Splits, info: DataInfo, progress: Progress
-) -> dict[str, Any]:
+def measure(run: Run, task: Task, model: keras.Model, splits: Splits, info: DataInfo, progress: Progress) -> dict[str, Any]:
     """Measure the best weights on every split and write metrics.json. The test split is touched here for the first time."""
     log.info("measuring the best weights (epoch %g)", progress.history[progress.best]["epoch"])
     metrics = task.evaluate(model, splits, info)
