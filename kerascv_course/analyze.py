@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-FORMATS = ("table", "torch", "tree", "diagram", "svg", "markdown", "csv", "json")
+FORMATS = ("table", "torch", "tree", "blocks", "diagram", "svg", "markdown", "csv", "json")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -124,6 +124,7 @@ def _render(summary: Summary, args: argparse.Namespace) -> str:
         "table": printing.to_table,
         "torch": printing.torch_summary,
         "tree": printing.module_tree,
+        "blocks": printing.blocks_text,
         "diagram": printing.diagram_text,
         "svg": printing.diagram_svg,
         "markdown": printing.to_markdown,

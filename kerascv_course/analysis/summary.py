@@ -134,6 +134,8 @@ class Summary:
     def unit_field(self, name: str, position: Sequence[int]) -> tuple[tuple[int, int] | None, ...]:
         """First and last input pixel, along each spatial axis, that one unit of a layer sees; clipped to the image.
 
+        A unit that sees padding only has None along every axis.
+
         Args:
             name: of the layer.
             position: of the unit along the spatial axes, (row, column); ignored where all units see the same.
@@ -146,7 +148,8 @@ class Summary:
         found = sorted((f for f in field if f.source in self.spatial), key=lambda f: f.source)
         if not found or any(f.lost for f in found):
             raise InputError(f"the receptive field of {name!r} is not known")
-        return tuple(f.spans[0 if len(f.spans) == 1 else i] for f, i in zip(found, position, strict=True))
+        spans = tuple(f.spans[0 if len(f.spans) == 1 else i] for f, i in zip(found, position, strict=True))
+        return spans if all(spans) else (None,) * len(spans)
 
 
 def summarize(model: Any, input_shape: Sequence[int] | None = None) -> Summary:

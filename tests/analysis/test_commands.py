@@ -140,10 +140,13 @@ def test_the_process_prints_one_line_and_exits_with_2(tmp_path):
 
 @pytest.mark.parametrize("module", ["kerascv_course.calc", "kerascv_course.analyze"])
 def test_help_is_quick(module):
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True)
-    assert "usage" in done.stdout
-    assert time.perf_counter() - start < 1.0  # 0.25 s on an idle machine
+    seconds = []
+    for _ in range(3):  # the best of three: the machine may be busy
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - start)
+        assert "usage" in done.stdout
+    assert min(seconds) < 0.5
 
 
 def test_a_run_folder(tmp_path, capsys):

@@ -239,9 +239,10 @@ def test_a_large_file_takes_less_than_a_second_and_imports_no_tensorflow(tmp_pat
         assert not {{"tensorflow", "keras", "torch", "onnxruntime"}} & set(sys.modules), "imported"
         print(seconds, summary.parameters)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
-    seconds, parameters = done.stdout.split()
-    assert float(seconds) < 1.5  # 0.5 s on an idle machine
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() for _ in range(3)]
+    seconds, parameters = min(done)
+    assert float(seconds) < 1  # the best of three: the machine may be busy
     assert int(parameters) == 119 * (128 * 128 * 9 + 128) + 128 * 28
 
 
@@ -322,7 +323,9 @@ def test_a_pytorch_export_has_the_totals_of_torchinfo_and_of_a_count_by_hand(tmp
 def test_the_time_of_one_file(tmp_path):
     nodes = [helper.make_node("Conv", ["x", "w"], ["y"], "conv")]
     path = save(tmp_path / "m.onnx", nodes, [constant("w", 4, 3, 3, 3)])
-    summarize(path)
-    start = time.perf_counter()
-    summarize(path)
-    assert time.perf_counter() - start < 0.1
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        summarize(path)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.1

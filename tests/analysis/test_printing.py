@@ -15,6 +15,8 @@ from kerascv_course.analysis import summarize
 from kerascv_course.analysis.printing import (
     TorchStyle,
     block_diagram,
+    block_table,
+    blocks_text,
     check_size,
     diagram_svg,
     diagram_text,
@@ -132,6 +134,24 @@ def test_block_diagrams_of_other_structures():
     assert dense.count("DenseLayer") == 48
     unet = diagram_text(summarize(kcc.create_model("unet_colorizer")))
     assert "Transposed conv 3×3+BN+ReLU 24×32×32 → concatenate 25×32×32" in " ".join(unet.split())
+
+
+def test_block_table_answers_report_000_question_4():
+    summary = summarize(kcc.create_model("resnet18_reid", include_top=False))
+    blocks = block_table(summary)
+    first = next(b for b in blocks if b.label == "ResBlock")
+    assert (first.trainable, first.shape) == (73_984, (64, 32, 32))
+    assert [b.label for b in blocks].count("ResBlock") + [b.label for b in blocks].count("ResBlock-D") == 8
+    assert "73,984" in blocks_text(summary)
+
+
+@pytest.mark.parametrize("name", kcc.list_models("*net*"))
+def test_blocks_sum_to_the_totals(name):
+    summary = summarize(kcc.create_model(name, **({"include_top": False} if name == "alexnet" else {})))
+    blocks = block_table(summary)
+    assert sum(b.trainable for b in blocks) == summary.trainable
+    assert sum(b.frozen for b in blocks) == summary.frozen
+    assert sum(b.macs for b in blocks) == summary.macs
 
 
 def test_diagram_as_svg(lenet):

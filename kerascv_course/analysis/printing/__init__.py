@@ -1,6 +1,14 @@
 """Summaries as text: table, Markdown, CSV, JSON, torchsummary's table, module tree, block diagram. Objects in, text out."""
 
-from kerascv_course.analysis.printing.diagram import DiagramBlock, block_diagram, diagram_svg, diagram_text
+from kerascv_course.analysis.printing.diagram import (
+    BlockCount,
+    DiagramBlock,
+    block_diagram,
+    block_table,
+    blocks_text,
+    diagram_svg,
+    diagram_text,
+)
 from kerascv_course.analysis.printing.tables import (
     SizeCheck,
     check_size,
@@ -15,11 +23,14 @@ from kerascv_course.analysis.printing.tree import module_tree
 
 __all__ = [
     "STYLES",
+    "BlockCount",
     "DiagramBlock",
     "SizeCheck",
     "TorchRow",
     "TorchStyle",
     "block_diagram",
+    "block_table",
+    "blocks_text",
     "check_size",
     "diagram_svg",
     "diagram_text",

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from html import escape
 
+from kerascv_course.analysis.counting import total
 from kerascv_course.analysis.graph import Graph, Node
 from kerascv_course.analysis.printing.tables import shape_text
 from kerascv_course.analysis.structure import Segment, segments
-from kerascv_course.analysis.summary import Summary
+from kerascv_course.analysis.summary import Row, Summary
 
-__all__ = ["DiagramBlock", "block_diagram", "diagram_svg", "diagram_text"]
+__all__ = ["BlockCount", "DiagramBlock", "block_diagram", "block_table", "blocks_text", "diagram_svg", "diagram_text"]
 
 _COLOURS = {"conv": "#cfe2f3", "pool": "#f9cb9c", "block": "#d9ead3", "dense": "#ead1dc", "other": "#eeeeee"}
 
@@ -37,11 +38,70 @@ class DiagramBlock:
         return f"{self.label}{times} {shape_text(self.shape) if self.shape else ''}".rstrip()
 
 
+@dataclass(frozen=True)
+class BlockCount:
+    """One box of the diagram in numbers; padding, flattening and the like count to the box after them.
+
+    Attributes:
+        index: from 1; the input is 1.
+        label, shape: as in `DiagramBlock`.
+        layers: names of the first and the last layer.
+        trainable, frozen: parameters.
+        macs: multiply-accumulates for one image; None: an operator is not known.
+    """
+
+    index: int
+    label: str
+    shape: tuple[int, ...]
+    layers: tuple[str, str]
+    trainable: int
+    frozen: int
+    macs: int | None
+
+
+def block_table(summary: Summary) -> tuple[BlockCount, ...]:
+    """Parameters and MACs of every block (report 000, question 4); they sum to the network's totals."""
+    graph = summary.graph
+    rows = {id(node): row for node, row in zip(graph.nodes, summary.rows, strict=True)}
+    counts: list[BlockCount] = []
+    waiting: list[Row] = []
+    parts = list(_boxes(graph, segments(graph)))
+    for at, (box, nodes) in enumerate(parts):
+        waiting += [rows[id(node)] for node in nodes]
+        if box is None and at + 1 < len(parts):
+            continue
+        label, shape = (box.label, box.shape) if box else (waiting[-1].type, waiting[-1].output_shape or ())
+        names = (waiting[0].name, waiting[-1].name)
+        trainable, frozen = sum(r.trainable for r in waiting), sum(r.frozen for r in waiting)
+        counts.append(BlockCount(len(counts) + 1, label, shape, names, trainable, frozen, total(r.macs for r in waiting)))
+        waiting = []
+    return tuple(counts)
+
+
+def blocks_text(summary: Summary) -> str:
+    """The table of blocks as aligned text."""
+    head = ("#", "block", "output", "layers", "trainable", "frozen", "MACs")
+    rows = [head]
+    for b in block_table(summary):
+        layers = b.layers[0] if b.layers[0] == b.layers[1] else " … ".join(b.layers)
+        macs = "—" if b.macs is None else f"{b.macs:,}"
+        rows.append((str(b.index), b.label, shape_text(b.shape), layers, f"{b.trainable:,}", f"{b.frozen:,}", macs))
+    macs = "—" if summary.macs is None else f"{summary.macs:,}"
+    rows.append(("", "total", "", "", f"{summary.trainable:,}", f"{summary.frozen:,}", macs))
+    widths = [max(len(r[i]) for r in rows) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(c.ljust(w) if 0 < i < 4 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))).rstrip()
+        for r in rows
+    )
+
+
 def block_diagram(summary: Summary) -> tuple[DiagramBlock, ...]:
     """The boxes of a network's diagram, input and output included; equal neighbours are one box with a count."""
     graph = summary.graph
     boxes: list[DiagramBlock] = []
-    for box in _boxes(graph, segments(graph)):
+    for box, _ in _boxes(graph, segments(graph)):
+        if box is None:
+            continue
         if boxes and replace(boxes[-1], repeat=1) == box and box.kind == "block":
             boxes[-1] = replace(boxes[-1], repeat=boxes[-1].repeat + 1)
         else:
@@ -89,7 +149,8 @@ def diagram_svg(summary: Summary) -> str:
     return "\n".join([*parts, "</svg>"])
 
 
-def _boxes(graph: Graph, chain: list[Segment]) -> Iterator[DiagramBlock]:
+def _boxes(graph: Graph, chain: list[Segment]) -> Iterator[tuple[DiagramBlock | None, tuple[Node, ...]]]:
+    """Boxes with the nodes they stand for; no box for padding, flattening and the like."""
     at = 0
     while at < len(chain):
         segment = chain[at]
@@ -98,21 +159,26 @@ def _boxes(graph: Graph, chain: list[Segment]) -> Iterator[DiagramBlock]:
             # one skip spans the whole network (as in a U-Net): its layers say more than one box
             yield from _boxes(graph, [Segment("layer", (n,)) for n in segment.nodes])
         elif segment.kind != "layer":
-            yield DiagramBlock(_block_name(graph, segment), _shape(graph, segment.nodes[-1]), kind="block")
+            box = DiagramBlock(_block_name(graph, segment), _shape(graph, segment.nodes[-1]), kind="block")
+            yield box, segment.nodes
         elif node.kind in ("conv", "conv_transpose", "dense"):
-            names, last = [_layer_name(node)], node
+            names, nodes = [_layer_name(node)], [node]
             while at + 1 < len(chain) and chain[at + 1].kind == "layer":
                 after = chain[at + 1].nodes[0]
                 if after.kind in ("norm", "activation") or after.kind == "affine":
                     names.append("BN" if after.kind == "norm" else _activation(after))
                 elif after.kind not in ("crop", "transpose"):
                     break
-                last, at = after, at + 1
+                nodes.append(after)
+                at += 1
             label = "+".join(n for n in names if n)
-            yield DiagramBlock(label, _shape(graph, last), kind="dense" if node.kind == "dense" else "conv")
+            box = DiagramBlock(label, _shape(graph, nodes[-1]), kind="dense" if node.kind == "dense" else "conv")
+            yield box, tuple(nodes)
         elif label := _layer_name(node):
             shape = _pooled(graph, node) if node.kind == "global_pool" else _shape(graph, node)
-            yield DiagramBlock(label, shape, kind="pool" if "pool" in node.kind else "other")
+            yield DiagramBlock(label, shape, kind="pool" if "pool" in node.kind else "other"), (node,)
+        else:
+            yield None, (node,)
         at += 1
 
 
