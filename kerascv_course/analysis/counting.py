@@ -4,9 +4,8 @@ What is counted:
 
 * **MACs**: products of an activation with a weight (or with another activation), for convolutions, dense layers and matrix
   products. Convolution: k²·H·W·Cin·Cout of its *output* map, divided by the groups; transposed convolution: the same with its
-  *input* map (fvcore's and torchinfo's rule for the first; torchinfo adds biases, which are not multiplied and not counted
-  here). Batch norm,
-  activations and poolings count nothing: folded into a convolution or not, a network has one number.
+  *input* map. fvcore counts the same; torchinfo adds biases, which nothing is multiplied with. Batch norm, activations and
+  poolings count nothing: folded into a convolution or not, a network has one number.
 * **Connections**: weights times the places they are used at, that is the MACs of layers with weights. LeCun et al. 1998 count
   biases as connections too (``biases``); products with padding zeros are left out by ``exact_borders``.
 * **Neurons**: outputs of the layers that compute new units: convolutions, dense layers, poolings and up-sampling (the count of

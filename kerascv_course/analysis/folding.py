@@ -9,11 +9,14 @@ file may keep
 * C: the layer before had no bias; its weights are rescaled, and the shifts become its bias,
 * 0: the layer before had a bias, which takes the shifts up.
 
-Which of them depends on the converter (tf2onnx folds into convolutions without a bias and leaves 2C elsewhere) and even on the
-values: an addition of zeros is dropped, so a fresh network can lose biases. `inference_parameters` therefore counts both sides
-    in
-one normal form, folded as far as it goes: behind a convolution or dense layer (a crop in between does not matter) the last two
-cases, elsewhere 2C. A Keras model and its ONNX file must agree on it to the integer.
+Which of them depends on the converter, and even on the values: an addition of zeros is dropped, so a fresh network can lose
+biases. Two functions make this exact, for networks whose values are neither zeros nor ones:
+
+* `exported_parameters` says what a file of ours stores: C behind a convolution without groups and bias that nothing else reads,
+  2C everywhere else (the rule of tf2onnx);
+* `inference_parameters` counts any file and any model in one normal form, folded as far as it goes: C or 0 behind a convolution
+  or dense layer (a crop in between does not matter), 2C elsewhere. A Keras model and its ONNX file agree on it to the integer,
+  whatever the converter did.
 """
 
 from __future__ import annotations
@@ -26,7 +29,21 @@ from kerascv_course.analysis.graph import Graph, Node
 if TYPE_CHECKING:
     from kerascv_course.analysis.summary import Summary
 
-__all__ = ["Comparison", "compare", "inference_parameters"]
+__all__ = ["Comparison", "compare", "exported_parameters", "inference_parameters"]
+
+
+def exported_parameters(graph: Graph) -> int:
+    """Parameters that our export of a Keras model stores: each batch norm is C numbers or 2C, all else is as it is."""
+    number = 0
+    for node in graph.nodes:
+        if node.kind != "norm" or node.mode != "batch" or not node.parameters:
+            number += node.parameters
+            continue
+        feed = graph.feeding(node)
+        plain = feed is not None and feed.kind == "conv" and feed.groups == 1 and not feed.bias
+        folded = feed is not None and plain and graph.only_consumer(feed) is node
+        number += _channels(node) * (1 if folded else 2)
+    return number
 
 
 def inference_parameters(graph: Graph) -> int:
