@@ -1,0 +1,72 @@
+"""Every network of the registry through the export gate, with disturbed statistics so that a folding error shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+
+import kerascv_course as kcc
+from export import check_parity, export_model
+from small_inputs import SMALL
+
+keras = pytest.importorskip("keras")
+
+#: Transpose nodes left in each graph: one turns the uint8 NHWC input to NCHW, one more restores the order that a flatten of a map
+#: larger than 1×1, or an output map, demands. None may grow unnoticed; a network that is missing fails.
+TRANSPOSES = {
+    "alexnet": 1,
+    "conv_transpose_net": 1,
+    "densenet121": 1,
+    "densenet_bc100": 1,
+    "googlenet": 1,
+    "lenet5": 0,
+    "mynet": 1,
+    "pool_upsample_net": 1,
+    "resnet18": 1,
+    "resnet18_cifar": 1,
+    "resnet18_reid": 1,
+    "resnet34": 1,
+    "resnet50": 1,
+    "resnet50_cose474": 1,
+    "tdt4265_base": 1,
+    "tdt4265_model1": 1,
+    "tdt4265_model2": 1,
+    "unet_colorizer": 1,
+    "vgg16": 1,
+    "vgg16_cose474": 1,
+    "vgg16_wide": 1,
+    "vgg19": 1,
+}
+
+
+def disturb(model, rng):
+    """Batch-norm statistics and biases away from 0 and 1, outputs kept at a usual scale."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            shape = layer.gamma.shape
+            layer.set_weights([rng.uniform(0.7, 1.2, shape), *(rng.normal(0, 0.1, (2, *shape))), rng.uniform(0.8, 1.5, shape)])
+        elif getattr(layer, "bias", None) is not None:
+            layer.bias.assign(rng.normal(0, 0.1, layer.bias.shape))
+
+
+@pytest.mark.parametrize("name", kcc.list_models())
+def test_every_network_passes_the_gate(name, tmp_path):
+    shape, options = SMALL[name]
+    rng = np.random.default_rng(0)
+    keras.utils.set_random_seed(0)
+    model = kcc.create_model(name, num_classes=5, input_shape=shape, **options)
+    disturb(model, rng)
+    images = rng.integers(0, 256, (9, *shape), np.uint8)
+    path = export_model(model, tmp_path / "x.onnx", preprocessing=((0.5,), (0.25,)))
+    scale = max(1.0, float(np.abs(model.predict((images / 255 - 0.5) / 0.25, verbose=0)).max()))
+    report = check_parity(model, path, images, batch_sizes=(1, 7), tolerance=1e-5 * scale)
+    assert report.ok
+    operators = Counter(node.op_type for node in onnx.load(path).graph.node)
+    print(f"{name}: {sum(operators.values())} nodes, {operators['Transpose']} Transpose")
+    assert operators["Transpose"] <= TRANSPOSES[name], "a new Transpose: look where it comes from"
+    assert operators["Tile"] == operators["Loop"] == 0
+    if name == "pool_upsample_net":
+        assert operators["Resize"] == 2
