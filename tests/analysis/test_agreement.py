@@ -12,7 +12,7 @@ from kerascv_course.registry import model_spec
 
 #: Networks above this many parameters are converted with an eighth of their channels: conversion takes up to half a minute else,
 #: and what it folds depends on the graph, not on the widths.
-LARGE = 5_000_000
+LARGE = 1_000_000
 
 
 def perturb(model) -> None:

@@ -94,7 +94,7 @@ def test_analytic_field_is_the_gradients(name):
 
 
 #: Araujo, Norris, Sim: "Computing receptive fields of convolutional neural networks", Distill, 2019, table 1.
-PUBLISHED = {"VGG16": 212, "MobileNet": 315, "ResNet50": 483, "ResNet152": 1507, "InceptionV3": 1311}
+PUBLISHED = {"VGG16": 212, "MobileNet": 315, "ResNet50": 483, "InceptionV3": 1311}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
