@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kerascv_course.errors import InputError, run_cli
 
@@ -23,7 +23,7 @@ FORMATS = ("table", "torch", "tree", "blocks", "diagram", "svg", "markdown", "cs
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, analyse, print; 0, or 1 where ``--limit-mb`` is given and exceeded."""
     args = _parser().parse_args(argv)
-    summary = _summary(args.network, args.input_shape, args.num_classes, _options(args.set))
+    summary = _summary(args.network, args.input_shape, args.num_classes)
     text = _render(summary, args)
     if args.output:
         try:
@@ -53,15 +53,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "network",
         metavar="MODEL|RUN|FILE",
-        help="a registered name, keras.applications/NAME, a run folder, an .onnx or a .keras file",
+        help="a registered name (options may follow: 'resnet18?stem=cifar&include_top=false'), keras.applications/NAME, a run "
+        "folder, an .onnx or a .keras file",
     )
     parser.add_argument(
         "--input-shape", type=int, nargs="+", metavar="N", help="height, width, channels; an .onnx file's own order of axes"
     )
     parser.add_argument("--num-classes", type=int, metavar="N", help="width of a registered network's last layer")
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="options of a registered network, such as include_top=false"
-    )
     parser.add_argument("--format", choices=FORMATS, default="table")
     parser.add_argument("--limit-mb", type=float, metavar="MB", help="size limit, such as 80; exit code 1 above it")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
@@ -77,44 +75,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _summary(network: str, input_shape: Sequence[int] | None, num_classes: int | None, chosen: dict[str, Any]) -> Summary:
+def _summary(network: str, input_shape: Sequence[int] | None, num_classes: int | None) -> Summary:
     from kerascv_course.analysis import summarize
-    from kerascv_course.registry import APPLICATIONS, create_model, model_spec
+    from kerascv_course.environment import start_tensorflow
+    from kerascv_course.registry import APPLICATIONS, check_model, create_model
 
     path = Path(network)
     application = network.startswith(APPLICATIONS)
-    if not application and (path.exists() or path.suffix or len(path.parts) > 1):
-        if chosen or num_classes is not None:
-            raise InputError(f"--num-classes and --set are for registered networks; {network} is a file")
+    if not application and (path.exists() or ("?" not in network and (path.suffix or len(path.parts) > 1))):
+        if num_classes is not None:
+            raise InputError(f"--num-classes is for registered networks; {network} is a file")
+        if path.suffix != ".onnx":
+            start_tensorflow()
         return summarize(path, input_shape)
-    if not application:
-        model_spec(network).check_options(chosen)  # what is wrong with a name or an option is told before Keras is imported
+    check_model(network)  # what is wrong with a name or an option is told before Keras is imported
     if input_shape is not None and len(input_shape) != 3:
         raise InputError(
             f"--input-shape is height, width and channels for a registered network; received {len(input_shape)} numbers"
         )
     shape = None if input_shape is None else (input_shape[0], input_shape[1], input_shape[2])
-    return summarize(create_model(network, num_classes, shape, **chosen))
-
-
-def _options(settings: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` pairs; true, false, none and numbers are what they look like, anything else is text."""
-    words: dict[str, Any] = {"true": True, "false": False, "none": None}
-    found: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key:
-            raise InputError(f"--set takes KEY=VALUE, such as include_top=false; received {setting!r}")
-        if text.lower() in words:
-            found[key] = words[text.lower()]
-            continue
-        for kind in (int, float, str):
-            try:
-                found[key] = kind(text)
-                break
-            except ValueError:
-                continue
-    return found
+    start_tensorflow()
+    return summarize(create_model(network, num_classes, shape))
 
 
 def _render(summary: Summary, args: argparse.Namespace) -> str:

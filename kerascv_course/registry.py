@@ -165,6 +165,23 @@ def model_spec(name: str) -> ModelSpec:
     return _MODELS[name]
 
 
+def check_model(name: str, options: Mapping[str, Any] | None = None) -> None:
+    """Refuse an unknown network, or options that it has not, without importing Keras.
+
+    Args:
+        name: as `create_model` takes it, options after the name included. Networks of keras.applications are passed over: only
+            Keras knows them.
+        options: further options.
+
+    Raises:
+        UnknownNameError: no network or option has this name; the nearest are shown.
+        InputError: an option's value is refused.
+    """
+    name, joined = _with_query(name, dict(options or {}))
+    if not name.startswith(APPLICATIONS):
+        model_spec(name).check_options(joined)
+
+
 def create_model(
     name: str,
     num_classes: int | None = None,

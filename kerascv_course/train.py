@@ -96,9 +96,9 @@ def main() -> None:
         return
 
     from kerascv_course.environment import start_tensorflow
-    from kerascv_course.registry import model_spec
+    from kerascv_course.registry import check_model
 
-    model_spec(recipe.model)  # an unknown name is told at once, not after TensorFlow's start
+    check_model(recipe.model, recipe.model_options)  # told at once, not after TensorFlow's start
 
     print("starting TensorFlow …", flush=True)
     start_tensorflow()

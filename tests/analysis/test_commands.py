@@ -96,7 +96,7 @@ def test_conventions(capsys):
 
 
 def test_options_shape_classes_and_limit(capsys):
-    words = ["resnet18_reid", "--set", "include_top=false", "--format", "torch", "--limit-mb", "80"]
+    words = ["resnet18_reid?include_top=false", "--format", "torch", "--limit-mb", "80"]
     assert analyze.main(words) == 0
     out = capsys.readouterr().out
     assert "Total params: 11,176,512" in out and "within the limit of 80 MB" in out
@@ -116,8 +116,8 @@ def test_a_network_of_keras_applications(capsys):
         ("missing.onnx", InputError, "no such file: missing.onnx"),
         ("runs/missing", InputError, "no such file"),
         ("lenet5 --input-shape 8", InputError, "height, width and channels"),
-        ("lenet5 --set pooling", InputError, "KEY=VALUE"),
-        ("lenet5 --set poling=max", UnknownNameError, "did you mean 'pooling'"),
+        ("lenet5?pooling", InputError, "option=value"),
+        ("lenet5?poling=max", UnknownNameError, "did you mean 'pooling'"),
         ("missing.onnx --num-classes 3", InputError, "for registered networks"),
         ("lenet5 --limit-mb 0", InputError, "above 0 MB"),
         ("lenet5 --output /no/such/folder/x", InputError, "cannot write"),

@@ -7,10 +7,12 @@ from collections import Counter
 import numpy as np
 import onnx
 import pytest
+from small_inputs import SMALL
 
 import kerascv_course as kcc
 from export import check_parity, export_model
-from small_inputs import SMALL
+from kerascv_course.analysis import summarize
+from kerascv_course.analysis.folding import compare
 
 keras = pytest.importorskip("keras")
 
@@ -65,6 +67,7 @@ def test_every_network_passes_the_gate(name, tmp_path):
     report = check_parity(model, path, images, batch_sizes=(1, 7), tolerance=1e-5 * scale)
     assert report.ok
     operators = Counter(node.op_type for node in onnx.load(path).graph.node)
+    assert compare(summarize(model), summarize(path)).agrees
     print(f"{name}: {sum(operators.values())} nodes, {operators['Transpose']} Transpose")
     assert operators["Transpose"] <= TRANSPOSES[name], "a new Transpose: look where it comes from"
     assert operators["Tile"] == operators["Loop"] == 0

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from small_inputs import SMALL
 
 import kerascv_course as kcc
 from kerascv_course.errors import InputError, UnknownNameError
 from kerascv_course.options import Count, OddKernel, Share, check_option
 from kerascv_course.registry import model_spec, register_model
-from small_inputs import SMALL
 
 MODELS = kcc.list_models()
 
