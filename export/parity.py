@@ -188,7 +188,8 @@ def _keras_outputs(model: keras.Model, contract: Contract, images: np.ndarray) -
     dtype = model.inputs[0].dtype
     serving = serving_graph(model, task=contract.task, input_dtype=dtype, mean_std=(steps.mean, steps.std))
     values = images if dtype == "uint8" else preprocess(images, contract)
-    return serving.predict(values, batch_size=KERAS_BATCH, verbose=0)
+    batches = [serving.predict_on_batch(values[i : i + KERAS_BATCH]) for i in range(0, len(values), KERAS_BATCH)]
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _compare(

@@ -82,10 +82,12 @@ def _value_of(option: str, argv: Sequence[str]) -> Path | None:
 
 
 def list_recipes() -> str:
-    """Name and description of every recipe, a line each."""
+    """Name, description and what to expect of every recipe."""
     recipes = all_recipes()
     width = max(map(len, recipes))
-    return "\n".join(f"{name:<{width}}  {recipe.description}" for name, recipe in recipes.items())
+    return "\n".join(
+        f"{name:<{width}}  {one.description}\n{'':<{width}}  expect: {one.expect}" for name, one in recipes.items()
+    )
 
 
 def main() -> None:

@@ -13,7 +13,8 @@ RECIPES = [
     Recipe(
         name="tdt4265-base",
         description="report 001, task 2: the base 5×5 CNN on CIFAR-10 (reported: 0.8677 / 0.7413 / 0.7422 train / val / test)",
-        expect="",
+        expect="0.824 / 0.714 / 0.714 train / val / test with seed 0, stopped after 6.5 epochs; "
+        "167 s of training on two CPU cores, no GPU",
         model="tdt4265_base",
         data=Data("cifar10", validation_share=0.1),
         optimizer=Optimizer("sgd", learning_rate=0.05),
