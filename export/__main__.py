@@ -10,8 +10,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kerascv_course.errors import InputError, run_cli
+
+if TYPE_CHECKING:
+    from export.runtime import OnnxModel
 
 PROG = "python -m export"
 
@@ -36,11 +40,22 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--data-dir", type=Path, help="where the data stands, if it has moved since the training")
     check.set_defaults(call=check_command)
 
-    predict = commands.add_parser("predict", help="classify pictures with an exported file", allow_abbrev=False)
+    predict = commands.add_parser("predict", help="classify or colour pictures with an exported file", allow_abbrev=False)
     predict.add_argument("model", type=Path, help="exported ONNX file")
     predict.add_argument("images", nargs="+", help="pictures, or folders of them")
     predict.add_argument("--top", type=int, default=3, help="how many classes to show (default: 3)")
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
+    predict.add_argument(
+        "--output",
+        type=Path,
+        help="colouriser: file or folder of the coloured pictures (default: NAME_colorized.png beside each)",
+    )
+    predict.add_argument(
+        "--colors-at",
+        type=int,
+        metavar="PIXELS",
+        help="colouriser: take the colours from a copy whose longer side has so many pixels, and keep the picture's own grey",
+    )
     predict.add_argument("--provider", choices=("cpu", "cuda"), default="cpu", help="where it runs (default: cpu)")
     predict.set_defaults(call=predict_command)
 
@@ -81,13 +96,24 @@ def check_command(arguments: argparse.Namespace) -> int:
 
 
 def predict_command(arguments: argparse.Namespace) -> int:
-    """Print the best classes of each picture."""
+    """Answer for each picture by the file's task."""
     from export.runtime import OnnxModel, expand_paths
 
     if arguments.top < 1:
         raise InputError(f"--top is 1 or more; received {arguments.top}")
     model = OnnxModel(arguments.model, provider=arguments.provider)
     paths = expand_paths(arguments.images)
+    if model.contract.task == "colorize":
+        return colorize_pictures(model, paths, arguments)
+    if arguments.output or arguments.colors_at:
+        raise InputError(
+            f"--output and --colors-at go with a colouriser; {arguments.model} has the task {model.contract.task!r}"
+        )
+    return classify_pictures(model, paths, arguments)
+
+
+def classify_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.Namespace) -> int:
+    """Print the best classes of each picture."""
     predictions = model.predict(paths)
     labels = model.contract.labels or [str(number) for number in range(predictions.scores.shape[1])]
     width = max(len(str(path)) for path in paths)
@@ -97,6 +123,46 @@ def predict_command(arguments: argparse.Namespace) -> int:
             print(json.dumps({"file": str(path), "label": scores[0]["label"], "scores": scores}, ensure_ascii=False))
         else:
             print(f"{path!s:<{width}}  " + "   ".join(f"{labels[number]} {score:.1%}" for number, score in best))
+    return 0
+
+
+#: Ends the name of a coloured picture.
+COLORIZED = "_colorized"
+
+
+def colorize_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.Namespace) -> int:
+    """Write each picture coloured, and print its path."""
+    from PIL import Image
+
+    from kerascv_course.files import write_beside
+
+    given = set(map(str, arguments.images))
+    # what an earlier call has left in a folder is not coloured again
+    paths = [path for path in paths if str(path) in given or not path.stem.endswith(COLORIZED)]
+    output: Path | None = arguments.output
+    single = output is not None and not output.is_dir() and bool(output.suffix)
+    if single and output is not None:
+        if len(paths) > 1:
+            raise InputError(f"--output is a folder for several pictures; received the file {output} for {len(paths)}")
+        if output.suffix.lower() not in Image.registered_extensions():
+            raise InputError(f"--output ends like a picture, such as .png or .jpg; received {output}")
+    targets: dict[Path, Path] = {}
+    for path in paths:
+        target = output if single and output else (output or path.parent) / f"{path.stem}{COLORIZED}.png"
+        if target in targets.values():
+            raise InputError(f"two pictures would both be written to {target}: colour them by two commands")
+        if target.resolve() == path.resolve():
+            raise InputError(f"--output is another file than the picture itself; received {target}")
+        targets[path] = target
+    for path, target in targets.items():
+        colored = model.colorize(path, colors_at=arguments.colors_at)
+        with write_beside(target) as temporary:
+            Image.fromarray(colored).save(temporary)
+        if arguments.json:
+            size = {"height": colored.shape[0], "width": colored.shape[1]}
+            print(json.dumps({"file": str(path), "output": str(target), **size}, ensure_ascii=False))
+        else:
+            print(f"{path}  ->  {target}")
     return 0
 
 

@@ -13,7 +13,18 @@ from typing import Any, Literal
 from kerascv_course.errors import InputError
 from kerascv_course.jsondata import from_json
 
-__all__ = ["KEY", "VERSION", "Contract", "ContractError", "Input", "Output", "Preprocessing", "parse_contract", "read_contract"]
+__all__ = [
+    "KEY",
+    "VERSION",
+    "Contract",
+    "ContractError",
+    "Input",
+    "Output",
+    "Preprocessing",
+    "Tiling",
+    "parse_contract",
+    "read_contract",
+]
 
 #: Metadata key that holds the document.
 KEY = "kerascv_course.contract"
@@ -23,6 +34,10 @@ VERSION = 1
 
 #: Longest document that is read, characters.
 MAX_CHARACTERS = 16_000_000
+
+
+#: Largest overlap of tiles that is believed, pixels.
+MAX_OVERLAP = 4096
 
 
 class ContractError(InputError):
@@ -37,7 +52,7 @@ class Input:
         name: of the tensor.
         dtype: ``uint8`` (0–255), or ``float32`` where preprocessing happens before the graph.
         layout: order of the axes.
-        height: rows, pixels.
+        height: rows, pixels; None: any number, and so the width.
         width: columns, pixels.
         channels: 1 or 3.
         color: ``gray`` or ``RGB``.
@@ -48,8 +63,8 @@ class Input:
     name: str
     dtype: Literal["uint8", "float32"]
     layout: Literal["NHWC"]
-    height: int
-    width: int
+    height: int | None
+    width: int | None
     channels: int
     color: Literal["gray", "RGB"]
     range: tuple[float, float] = (0.0, 255.0)
@@ -79,13 +94,28 @@ class Output:
 
     Attributes:
         name: of the tensor.
-        meaning: ``logits``: unnormalised scores; ``probabilities``: their softmax over the last axis; ``values``: anything else.
+        meaning: ``logits``: unnormalised scores; ``probabilities``: their softmax over the last axis; ``classes``: whole numbers,
+            the class answered at each position; ``picture``: uint8 RGB of the input's height and width; ``values``: anything else.
         shape: after the batch axis; None where it varies.
     """
 
     name: str
-    meaning: Literal["logits", "probabilities", "values"]
+    meaning: Literal["logits", "probabilities", "classes", "picture", "values"]
     shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a large picture can be answered in pieces, which then give what the whole would have given.
+
+    Attributes:
+        multiple: pieces begin at multiples of it, pixels.
+        overlap: a piece is run with so many pixels more on every side where the picture goes on, and these answers are dropped:
+            no answer depends on anything farther away.
+    """
+
+    multiple: int
+    overlap: int
 
 
 @dataclass(frozen=True)
@@ -93,7 +123,7 @@ class Contract:
     """The document.
 
     Attributes:
-        task: ``classify``, or ``tensor`` for a model whose answer only its user knows.
+        task: ``classify``; ``colorize`` (its labels are the colours); or ``tensor``: an answer that only its user knows.
         name: of the recipe, or of the model.
         input: the one input.
         preprocessing: what is done to the pixels, and where.
@@ -103,10 +133,11 @@ class Contract:
         data: source, fingerprint and citation of the data.
         metrics: figures with the split in their name, such as ``test_accuracy``.
         versions: of the packages that made the file.
+        tiling: how to cut large pictures; None: they are not to be cut.
         version: of this document's form.
     """
 
-    task: Literal["classify", "tensor"]
+    task: Literal["classify", "colorize", "tensor"]
     name: str
     input: Input
     preprocessing: Preprocessing
@@ -116,6 +147,7 @@ class Contract:
     data: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    tiling: Tiling | None = None
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -127,7 +159,11 @@ class Contract:
         if self.version != VERSION:
             raise ContractError(f"the contract has version {self.version}; this reader knows version {VERSION}: update it")
         image = self.input
-        _require(min(image.height, image.width) >= 1, f"input height and width of 1 or more, not {image.height}×{image.width}")
+        size = (image.height, image.width)
+        _require(
+            size == (None, None) or all(n is not None and n >= 1 for n in size),
+            f"input height and width of 1 or more, or neither, not {image.height}×{image.width}",
+        )
         colors = {"gray": 1, "RGB": 3}
         _require(
             colors[image.color] == image.channels, f"{colors[image.color]} channels for {image.color}, not {image.channels}"
@@ -151,6 +187,20 @@ class Contract:
             _require(bool(scores), "an output of probabilities for the task classify")
             if self.labels:
                 _require(scores[0].shape == (len(self.labels),), f"one label a class: {len(self.labels)} for {scores[0].shape}")
+
+        if self.task == "colorize":
+            scores = [output for output in self.outputs if output.meaning == "logits"]
+            _require(self.output("picture") is not None and bool(scores), "outputs picture and logits for the task colorize")
+            _require(
+                scores[0].shape[-1:] == (len(self.labels),),
+                f"one colour a class: {len(self.labels)} for {scores[0].shape}",
+            )
+        if self.tiling is not None:
+            _require(
+                self.tiling.multiple >= 1 and 0 <= self.tiling.overlap <= MAX_OVERLAP,
+                f"tiles at multiples of 1 or more and an overlap of 0 to {MAX_OVERLAP}, not {self.tiling}",
+            )
+            _require(self.tiling.overlap % self.tiling.multiple == 0, f"an overlap of whole multiples, not {self.tiling}")
 
     def output(self, meaning: str) -> Output | None:
         """The first output of a meaning."""

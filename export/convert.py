@@ -10,7 +10,8 @@ from typing import Any, Literal
 import keras
 import onnx
 
-from export.contract import KEY, Contract, Input, Output, Preprocessing
+from export.contract import KEY, Contract, Input, Output, Preprocessing, Tiling
+from export.idle import drop_idle_nodes
 from export.optimize import optimize_graph
 from export.runtime import OnnxModel
 from kerascv_course.environment import package_versions, quiet_stderr
@@ -24,8 +25,13 @@ __all__ = ["ExportError", "export_model", "serving_graph"]
 #: Name of the batch dimension.
 BATCH = "batch"
 
-#: Last axis of outputs that hold one score a class.
-MEANINGS: dict[str, Literal["logits", "probabilities"]] = {"logits": "logits", "probabilities": "probabilities"}
+#: What outputs of these names hold.
+MEANINGS: dict[str, Literal["logits", "probabilities", "classes", "picture"]] = {
+    "logits": "logits",
+    "probabilities": "probabilities",
+    "classes": "classes",
+    "colorized": "picture",
+}
 
 
 class ExportError(CourseError):
@@ -40,13 +46,14 @@ def export_model(
     input_dtype: Literal["uint8", "float32"] = "uint8",
     preprocessing: tuple[Sequence[float], Sequence[float]] | None = None,
     resize: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear",
-    task: Literal["classify", "tensor"] | None = None,
+    task: Literal["classify", "colorize", "tensor"] | None = None,
     name: str | None = None,
     opset: int = 17,
     recipe: Mapping[str, Any] | None = None,
     data: Mapping[str, str] | None = None,
     metrics: Mapping[str, float] | None = None,
     versions: Mapping[str, str] | None = None,
+    tiling: Mapping[str, int] | None = None,
 ) -> Path:
     """Write a model of one image input as an ONNX file that takes uint8 pictures and explains itself.
 
@@ -55,7 +62,8 @@ def export_model(
     called ``batch``.
 
     Args:
-        model: functional or Sequential, input (batch, height, width, 1 or 3) of uint8, or of float32 with known height and width.
+        model: functional or Sequential, input (batch, height, width, 1 or 3) of uint8 or float32. Height and width are known,
+            but for a model of named outputs (a dict), which takes pictures of any size where they are None.
         path: the file; one that is there is replaced once the new one is whole.
         labels: class names, in order.
         input_dtype: for a model of floating-point input: ``"uint8"`` puts the preprocessing into the file, ``"float32"`` leaves
@@ -63,11 +71,13 @@ def export_model(
         preprocessing: (mean, std) after scaling pixels to 0–1, one value or one a channel, as the model was trained with; None
             means (0, 1), that is pixels / 255. For a model of uint8 input it only says what is inside, None: not known.
         resize: filter for pictures of other sizes, as the model was trained with.
-        task: ``"classify"``, ``"tensor"`` (outputs as they are), or None: by the shape of the output.
+        task: ``"classify"``; ``"colorize"``: outputs ``logits``, ``classes`` and ``colorized``, labels the colours; ``"tensor"``
+            (outputs as they are); or None: by the shape of the output.
         name: for the contract; None: the model's.
         opset: ONNX operator set, 15 to 18.
         recipe: for the contract, JSON-able; so are `data` (texts), `metrics` (numbers, the split in their name) and
         versions: package versions; None: those installed.
+        tiling: ``multiple`` and ``overlap`` of `export.contract.Tiling`, where large pictures may be cut.
 
     Returns:
         `path`.
@@ -100,6 +110,7 @@ def export_model(
         data=dict(data or {}),
         metrics=dict(metrics or {}),
         versions=dict(versions or package_versions()),
+        tiling=None if tiling is None else Tiling(**tiling),
     )
     _describe(proto, contract)
     with write_beside(path) as temporary:
@@ -150,7 +161,8 @@ def _input_spec(model: keras.Model, input_dtype: str, resize: Any) -> Input:
     if not isinstance(model, keras.Model) or not model.built or len(model.inputs) != 1:
         raise InputError("export_model takes a built keras.Model of one input, an image (batch, height, width, channels)")
     shape, dtype = tuple(model.inputs[0].shape), model.inputs[0].dtype
-    if len(shape) != 4 or None in shape[1:] or shape[3] not in (1, 3):
+    any_size = not isinstance(model, keras.Sequential) and isinstance(model.output, dict) and shape[1:3] == (None, None)
+    if len(shape) != 4 or (None in shape[1:3] and not any_size) or shape[3] not in (1, 3):
         raise InputError(f"the input is (batch, height, width, 1 or 3) with known height and width; {model.name} has {shape}")
     if dtype not in ("uint8", "float32"):
         raise InputError(f"the input is of uint8 or float32; {model.name} has {dtype}")
@@ -204,7 +216,9 @@ def _convert(serving: keras.Model, spec: Input, opset: int) -> onnx.ModelProto:
     if complaints.messages:
         raise ExportError(f"{serving.name} cannot be converted to ONNX: {'; '.join(complaints.messages)[:500]}")
     _name_outputs(proto, sorted(serving.output))
-    return optimize_graph(proto)
+    if spec.height is None:
+        _name_sizes(proto)
+    return optimize_graph(proto if spec.height is not None else drop_idle_nodes(proto))
 
 
 def _graph_outputs(proto: onnx.ModelProto) -> list[str]:
@@ -222,6 +236,16 @@ def _name_outputs(proto: onnx.ModelProto, names: list[str]) -> None:
     for value in [*proto.graph.input, *proto.graph.output]:
         value.type.tensor_type.shape.dim[0].dim_param = BATCH
     del proto.graph.value_info[:]
+
+
+def _name_sizes(proto: onnx.ModelProto) -> None:
+    """Call the open height and width by their names, in the input and in outputs of the same size."""
+    for value in [*proto.graph.input, *proto.graph.output]:
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) >= 3:
+            for dim, name in zip(dims[1:3], ("height", "width"), strict=True):
+                if not dim.HasField("dim_value"):
+                    dim.dim_param = name
 
 
 def _describe(proto: onnx.ModelProto, contract: Contract) -> None:

@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-__all__ = ["collapse_nearest_upsampling", "fold_crops", "optimize_graph"]
+__all__ = ["collapse_nearest_upsampling", "fold_crops", "optimize_graph", "prune"]
 
 #: Operators that move values without changing them: what TensorFlow's repeat is made of.
 _MOVERS = {"Unsqueeze", "Squeeze", "Tile", "Expand", "Reshape", "Transpose", "Identity"}
@@ -93,7 +93,7 @@ def fold_crops(model: onnx.ModelProto) -> onnx.ModelProto:
         node.output[0] = result.graph.node[index].output[0]
     for index in sorted(crops, reverse=True):
         del result.graph.node[index]
-    _prune(result.graph)
+    prune(result.graph)
     return result
 
 
@@ -146,7 +146,7 @@ def collapse_nearest_upsampling(model: onnx.ModelProto) -> onnx.ModelProto:
         _replace(graph, match, done)
         done += 1
     if done:
-        _prune(graph)
+        prune(graph)
     return result
 
 
@@ -297,7 +297,7 @@ def _replace(graph: onnx.GraphProto, match: _Match, index: int) -> None:
     graph.node.extend([*rest[:place], *nodes, *rest[place + 1 :]])
 
 
-def _prune(graph: onnx.GraphProto) -> None:
+def prune(graph: onnx.GraphProto) -> None:
     """Take out nodes and constants whose results nobody reads any more."""
     needed = {output.name for output in graph.output}
     kept = []

@@ -11,14 +11,18 @@ import onnxruntime
 from PIL import Image
 
 from export.contract import Contract, ContractError, parse_contract
-from kerascv_course.errors import CourseError
+from kerascv_course.errors import CourseError, InputError
 from kerascv_course.images import ImageError, convert_image, read_image, resize_image
 
-__all__ = ["OnnxModel", "Predictions", "ProviderError", "expand_paths", "open_session", "preprocess"]
+__all__ = ["OnnxModel", "Predictions", "ProviderError", "expand_paths", "lay_colors", "open_session", "preprocess"]
 
 Provider = Literal["cpu", "cuda"]
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+#: Side of the tiles that large pictures are coloured in, pixels: about 150 MB for 24 colours.
+TILE = 512
 
 
 class ProviderError(CourseError):
@@ -97,7 +101,10 @@ class OnnxModel:
 
     def _check_graph(self) -> None:
         contract = self.contract
-        inputs = [(item.name, item.type, item.shape[1:]) for item in self.session.get_inputs()]
+        inputs = [
+            (item.name, item.type, [size if isinstance(size, int) else None for size in item.shape[1:]])
+            for item in self.session.get_inputs()
+        ]
         kind = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}[contract.input.dtype]
         promised = [(contract.input.name, kind, [contract.input.height, contract.input.width, contract.input.channels])]
         if inputs != promised:
@@ -120,12 +127,63 @@ class OnnxModel:
             ContractError: the file's task is not classification.
         """
         if self.contract.task != "classify":
-            raise ContractError(f"{self.path} has the task {self.contract.task!r}, whose outputs have no labels: use run()")
+            other = "colorize" if self.contract.task == "colorize" else "run"
+            raise ContractError(f"{self.path} has the task {self.contract.task!r}, whose outputs have no labels: use {other}()")
         output = self.contract.output("probabilities")
         assert output is not None  # the contract of a classifier has one
         scores = self.run(images, batch_size=batch_size)[output.name]
         names = self.contract.labels or [str(number) for number in range(scores.shape[1])]
         return Predictions([names[best] for best in scores.argmax(axis=1)], scores)
+
+    def colorize(self, image: np.ndarray | str | Path, *, colors_at: int | None = None, tile: int = TILE) -> np.ndarray:
+        """Colour one picture.
+
+        Args:
+            image: uint8 pixels (height, width[, channels]) or a file name, grey or colour, of any size.
+            colors_at: take the colours from a copy whose longer side has so many pixels, and lay them over the picture's own
+                grey. A network sees a few dozen pixels around each: the copy shows it a whole scene where a photograph of many
+                megapixels would show it smooth patches. None: colour the pixels as they are.
+            tile: large pictures are run in tiles of about so many pixels a side, which bounds the memory. Tiles overlap by as
+                much as an answer can see, so the result is that of the whole picture, but for float32 rounding.
+
+        Returns:
+            uint8 (height, width, 3), RGB.
+
+        Raises:
+            ImageError: a file that is no picture, or an array of another type or shape.
+            ContractError: the file's task is not colourisation.
+            InputError: `tile` or `colors_at` out of range.
+        """
+        if self.contract.task != "colorize":
+            raise ContractError(f"{self.path} has the task {self.contract.task!r}, not 'colorize'")
+        if tile < 1 or (colors_at is not None and colors_at < 1):
+            raise InputError(f"tile and colors_at are 1 pixel or more; received {tile} and {colors_at}")
+        pixels = self.load(image)
+        longer = max(pixels.shape[:2])
+        if colors_at is None or colors_at >= longer:
+            return self._colorize_tiles(pixels, tile)
+        size = [max(1, round(n * colors_at / longer)) for n in pixels.shape[:2]]
+        small = resize_image(Image.fromarray(pixels), size[0], size[1], "bilinear")
+        return lay_colors(self._colorize_tiles(small, tile), pixels)
+
+    def _colorize_tiles(self, pixels: np.ndarray, tile: int) -> np.ndarray:
+        spec, tiling = self.contract.input, self.contract.tiling
+        picture = self.contract.output("picture")
+        assert picture is not None  # the contract of a colouriser has one
+        height, width = pixels.shape[:2]
+        if tiling is None:
+            step, overlap = max(height, width), 0
+        else:
+            step, overlap = -(-tile // tiling.multiple) * tiling.multiple, tiling.overlap
+        result = np.empty((height, width, 3), np.uint8)
+        for top in range(0, height, step):
+            for left in range(0, width, step):
+                above, before = max(top - overlap, 0), max(left - overlap, 0)
+                part = pixels[None, above : top + step + overlap, before : left + step + overlap]
+                (answer,) = self.session.run([picture.name], {spec.name: np.ascontiguousarray(part)})
+                kept = answer[0, top - above :, left - before :][:step, :step]
+                result[top : top + step, left : left + step] = kept
+        return result
 
     def run(self, images: Any, *, batch_size: int = 64) -> dict[str, np.ndarray]:
         """All outputs by name, each (N, …); the arguments are `predict`'s."""
@@ -143,14 +201,21 @@ class OnnxModel:
     def _batches(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
         spec = self.contract.input
         if isinstance(images, np.ndarray) and images.ndim == 4:
-            if images.dtype == np.uint8 and images.shape[1:] == (spec.height, spec.width, spec.channels):
+            fits = all(
+                wanted in (None, n)
+                for n, wanted in zip(images.shape[1:], (spec.height, spec.width, spec.channels), strict=True)
+            )
+            if images.dtype == np.uint8 and fits and images.size:
                 yield from (images[i : i + batch_size] for i in range(0, len(images), batch_size))
                 return
             images = list(images)
         elif isinstance(images, np.ndarray | str | Path):
             images = [images]
         for i in range(0, len(images), batch_size):
-            yield np.stack([self.load(image) for image in images[i : i + batch_size]])
+            loaded = [self.load(image) for image in images[i : i + batch_size]]
+            if sizes := sorted({image.shape[:2] for image in loaded})[1:]:
+                raise ImageError(f"the pictures of one call have one size; received also {sizes[0]}: call for each of them")
+            yield np.stack(loaded)
 
     def load(self, image: np.ndarray | str | Path) -> np.ndarray:
         """One picture as the contract's uint8 (height, width, channels).
@@ -173,6 +238,29 @@ class OnnxModel:
             raise ImageError(f"a picture has the shape (height, width[, 1, 3 or 4]); received {np.shape(image)}")
         picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
         return resize_image(convert_image(picture, spec.channels), spec.height, spec.width, spec.resize)
+
+
+def lay_colors(small: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Lay the colours of a small picture over the grey of a large one.
+
+    Each channel of the small picture, less the mean of its channels, is enlarged (bilinear) and added to the mean of the large
+    picture's channels.
+
+    Args:
+        small: uint8 (any height and width, 3).
+        pixels: uint8 (height, width, 3).
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    height, width = pixels.shape[:2]
+    gray = pixels.mean(-1, dtype=np.float32)
+    tint = small.astype(np.float32) - small.mean(-1, dtype=np.float32, keepdims=True)
+    result = np.empty((height, width, 3), np.uint8)
+    for channel in range(3):  # one at a time: 12 megapixels of float32 take 48 MB
+        large = Image.fromarray(tint[..., channel]).resize((width, height), Image.Resampling.BILINEAR)
+        result[..., channel] = np.clip(np.rint(np.asarray(large) + gray), 0, 255)
+    return result
 
 
 def preprocess(pixels: np.ndarray, contract: Contract) -> np.ndarray:

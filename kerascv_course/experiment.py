@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -82,14 +81,17 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, data_dir: Path | None = None, r
         _check_resumable(Run.open(run_dir).recipe(), recipe)
         data_dir = data_dir or _remembered_data_dir(Run.open(run_dir))
     task = get_task(recipe.task)
-    splits, info = load(recipe.data, data_dir)
+    splits, info = load_for(recipe, task, data_dir, run_dir if resume else None)
     training = prepare(recipe, task, splits, info)
     run = Run.open(run_dir) if resume else Run.create(run_dir, recipe)
     with _log_file(run):
         log.info("%s: %s", recipe.name, recipe.description)
-        log.info("%s", _data_line(info))
+        log.info("%s", _data_line(info, task))
         log.info("%s with %s trainable parameters", recipe.model, f"{_trainable(training.model):,}")
         _record_start(run, recipe, data_dir, resume=resume)
+        if not resume:
+            for name, text in task.files(info).items():
+                run.write_text(name, text)
         try:
             progress = train(recipe, training, splits, info, run, resume=resume)
         except KeyboardInterrupt:
@@ -97,13 +99,19 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, data_dir: Path | None = None, r
                 f"interrupted; every finished validation is kept. Go on with: python -m kerascv_course.train --resume {run.path}"
             ) from None
         model = load_best(run)
-        metrics = measure(run, task, model, splits, info, progress)
-        draw(run, task, model, splits, info, progress, metrics)
-        sample = write_samples(run, splits, info)
+        metrics = measure(run, recipe, task, model, splits, info, progress)
+        draw(run, recipe, task, model, splits, info, progress, metrics)
+        sample = write_samples(run, task, splits, info)
         if recipe.export.enabled:
             export_run(run, recipe, task, model, splits, info, metrics)
         write_run_page(run)
         return Result(run, task.headline(metrics), sample, time.perf_counter() - started)
+
+
+def load_for(recipe: Recipe, task: Task, data_dir: Path | None, run_dir: Path | None) -> tuple[Splits, DataInfo]:
+    """A recipe's data with its task's targets; `run_dir`: a run whose choices are kept (None: a new one)."""
+    splits, info = load(recipe.data, data_dir)
+    return task.label(recipe, splits, info, run_dir)
 
 
 def evaluate_run(run: Run, *, data_dir: Path | None = None) -> dict[str, Any]:
@@ -114,8 +122,8 @@ def evaluate_run(run: Run, *, data_dir: Path | None = None) -> dict[str, Any]:
     """
     recipe = run.recipe()
     task = get_task(recipe.task)
-    splits, info = load(recipe.data, data_dir or _remembered_data_dir(run))
-    return task.evaluate(load_best(run), splits, info)
+    splits, info = load_for(recipe, task, data_dir or _remembered_data_dir(run), run.path)
+    return task.evaluate(load_best(run), recipe, splits, info)
 
 
 def export_again(run: Run, *, data_dir: Path | None = None) -> Path:
@@ -129,8 +137,9 @@ def export_again(run: Run, *, data_dir: Path | None = None) -> Path:
         ParityError: the new file gives other answers than Keras; model.onnx is unchanged.
     """
     recipe, metrics = run.recipe(), run.read_json("metrics.json")
-    splits, info = load(recipe.data, data_dir or _remembered_data_dir(run))
-    path = export_run(run, recipe, get_task(recipe.task), load_best(run), splits, info, metrics)
+    task = get_task(recipe.task)
+    splits, info = load_for(recipe, task, data_dir or _remembered_data_dir(run), run.path)
+    path = export_run(run, recipe, task, load_best(run), splits, info, metrics)
     write_run_page(run)
     return path
 
@@ -148,8 +157,8 @@ def check_run(run: Run, path: Path | None = None, *, data_dir: Path | None = Non
     """
     recipe = run.recipe()
     task = get_task(recipe.task)
-    splits, _ = load(recipe.data, data_dir or _remembered_data_dir(run))
-    return _check(task.serving_graph(load_best(run)), path or run / "model.onnx", recipe, task, splits)
+    splits, info = load_for(recipe, task, data_dir or _remembered_data_dir(run), run.path)
+    return _check(task.serving_graph(load_best(run), recipe, info), path or run / "model.onnx", recipe, task, splits)
 
 
 def _check(serving: keras.Model, path: Path, recipe: Recipe, task: Task, splits: Splits) -> ParityReport:
@@ -174,10 +183,12 @@ def load_best(run: Run) -> keras.Model:
         raise InputError(f"{path} is damaged: {error}") from None
 
 
-def measure(run: Run, task: Task, model: keras.Model, splits: Splits, info: DataInfo, progress: Progress) -> dict[str, Any]:
+def measure(
+    run: Run, recipe: Recipe, task: Task, model: keras.Model, splits: Splits, info: DataInfo, progress: Progress
+) -> dict[str, Any]:
     """Measure the best weights on every split and write metrics.json. The test split is touched here for the first time."""
     log.info("measuring the best weights (epoch %g)", progress.history[progress.best]["epoch"])
-    metrics = task.evaluate(model, splits, info)
+    metrics = task.evaluate(model, recipe, splits, info)
     run.write_json(
         "metrics.json",
         {
@@ -185,6 +196,8 @@ def measure(run: Run, task: Task, model: keras.Model, splits: Splits, info: Data
             "headline": task.headline(metrics),
             "best_epoch": progress.history[progress.best]["epoch"],
             "epochs": progress.history[-1]["epoch"],
+            "best": progress.history[progress.best],
+            "last": progress.history[-1],
             "training_seconds": round(sum(row["seconds"] for row in progress.history), 1),
             "trainable_parameters": _trainable(model),
             "data": dataclasses.asdict(info),
@@ -195,6 +208,7 @@ def measure(run: Run, task: Task, model: keras.Model, splits: Splits, info: Data
 
 def draw(
     run: Run,
+    recipe: Recipe,
     task: Task,
     model: keras.Model,
     splits: Splits,
@@ -205,25 +219,21 @@ def draw(
     """Write plots/: the learning curves and the task's own figures."""
     best = progress.history[progress.best]["epoch"]
     run.write_figure("plots/learning_curves.png", plots.learning_curves(progress.history, task.curve, best))
-    for name, figure in task.figures(model, splits, info, metrics).items():
+    for name, figure in task.figures(model, recipe, splits, info, metrics).items():
         run.write_figure(f"plots/{name}.png", figure)
 
 
-def write_samples(run: Run, splits: Splits, info: DataInfo, count: int = 10) -> Path:
-    """Write the first test picture of each of the first classes to samples/, to try the exported file with.
+def write_samples(run: Run, task: Task, splits: Splits, info: DataInfo, count: int = 10) -> Path:
+    """Write a few test pictures to samples/, to try the exported file with.
 
     Returns:
         The first of them.
     """
     paths = []
-    for target, label in enumerate(info.labels[:count]):
-        found = (splits.test.targets == target).nonzero()[0]
-        if len(found):
-            image = splits.test.images[found[0]]
-            safe = re.sub(r"[^\w-]+", "_", label) or "class"
-            paths.append(run / f"samples/{target}_{safe}.png")
-            with write_beside(paths[-1]) as path:
-                Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
+    for name, image in task.samples(splits, info, count).items():
+        paths.append(run / f"samples/{name}.png")
+        with write_beside(paths[-1]) as path:
+            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
     return paths[0]
 
 
@@ -240,7 +250,7 @@ def export_run(
     from export import ParityError, export_model
 
     log.info("exporting, and checking the file on all %d test images", len(splits.test))
-    serving = task.serving_graph(model)
+    serving = task.serving_graph(model, recipe, info)
     candidate = run / "model.rejected.onnx"
     export_model(
         serving,
@@ -253,7 +263,7 @@ def export_run(
         resize=recipe.data.resize,
         data={"source": info.source, "fingerprint": info.fingerprint, "citation": info.citation},
         versions=package_versions(),
-        **task.describe(recipe, info, metrics),
+        **task.describe(model, recipe, info, metrics),
     )
     try:
         report = _check(serving, candidate, recipe, task, splits)
@@ -274,9 +284,9 @@ def _trainable(model: keras.Model) -> int:
     )
 
 
-def _data_line(info: DataInfo) -> str:
+def _data_line(info: DataInfo, task: Task) -> str:
     sizes = ", ".join(f"{count:,} {name}" for name, count in info.sizes.items())
-    return f"data: {info.source}, {len(info.labels)} classes, {sizes} images of {'×'.join(map(str, info.image_shape))}"
+    return f"data: {info.source}, {len(info.labels)} {task.targets}, {sizes} images of {'×'.join(map(str, info.image_shape))}"
 
 
 def _check_resumable(before: Recipe, now: Recipe) -> None:

@@ -28,7 +28,9 @@ class ImageError(DataError):
     """A file or an array that is no picture we can use."""
 
 
-def read_image(path: str | Path, height: int, width: int, channels: int, filter: Filter = "bilinear") -> np.ndarray:
+def read_image(
+    path: str | Path, height: int | None, width: int | None, channels: int, filter: Filter = "bilinear"
+) -> np.ndarray:
     """Read a picture of any usual kind and bring it to a shape.
 
     EXIF orientation is applied; 16-bit greys are scaled to 8 bits (not clipped); palettes are resolved; transparent pixels are
@@ -36,7 +38,7 @@ def read_image(path: str | Path, height: int, width: int, channels: int, filter:
 
     Args:
         path: the file.
-        height: rows of the result, pixels.
+        height: rows of the result, pixels; None: the picture's own, and so the width.
         width: columns of the result, pixels.
         channels: 1 (grey) or 3 (RGB).
         filter: resampling filter, used only if the size differs; when shrinking, Pillow's filters cover the whole source area
@@ -84,9 +86,9 @@ def convert_image(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def resize_image(image: Image.Image, height: int, width: int, filter: Filter) -> np.ndarray:
-    """Resize a Pillow image of mode ``L`` or ``RGB`` where its size differs: uint8 (height, width, 1 or 3)."""
-    if image.size != (width, height):
+def resize_image(image: Image.Image, height: int | None, width: int | None, filter: Filter) -> np.ndarray:
+    """Resize a Pillow image of mode ``L`` or ``RGB`` where its size differs: uint8 (height, width, 1 or 3); None: keep the size."""
+    if height is not None and width is not None and image.size != (width, height):
         image = image.resize((width, height), Image.Resampling[filter.upper()])
     array = np.asarray(image, dtype=np.uint8)
     return array[:, :, None] if array.ndim == 2 else array

@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-__all__ = ["class_accuracy", "confusion_matrix", "learning_curves", "picture_grid"]
+__all__ = [
+    "class_accuracy",
+    "compare_curves",
+    "confusion_matrix",
+    "learning_curves",
+    "palette_shares",
+    "picture_grid",
+    "picture_rows",
+]
 
 TRAIN, VALIDATION, BEST = "#4477aa", "#cc6633", "#888888"
 
@@ -100,4 +108,69 @@ def picture_grid(images: np.ndarray, captions: Sequence[str], *, title: str, col
     for axes, image, caption in zip(grid, images, captions, strict=False):
         axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
         axes.set_title(caption, fontsize=8)
+    return figure
+
+
+def picture_rows(rows: Mapping[str, np.ndarray], *, gap: int = 2) -> Figure:
+    """Rows of pictures, one above the other, each row with its name.
+
+    Args:
+        rows: name to uint8 (N, height, width, 1 or 3), all of one N, height and width.
+        gap: white pixels between pictures.
+    """
+    first = next(iter(rows.values()))
+    count, height, width = first.shape[:3]
+    sheet = np.full((len(rows) * (height + gap) - gap, count * (width + gap) - gap, 3), 255, np.uint8)
+    for row, images in enumerate(rows.values()):
+        for column, image in enumerate(images):
+            top, left = row * (height + gap), column * (width + gap)
+            sheet[top : top + height, left : left + width] = image
+    across = 10.0
+    figure = Figure(figsize=(across + 1.2, across * sheet.shape[0] / sheet.shape[1] + 0.2), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(sheet, interpolation="nearest")
+    axes.set_yticks([row * (height + gap) + height / 2 for row in range(len(rows))], list(rows))
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def palette_shares(palette: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> Figure:
+    """Two bars for every colour of a palette, in that colour: its share of the true and of the predicted pixels.
+
+    Args:
+        palette: uint8 (colours, 3).
+        true: float (colours,), 0–1.
+        predicted: likewise.
+    """
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(palette))
+    colors = palette / 255
+    axes.bar(places - 0.21, true, 0.4, color=colors, edgecolor="black", linewidth=0.6, label="true (outlined)")
+    axes.bar(places + 0.21, predicted, 0.4, color=colors, edgecolor="black", linewidth=0.6, hatch="////", label="predicted")
+    axes.set(
+        xlabel="colour, darkest first", ylabel="share of pixels", title="Palette", xticks=places[:: max(1, len(places) // 24)]
+    )
+    axes.legend()
+    return figure
+
+
+def compare_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], keys: Sequence[str]) -> Figure:
+    """One panel for each figure of the history, one line for each run.
+
+    Args:
+        histories: name of a run to its history (see `learning_curves`).
+        keys: figures, such as ``("val_loss", "val_accuracy")``.
+    """
+    figure = Figure(figsize=(5 * len(keys), 4), layout="constrained")
+    for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
+        for name, history in histories.items():
+            axes.plot([row["epoch"] for row in history], [row[key] for row in history], marker="o", markersize=3, label=name)
+        axes.set(
+            xlabel="epoch", ylabel=key.replace("val_", "validation "), title=key.replace("val_", "validation ").capitalize()
+        )
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
     return figure

@@ -12,7 +12,7 @@ from tyro.conf import Fixed
 
 from kerascv_course.errors import InputError
 
-__all__ = ["Augmentation", "Data", "Export", "Optimizer", "Recipe", "Schedule"]
+__all__ = ["Augmentation", "Colorize", "Data", "Export", "Optimizer", "Recipe", "Schedule"]
 
 
 def _require(ok: bool, rule: str, value: object) -> None:
@@ -36,6 +36,8 @@ class Data:
     """Share of the training images set aside for validation, where the source brings no validation split."""
     test_share: float = 0.2
     """Share of all images set aside for the test, where the source brings no test split."""
+    only: tuple[str, ...] = ()
+    """Names of the classes to keep; none: all."""
     split_seed: int = 0
     """Seed of the splits. Not the recipe's seed: runs with several seeds share their splits."""
     normalize_mean: tuple[float, ...] = (0.5,)
@@ -114,6 +116,38 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Colorize:
+    """How pixels become colour classes and classes become colours; for the task colorize."""
+
+    palette: str | None = None
+    """Colours to choose from: a .npy or CSV file of rows red, green, blue, 0–255; None: k-means on the training pixels."""
+    colors: int = 24
+    """Colours that k-means finds."""
+    palette_seed: int = 0
+    """Seed of k-means. Not the recipe's seed: runs with several seeds share their palette."""
+    input: Literal["gray", "small"] = "gray"
+    """gray: the mean of the channels; small: the colours of the picture shrunk, which makes it super-resolution."""
+    shrink: Literal[2, 4, 8] = 4
+    """For the input small: how many times smaller."""
+    rebalance: float = 0.0
+    """Weight of rare colours in the loss: 0 all pixels count alike, 1 all colours (Zhang et al. 2016, equation 4: 1 − λ)."""
+    decode: Literal["argmax", "annealed-mean"] = "argmax"
+    """The colour shown: the likeliest, or the mean of all, weighted by annealed probabilities (Zhang et al. 2016, equation 5)."""
+    temperature: float = 0.38
+    """Of the annealed mean: towards 0 the likeliest colour, 1 the plain mean."""
+    keep_gray: bool = False
+    """Shift each shown colour so that its channel mean is the input's: detail comes from the picture, colour from the network."""
+
+    def __post_init__(self) -> None:
+        _require(2 <= self.colors <= 256, "colorize.colors is 2 to 256", self.colors)
+        _require(0 <= self.rebalance <= 1, "colorize.rebalance is 0 to 1", self.rebalance)
+        _require(0 < self.temperature <= 1, "colorize.temperature is above 0 and at most 1", self.temperature)
+        _require(self.palette_seed >= 0, "colorize.palette_seed is 0 or more", self.palette_seed)
+        if self.keep_gray and self.input != "gray":
+            raise InputError(f"colorize.keep_gray goes with the input gray; received it for {self.input}: leave it out")
+
+
+@dataclass(frozen=True)
 class Export:
     """What leaves the run."""
 
@@ -143,7 +177,7 @@ class Recipe:
     """What is learnt from."""
     model_options: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Options of the network, as NAME VALUE pairs."""
-    task: Literal["classify"] = "classify"
+    task: Literal["classify", "colorize"] = "classify"
     """What is predicted and how it is measured."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random changes of the training images."""
@@ -153,10 +187,14 @@ class Recipe:
     """How the learning rate changes."""
     label_smoothing: float = 0.0
     """Share of the target probability spread over all classes, 0 to below 1."""
+    colorize: Colorize = field(default_factory=Colorize)
+    """Colours, for the task colorize."""
     epochs: int = 10
     """Passes over the training images, at most."""
     batch_size: int = 64
     """Images a step; the last, incomplete batch of an epoch is left out."""
+    shuffle: bool = True
+    """A new order of the images every epoch; without it the order of the files."""
     seed: int = 0
     """Seed of the weights, of the order of the images, of augmentation and dropout."""
     validations_per_epoch: int = 1
@@ -165,6 +203,10 @@ class Recipe:
     """Stop after this many validations in a row without a better one; 0: never stop early."""
     monitor: Literal["val_loss", "val_accuracy"] = "val_loss"
     """What makes a checkpoint the best: always a figure of the validation split."""
+    log_style: Literal["full", "csc413"] = "full"
+    """Lines of the log: all figures, or validation loss and accuracy as CSC413 prints them."""
+    snapshots: int = 1
+    """Draw how far it has come after every so many validations, where the task has something to look at; 0: never."""
     deterministic: bool = True
     """Operations that give the same bits every time (slower on a GPU)."""
     export: Export = field(default_factory=Export)
@@ -176,3 +218,4 @@ class Recipe:
             _require(getattr(self, name) >= 1, f"{name} is a whole number of 1 or more", getattr(self, name))
         _require(self.patience >= 0, "patience is 0 or more", self.patience)
         _require(self.seed >= 0, "seed is 0 or more", self.seed)
+        _require(self.snapshots >= 0, "snapshots is 0 or more", self.snapshots)

@@ -5,24 +5,19 @@ from __future__ import annotations
 import base64
 import csv
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from kerascv_course.tasks import get_task
 from kerascv_course.training.run import Run
 
 __all__ = ["write_run_page"]
 
-#: Plots in this order, then any others by name.
-PLOT_ORDER = ("learning_curves", "confusion_matrix", "class_accuracy", "worst_mistakes")
-
-CAPTIONS = {
-    "learning_curves": "Learning curves. Training figures are means over the period while the weights move; validation is "
-    "measured at its end.",
-    "confusion_matrix": "Confusion matrix of the test split: rows are true classes, numbers are images.",
-    "class_accuracy": "Share of each class that was recognised, test split.",
-    "worst_mistakes": "The wrong answers on the test split that the network was surest of.",
-}
+LEARNING_CURVES = (
+    "Learning curves. Training figures are means over the period while the weights move; validation is measured at its end."
+)
 
 
 def write_run_page(run: Run) -> None:
@@ -37,6 +32,8 @@ def write_run_page(run: Run) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    recipe = run.recipe()
+    captions = {"learning_curves": LEARNING_CURVES, **get_task(recipe.task).captions}
     page = environment.get_template("run_page.html.jinja").render(
         run=run.path,
         recipe=_json(run, "recipe.json"),
@@ -44,7 +41,8 @@ def write_run_page(run: Run) -> None:
         metrics=_json(run, "metrics.json"),
         parity=_json(run, "parity.json"),
         history=_history(run),
-        plots=_plots(run),
+        plots=_pictures(run, "plots", captions),
+        snapshots=_pictures(run, "snapshots", {}),
         samples=[path.relative_to(run.path).as_posix() for path in sorted((run / "samples").glob("*.png"))],
     )
     run.write_text("report.html", page)
@@ -63,13 +61,14 @@ def _history(run: Run) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _plots(run: Run) -> list[dict[str, str]]:
-    paths = {path.stem: path for path in (run / "plots").glob("*.png")}
-    names = [name for name in PLOT_ORDER if name in paths] + sorted(set(paths) - set(PLOT_ORDER))
+def _pictures(run: Run, folder: str, captions: Mapping[str, str]) -> list[dict[str, str]]:
+    """The pictures of a folder: those with a caption in the captions' order, then any others by name."""
+    paths = {path.stem: path for path in (run / folder).glob("*.png")}
+    names = [name for name in captions if name in paths] + sorted(set(paths) - set(captions))
     return [
         {
             "name": name,
-            "caption": CAPTIONS.get(name, name.replace("_", " ")),
+            "caption": captions.get(name, name.replace("_", " ")),
             "data": base64.b64encode(paths[name].read_bytes()).decode("ascii"),
         }
         for name in names

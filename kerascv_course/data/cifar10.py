@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kerascv_course.data.splits import DataInfo, Split, Splits, hold_out, make_info
+from kerascv_course.data.splits import DataInfo, Split, Splits, hold_out, keep_classes, make_info
 from kerascv_course.errors import DataError
 from kerascv_course.recipe import Data
 
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 def load_cifar10(config: Data, data_dir: Path | None) -> tuple[Splits, DataInfo]:
     """CIFAR-10: 50,000 training images less the validation share, drawn from all classes alike, and 10,000 test images.
+
+    With ``config.only`` the images of those classes alone: 5,000 and 1,000 a class.
 
     Prepared data is looked for in `data_dir`, else in ``TFDS_DATA_DIR``, else in ``~/tensorflow_datasets``. Where there is none it
     is downloaded there (162 MiB), if the server can be reached.
@@ -53,9 +55,11 @@ def load_cifar10(config: Data, data_dir: Path | None) -> tuple[Splits, DataInfo]
             f"the CIFAR-10 in {folder} cannot be read: {type(error).__name__}: {str(error).splitlines()[0][:200]}; "
             f"remove {folder / 'cifar10'} and prepare it again"
         ) from error
+    names = tuple(builder.info.features["label"].names)
+    (whole, labels), (test, _) = (keep_classes(split, names, config.only) for split in (whole, test))
     train, validation = hold_out(whole, config.validation_share, config.split_seed, stratify=False)
     splits = Splits(train, validation, test)
-    return splits, make_info("cifar10", tuple(builder.info.features["label"].names), CITATION, splits)
+    return splits, make_info("cifar10", labels, CITATION, splits)
 
 
 def _read(builder: object, split: str) -> Split:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kerascv_course.data.splits import DataInfo, Split, Splits, hold_out, make_info
+from kerascv_course.data.splits import DataInfo, Split, Splits, hold_out, keep_classes, make_info
 from kerascv_course.images import convert_image, resize_image
 from kerascv_course.recipe import Data
 
@@ -32,8 +32,9 @@ def load_digits(config: Data, data_dir: Path | None) -> tuple[Splits, DataInfo]:
     height, width = config.image_size
     pictures = [convert_image(Image.fromarray(image), config.channels) for image in small]
     images = np.stack([resize_image(picture, height, width, config.resize) for picture in pictures])
-    whole = Split(images, digits.target.astype(np.int64))
+    names = tuple(str(name) for name in digits.target_names)
+    whole, labels = keep_classes(Split(images, digits.target.astype(np.int64)), names, config.only)
     rest, test = hold_out(whole, config.test_share, config.split_seed, stratify=True)
     train, validation = hold_out(rest, config.validation_share, config.split_seed, stratify=True)
     splits = Splits(train, validation, test)
-    return splits, make_info("digits", tuple(str(name) for name in digits.target_names), CITATION, splits)
+    return splits, make_info("digits", labels, CITATION, splits)

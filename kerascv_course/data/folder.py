@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from kerascv_course.data.splits import DataInfo, Split, Splits, hold_out, make_info
-from kerascv_course.errors import DataError
+from kerascv_course.errors import DataError, UnknownNameError
 from kerascv_course.images import ImageError, read_image
 from kerascv_course.recipe import Data
 
@@ -34,13 +34,13 @@ def load_folder(config: Data, data_dir: Path | None) -> tuple[Splits, DataInfo]:
         for name, choices in SPLIT_FOLDERS.items()
     }
     root = folders["train"] or data_dir
-    labels = _class_names(root)
+    labels = _class_names(root, config.only)
     whole = _read_split(root, labels, config)
     given: dict[str, Split] = {}
     for name in ("test", "validation"):
         path = folders[name]
         if path is not None and folders["train"] is not None:
-            if extra := sorted(set(_class_names(path)) - set(labels)):
+            if extra := sorted(set(_class_names(path, config.only)) - set(labels)):
                 raise DataError(f"{path} has the class {extra[0]!r}, which {root} has not: the splits share their classes")
             given[name] = _read_split(path, labels, config)
         else:
@@ -50,8 +50,13 @@ def load_folder(config: Data, data_dir: Path | None) -> tuple[Splits, DataInfo]:
     return splits, make_info("folder", tuple(labels), f"pictures in the folder {data_dir.name}", splits)
 
 
-def _class_names(root: Path) -> list[str]:
+def _class_names(root: Path, only: tuple[str, ...]) -> list[str]:
     names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for name in only:
+        if name not in names:
+            raise UnknownNameError(f"class in {root}", name, names)
+    if only:
+        return [name for name in names if name in only]
     if len(names) < 2:
         raise DataError(f"a folder of pictures holds one folder a class, two or more; {root} holds {len(names)}")
     return names

@@ -6,6 +6,8 @@ resumed run equal to one that was never interrupted: the stream can be opened at
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from kerascv_course.data.augment import augment
@@ -20,29 +22,40 @@ def steps_per_epoch(train: Split, batch_size: int) -> int:
     return len(train) // batch_size
 
 
-def training_batches(train: Split, recipe: Recipe, *, first_step: int = 0) -> tf.data.Dataset:
-    """An endless stream of training batches, epoch after epoch, each epoch in an order of its own.
+def training_batches(
+    train: Split,
+    recipe: Recipe,
+    *,
+    first_step: int = 0,
+    relabel: Callable[[tf.Tensor], tf.Tensor] | None = None,
+) -> tf.data.Dataset:
+    """An endless stream of training batches, epoch after epoch, each epoch in an order of its own if the recipe shuffles.
 
     Args:
         train: the training split, kept in memory.
-        recipe: gives batch size, seed and augmentation.
+        recipe: gives batch size, order, seed and augmentation.
         first_step: steps to leave out at the beginning (where a resumed run goes on).
+        relabel: makes the targets of images that augmentation has changed, where they change with them; None: they do not.
 
     Returns:
-        Batches of uint8 images (batch, height, width, channels) and targets (batch,).
+        Batches of uint8 images (batch, height, width, channels) and targets (batch, …).
     """
     batch, steps = recipe.batch_size, steps_per_epoch(train, recipe.batch_size)
     images, targets = tf.constant(train.images), tf.constant(train.targets)
     order_key, augmentation_key = tf.unstack(tf.random.split(tf.constant([recipe.seed, 0]), 2))
 
     def epoch_order(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = tf.random.experimental.stateless_shuffle(tf.range(len(train)), tf.random.fold_in(order_key, epoch))
+        order = tf.range(len(train))
+        if recipe.shuffle:
+            order = tf.random.experimental.stateless_shuffle(order, tf.random.fold_in(order_key, epoch))
         return tf.data.Dataset.from_tensor_slices(tf.reshape(order[: steps * batch], (steps, batch)))
 
     def read(step: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         chosen = tf.gather(images, index)
         if recipe.augmentation != Augmentation():
             chosen = augment(chosen, tf.random.fold_in(augmentation_key, step), recipe.augmentation)
+            if relabel:
+                return chosen, relabel(chosen)
         return chosen, tf.gather(targets, index)
 
     epochs = tf.data.Dataset.counter(first_step // steps, dtype=tf.int64)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kerascv_course.errors import DataError
+from kerascv_course.errors import DataError, UnknownNameError
 
-__all__ = ["DataInfo", "Split", "Splits", "hold_out", "make_info"]
+__all__ = ["DataInfo", "Split", "Splits", "hold_out", "keep_classes", "make_info"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Split:
 
     Attributes:
         images: uint8 (N, height, width, channels), 0–255.
-        targets: for classification int64 (N,), 0 to classes − 1.
+        targets: what a source gives: int64 (N,), 0 to classes − 1; a task may put others in their place.
     """
 
     images: np.ndarray
@@ -82,6 +82,34 @@ def make_info(source: str, labels: tuple[str, ...], citation: str, splits: Split
     height, width, channels = splits.train.images.shape[1:]
     sizes = {name: len(split) for name, split in splits.items()}
     return DataInfo(source, labels, (height, width, channels), sizes, f"sha256:{digest.hexdigest()}", citation)
+
+
+def keep_classes(split: Split, labels: tuple[str, ...], only: tuple[str, ...]) -> tuple[Split, tuple[str, ...]]:
+    """Leave out the images of other classes.
+
+    Args:
+        split: with int targets (N,).
+        labels: class names, in the order of the targets.
+        only: the classes to keep; none: all.
+
+    Returns:
+        The split, its targets numbered anew, and the names kept, in the order of `labels`.
+
+    Raises:
+        UnknownNameError: a class that `labels` has not.
+        DataError: a class without images.
+    """
+    if not only:
+        return split, labels
+    for name in only:
+        if name not in labels:
+            raise UnknownNameError("class", name, labels)
+    kept = [number for number, name in enumerate(labels) if name in only]
+    for number in kept:
+        if not (split.targets == number).any():
+            raise DataError(f"data.only keeps classes that have images; {labels[number]!r} has none: leave it out")
+    chosen = split.take(np.flatnonzero(np.isin(split.targets, kept)))
+    return Split(chosen.images, np.searchsorted(kept, chosen.targets)), tuple(labels[number] for number in kept)
 
 
 def hold_out(split: Split, share: float, seed: int, *, stratify: bool) -> tuple[Split, Split]:

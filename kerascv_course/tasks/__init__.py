@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kerascv_course.errors import UnknownNameError
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
+    import tensorflow as tf
     from matplotlib.figure import Figure
 
     from kerascv_course.data import DataInfo, Splits
@@ -24,26 +27,57 @@ class Task(Protocol):
     curve: str
     #: Name of the output whose argmax over the last axis is the task's answer.
     answer: str
+    #: What its targets are called, many.
+    targets: str
+    #: Caption of each of its plots by file stem, in the order of the report.
+    captions: Mapping[str, str]
+
+    def label(self, recipe: Recipe, splits: Splits, info: DataInfo, run_dir: Path | None) -> tuple[Splits, DataInfo]:
+        """The splits with the task's targets in place of the source's, and with their names.
+
+        Args:
+            recipe: what is done.
+            splits: as the source gives them.
+            info: likewise.
+            run_dir: a run whose choices are kept; None: a new one.
+        """
+
+    def files(self, info: DataInfo) -> dict[str, str]:
+        """Texts that a new run keeps beside its recipe, by file name: what `label` has chosen."""
+
+    def relabel(self, info: DataInfo) -> Callable[[tf.Tensor], tf.Tensor] | None:
+        """Targets from images that augmentation has changed; None where they do not change with the images."""
 
     def build(self, recipe: Recipe, info: DataInfo) -> keras.Model:
         """The trainable model, from uint8 images to what the loss takes, normalisation inside."""
 
-    def compile_arguments(self, recipe: Recipe) -> dict[str, Any]:
+    def compile_arguments(self, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
         """Loss and metrics for `keras.Model.compile`."""
 
-    def evaluate(self, model: keras.Model, splits: Splits, info: DataInfo) -> dict[str, Any]:
-        """Every figure of metrics.json: for each split a dict, JSON-able; its plain numbers are shown in tables."""
+    def snapshot(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> Figure | None:
+        """How far the model has come, to be looked at, after each validation (of validation images); None: nothing is drawn."""
+
+    def evaluate(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
+        """Every figure of metrics.json: for each split a dict, JSON-able; its plain numbers are shown in tables.
+
+        Where there is one, ``floors`` is a dict of what is had without learning.
+        """
 
     def headline(self, metrics: Mapping[str, Any]) -> dict[str, str]:
         """The few figures of the summary: name to text."""
 
-    def figures(self, model: keras.Model, splits: Splits, info: DataInfo, metrics: Mapping[str, Any]) -> dict[str, Figure]:
+    def figures(
+        self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo, metrics: Mapping[str, Any]
+    ) -> dict[str, Figure]:
         """The task's own plots by file stem."""
 
-    def serving_graph(self, model: keras.Model) -> keras.Model:
+    def samples(self, splits: Splits, info: DataInfo, count: int) -> dict[str, np.ndarray]:
+        """A few test pictures to try the exported file with, by file stem: uint8 (height, width, 1 or 3)."""
+
+    def serving_graph(self, model: keras.Model, recipe: Recipe, info: DataInfo) -> keras.Model:
         """What is exported: from uint8 images to named final answers."""
 
-    def describe(self, recipe: Recipe, info: DataInfo, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    def describe(self, model: keras.Model, recipe: Recipe, info: DataInfo, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """What the task puts into the exported file's contract."""
 
 
@@ -54,8 +88,9 @@ def get_task(name: str) -> Task:
         UnknownNameError: there is none.
     """
     from kerascv_course.tasks.classify import Classify
+    from kerascv_course.tasks.colorize import Colorizer
 
-    tasks: dict[str, type[Task]] = {"classify": Classify}
+    tasks: dict[str, type[Task]] = {"classify": Classify, "colorize": Colorizer}
     if name not in tasks:
         raise UnknownNameError("task", name, tasks)
     return tasks[name]()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,7 +16,7 @@ from kerascv_course.data import DataInfo, Split, Splits
 from kerascv_course.recipe import Recipe
 from kerascv_course.registry import create_model
 
-__all__ = ["Classify", "classification_report", "normalized", "serving_classifier"]
+__all__ = ["Classify", "classification_report", "normalization", "normalized", "serving_classifier"]
 
 EVALUATION_BATCH = 256
 
@@ -30,9 +32,13 @@ def normalized(network: keras.Model, mean: Sequence[float], std: Sequence[float]
     """
     shape = network.input_shape[1:]
     image = keras.Input(shape, dtype=dtype, name="image")
-    means, stds = (np.broadcast_to(np.asarray(values, np.float64), (shape[-1],)) for values in (mean, std))
-    rescale = keras.layers.Rescaling((1 / (255 * stds)).tolist(), (-means / stds).tolist(), name="normalize")
-    return keras.Model(image, network(rescale(image)), name=network.name)
+    return keras.Model(image, network(normalization(mean, std, shape[-1])(image)), name=network.name)
+
+
+def normalization(mean: Sequence[float], std: Sequence[float], channels: int) -> keras.layers.Layer:
+    """The layer ``normalize``: (pixels/255 − mean)/std for pixels of 0–255; the arguments are `normalized`'s."""
+    means, stds = (np.broadcast_to(np.asarray(values, np.float64), (channels,)) for values in (mean, std))
+    return keras.layers.Rescaling((1 / (255 * stds)).tolist(), (-means / stds).tolist(), name="normalize")
 
 
 def serving_classifier(model: keras.Model) -> keras.Model:
@@ -91,6 +97,23 @@ class Classify:
 
     curve = "accuracy"
     answer = "logits"
+    targets = "classes"
+    captions = {  # noqa: RUF012
+        "confusion_matrix": "Confusion matrix of the test split: rows are true classes, numbers are images.",
+        "class_accuracy": "Share of each class that was recognised, test split.",
+        "worst_mistakes": "The wrong answers on the test split that the network was surest of.",
+    }
+
+    def label(self, recipe: Recipe, splits: Splits, info: DataInfo, run_dir: Path | None) -> tuple[Splits, DataInfo]:
+        """The source's own classes."""
+        return splits, info
+
+    def files(self, info: DataInfo) -> dict[str, str]:
+        """None: nothing is chosen."""
+        return {}
+
+    def relabel(self, info: DataInfo) -> None:
+        """None: a class stays what it is when its image changes."""
 
     def build(self, recipe: Recipe, info: DataInfo) -> keras.Model:
         """A network of the registry behind its normalisation: uint8 images to logits."""
@@ -98,13 +121,16 @@ class Classify:
         network = create_model(recipe.model, len(info.labels), info.image_shape, **options)
         return normalized(network, recipe.data.normalize_mean, recipe.data.normalize_std)
 
-    def compile_arguments(self, recipe: Recipe) -> dict[str, Any]:
+    def compile_arguments(self, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
         """Softmax cross-entropy on logits, accuracy."""
         if recipe.label_smoothing:
             return {"loss": _SmoothedCrossentropy(recipe.label_smoothing), "metrics": ["accuracy"]}
         return {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "metrics": ["accuracy"]}
 
-    def evaluate(self, model: keras.Model, splits: Splits, info: DataInfo) -> dict[str, Any]:
+    def snapshot(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> None:
+        """Nothing is drawn."""
+
+    def evaluate(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
         """`classification_report` of each split, in inference mode over the whole of it."""
         return {name: classification_report(self._logits(model, split), split.targets) for name, split in splits.items()}
 
@@ -112,7 +138,9 @@ class Classify:
         """Accuracy of each split."""
         return {f"{name} accuracy": f"{metrics[name]['accuracy']:.4f}" for name in ("train", "validation", "test")}
 
-    def figures(self, model: keras.Model, splits: Splits, info: DataInfo, metrics: Mapping[str, Any]) -> dict[str, Figure]:
+    def figures(
+        self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo, metrics: Mapping[str, Any]
+    ) -> dict[str, Figure]:
         """Confusion matrix, accuracy by class and the worst mistakes of the test split."""
         test = metrics["test"]
         logits = self._logits(model, splits.test)
@@ -124,11 +152,21 @@ class Classify:
             figures["worst_mistakes"] = plots.picture_grid(*mistakes, title="Worst mistakes on the test split")
         return figures
 
-    def serving_graph(self, model: keras.Model) -> keras.Model:
+    def samples(self, splits: Splits, info: DataInfo, count: int) -> dict[str, np.ndarray]:
+        """The first test picture of each of the first classes."""
+        samples = {}
+        for target, label in enumerate(info.labels[:count]):
+            found = (splits.test.targets == target).nonzero()[0]
+            if len(found):
+                safe = re.sub(r"[^\w-]+", "_", label) or "class"
+                samples[f"{target}_{safe}"] = splits.test.images[found[0]]
+        return samples
+
+    def serving_graph(self, model: keras.Model, recipe: Recipe, info: DataInfo) -> keras.Model:
         """uint8 images to logits and probabilities."""
         return serving_classifier(model)
 
-    def describe(self, recipe: Recipe, info: DataInfo, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    def describe(self, model: keras.Model, recipe: Recipe, info: DataInfo, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Labels and the accuracy on each split."""
         return {
             "labels": info.labels,

@@ -11,7 +11,8 @@ import io
 import logging
 import math
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import keras
 from tqdm import tqdm
@@ -22,7 +23,10 @@ from kerascv_course.recipe import Recipe
 from kerascv_course.training.checkpoint import Progress, save_checkpoint
 from kerascv_course.training.run import Run
 
-__all__ = ["Keeper", "ProgressBar", "TrainingDivergedError"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Keeper", "ProgressBar", "Snapshots", "TrainingDivergedError"]
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +78,7 @@ class Keeper(keras.callbacks.Callback):
         with write_beside(self.run / "last.npz") as path:
             save_checkpoint(path, self.model, progress)
         finish_commit(self.run, progress)
-        log.info("%s%s", describe_row(row, self.recipe.epochs), "  best so far" if better else "")
+        log.info("%s%s", describe_row(row, self.recipe), "  best so far" if better else "")
         if self.recipe.patience and progress.since_best >= self.recipe.patience:
             self.model.stop_training = True
 
@@ -106,11 +110,33 @@ def finish_commit(run: Run, progress: Progress) -> None:
     run.write_text("history.csv", text.getvalue())
 
 
-def describe_row(row: dict[str, float], epochs: int) -> str:
-    """One line of a period: epoch, losses and metrics, rate, time."""
+def describe_row(row: dict[str, float], recipe: Recipe) -> str:
+    """One line of a period: epoch, losses and metrics, rate, time; or what CSC413's notebook prints."""
+    if recipe.log_style == "csc413":
+        loss, accuracy = row["val_loss"], 100 * row["val_accuracy"]
+        return f"Epoch [{row['epoch']:g}/{recipe.epochs}], Val Loss: {loss:.4f}, Val Acc: {accuracy:.1f}%"
     hidden = ("epoch", "step", "learning_rate", "seconds")
     figures = "  ".join(f"{key} {value:.4f}" for key, value in row.items() if key not in hidden)
-    return f"epoch {row['epoch']:>4g}/{epochs}  {figures}  rate {row['learning_rate']:.2e}  {row['seconds']:.1f} s"
+    return f"epoch {row['epoch']:>4g}/{recipe.epochs}  {figures}  rate {row['learning_rate']:.2e}  {row['seconds']:.1f} s"
+
+
+class Snapshots(keras.callbacks.Callback):
+    """After each period: a picture of how far the model has come, ``snapshots/validation_0001.png`` …
+
+    Args:
+        run: the folder.
+        draw: makes the figure, or None where there is nothing to draw.
+        every: periods from one picture to the next; 0: none.
+    """
+
+    def __init__(self, run: Run, draw: Callable[[keras.Model], Figure | None], every: int) -> None:
+        super().__init__()
+        self.run, self.draw, self.every = run, draw, every
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Draw and write."""
+        if self.every and (epoch + 1) % self.every == 0 and (figure := self.draw(self.model)) is not None:
+            self.run.write_figure(f"snapshots/validation_{epoch + 1:04d}.png", figure, dpi=80)
 
 
 class ProgressBar(keras.callbacks.Callback):

@@ -24,7 +24,7 @@ class Run:
     """A run folder.
 
     It holds ``recipe.json``, ``environment.json``, ``history.csv``, ``best.keras``, ``last.npz`` (the checkpoint to resume from),
-    ``metrics.json``, ``plots/*.png``, ``samples/*.png``, ``model.onnx``, ``parity.json``, ``report.html`` and ``log.txt``.
+    ``metrics.json``, ``plots/*.png``, ``samples/*.png``, where the task has such ``snapshots/*.png`` and ``palette.csv``, ``model.onnx``, ``parity.json``, ``report.html`` and ``log.txt``.
     Nothing in it is a pickle.
     """
 
@@ -103,7 +103,7 @@ class Run:
         """Write a JSON file."""
         self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
-    def write_figure(self, name: str, figure: Figure) -> None:
-        """Write a figure as PNG."""
+    def write_figure(self, name: str, figure: Figure, *, dpi: int = 110) -> None:
+        """Write a figure as PNG of so many pixels an inch."""
         with write_beside(self / name) as path:
-            figure.savefig(path, dpi=110)
+            figure.savefig(path, dpi=dpi)

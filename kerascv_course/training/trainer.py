@@ -12,7 +12,7 @@ from kerascv_course.data.pipeline import evaluation_batches, steps_per_epoch, tr
 from kerascv_course.errors import InputError
 from kerascv_course.recipe import Recipe
 from kerascv_course.tasks import Task
-from kerascv_course.training.callbacks import Keeper, ProgressBar, finish_commit
+from kerascv_course.training.callbacks import Keeper, ProgressBar, Snapshots, finish_commit
 from kerascv_course.training.checkpoint import Progress, load_checkpoint
 from kerascv_course.training.optimizers import build_optimizer
 from kerascv_course.training.run import Run
@@ -30,12 +30,14 @@ class Training:
 
     Attributes:
         model: from uint8 images to what the loss takes.
+        task: what is learnt.
         epoch_steps: steps of an epoch.
         period_steps: steps from validation to validation; where the validations of an epoch do not divide its steps, the
             remainder is left to the next epoch.
     """
 
     model: keras.Model
+    task: Task
     epoch_steps: int
     period_steps: int
 
@@ -64,9 +66,9 @@ def prepare(recipe: Recipe, task: Task, splits: Splits, info: DataInfo) -> Train
         )
     seed_everything(recipe)
     model = task.build(recipe, info)
-    model.compile(optimizer=build_optimizer(recipe, epoch_steps), **task.compile_arguments(recipe))
+    model.compile(optimizer=build_optimizer(recipe, epoch_steps), **task.compile_arguments(recipe, splits, info))
     model.optimizer.build(model.trainable_variables)
-    return Training(model, epoch_steps, period_steps)
+    return Training(model, task, epoch_steps, period_steps)
 
 
 def train(recipe: Recipe, training: Training, splits: Splits, info: DataInfo, run: Run, *, resume: bool = False) -> Progress:
@@ -97,12 +99,18 @@ def train(recipe: Recipe, training: Training, splits: Splits, info: DataInfo, ru
     stopped = bool(recipe.patience and done and progress.since_best >= recipe.patience)
     if done < periods and not stopped:
         training.model.fit(
-            training_batches(splits.train, recipe, first_step=done * training.period_steps),
+            training_batches(
+                splits.train, recipe, first_step=done * training.period_steps, relabel=training.task.relabel(info)
+            ),
             epochs=periods,
             initial_epoch=done,
             steps_per_epoch=training.period_steps,
             validation_data=evaluation_batches(splits.validation, VALIDATION_BATCH),
-            callbacks=[ProgressBar(training.period_steps), Keeper(run, recipe, progress, training.period_steps)],
+            callbacks=[
+                ProgressBar(training.period_steps),
+                Keeper(run, recipe, progress, training.period_steps),
+                Snapshots(run, lambda model: training.task.snapshot(model, recipe, splits, info), recipe.snapshots),
+            ],
             shuffle=False,  # the stream is shuffled already
             verbose=0,
         )

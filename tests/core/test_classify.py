@@ -44,9 +44,9 @@ def test_normalisation_of_each_channel():
     np.testing.assert_allclose(model.predict(pixels, verbose=0)[0, 0, 0], expected, atol=1e-6)
 
 
-def test_smoothed_loss_against_keras(tiny_recipe):
+def test_smoothed_loss_against_keras(tiny_recipe, digits):
     targets, logits = np.array([0, 2]), np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
-    ours = Classify().compile_arguments(tiny_recipe)["loss"](targets, logits)
+    ours = Classify().compile_arguments(tiny_recipe, *digits)["loss"](targets, logits)
     theirs = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)(np.eye(3)[targets], logits)
     assert float(ours) == pytest.approx(float(theirs), rel=1e-6)
 

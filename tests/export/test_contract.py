@@ -61,7 +61,7 @@ def test_a_file_without_a_contract_is_refused():
     [
         ({"version": 2}, "has version 2; this reader knows version 1: update it"),
         ({"labels": ["a"]}, "one label a class"),
-        ({"task": "fly"}, "task is one of 'classify', 'tensor'"),
+        ({"task": "fly"}, "task is one of 'classify', 'colorize', 'tensor'"),
         ({"outputs": []}, "one output or more"),
         ({"outputs": [{"name": "logits", "meaning": "logits", "shape": [2]}]}, "an output of probabilities"),
         ({"preprocessing": {"where": "graph", "mean": [0.1, 0.2], "std": [1.0]}}, "1 or 3 values of mean, not 2"),

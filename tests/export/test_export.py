@@ -20,12 +20,12 @@ keras = pytest.importorskip("keras")
 
 
 @pytest.fixture(scope="module")
-def served(tiny_run):
+def served(tiny_run, tiny_recipe, digits):
     """The tiny run's serving graph."""
     from kerascv_course.experiment import load_best
     from kerascv_course.tasks import get_task
 
-    return get_task("classify").serving_graph(load_best(tiny_run))
+    return get_task("classify").serving_graph(load_best(tiny_run), tiny_recipe, digits[1])
 
 
 @pytest.fixture(scope="module")

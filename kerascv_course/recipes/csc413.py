@@ -1,0 +1,61 @@
+"""Toronto CSC413, assignment 2 (report 004, parts 4–6): horses of CIFAR-10 coloured by three networks, 24 colours.
+
+Settings as the assignment has them: RGB/256, grey as the mean of the channels, the nearest of 24 k-means colours as the class of a
+pixel, pixel-wise cross-entropy, Adam with rate 1e-3, batches of 100 in fixed order, 25 epochs, kernel 3, 32 filters, one input
+channel. Two departures: the assignment validates on the 1,000 test horses, here 500 training horses choose the checkpoint and the
+test horses measure it once; and the course's palette file is not public, so the palette is computed (report's losses are
+comparable in kind, not in the last digit).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kerascv_course.recipe import Augmentation, Colorize, Data, Optimizer, Recipe, Schedule
+
+_REPORTED = Recipe(
+    name="csc413-pool-upsample",
+    description="report 004, part 4: horses coloured by pooling and up-sampling (reported: pixel accuracy 0.413, loss 1.5877)",
+    expect="",
+    model="pool_upsample_net",
+    # pixels / 256
+    data=Data("cifar10", only=("horse",), validation_share=0.1, normalize_mean=(0.0,), normalize_std=(256 / 255,)),
+    task="colorize",
+    optimizer=Optimizer("adam", learning_rate=1e-3),
+    epochs=25,
+    batch_size=100,
+    shuffle=False,
+)
+
+RECIPES = [
+    _REPORTED,
+    replace(
+        _REPORTED,
+        name="csc413-conv-transpose",
+        description="report 004, part 5: strides and transposed convolutions (reported: pixel accuracy 0.554, loss 1.1440)",
+        expect="",
+        model="conv_transpose_net",
+    ),
+    replace(
+        _REPORTED,
+        name="csc413-unet",
+        description="assignment, part 6 (absent from report 004): the same with skip connections",
+        expect="",
+        model="unet_colorizer",
+    ),
+    replace(
+        _REPORTED,
+        name="csc413-unet-best",
+        description="the skip connections made the most of: wider, longer, mirrored pictures; keeps the picture's grey",
+        expect="",
+        model="unet_colorizer",
+        model_options={"filters": 64, "kernel": 5},
+        augmentation=Augmentation(flip=True),
+        optimizer=Optimizer("adamw", learning_rate=3e-3, weight_decay=1e-2),
+        schedule=Schedule("cosine", warmup_epochs=1),
+        colorize=Colorize(rebalance=0.0, decode="annealed-mean", keep_gray=True),
+        epochs=40,
+        batch_size=50,
+        shuffle=True,
+    ),
+]

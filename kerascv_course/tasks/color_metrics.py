@@ -1,0 +1,184 @@
+"""How near coloured pictures come to the true ones, and what is had without learning. NumPy; SSIM by TensorFlow.
+
+Definitions:
+
+* pixel accuracy: share of pixels given the class of the nearest palette colour (CSC413 assignment 2);
+* balanced accuracy: mean over the classes that occur of the share of their pixels recognised (Brodersen et al., ICPR 2010);
+* PSNR: 10·log₁₀(255²/MSE) in dB over the pixels and channels of a picture, then the mean over pictures;
+* SSIM: Wang, Bovik, Sheikh, Simoncelli, IEEE TIP 2004: 11×11 Gaussian window of σ 1.5, K₁ 0.01, K₂ 0.03, mean of the channels;
+* ΔE: mean over pixels of the distance ΔE*ab (CIE 1976) in CIELAB; ab-RMSE: root of the mean over pixels and both channels of the
+  squared error in a and b (after Deshpande, Rock, Forsyth, ICCV 2015);
+* CIELAB: from sRGB (IEC 61966-2-1) with the white D65, 2° observer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+__all__ = ["PixelReport", "entropy", "floors", "rgb_to_lab"]
+
+#: Matrix of sRGB (IEC 61966-2-1) from linear RGB to XYZ, and the white it maps (1, 1, 1) to.
+SRGB_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+WHITE = SRGB_TO_XYZ.sum(1)
+
+#: PSNR of a picture that is met exactly, where the definition gives infinity.
+MAX_PSNR = 99.0
+
+#: Window of SSIM; smaller pictures have none.
+SSIM_WINDOW = 11
+
+KNN_PIXELS, KNN_NEIGHBOURS, KNN_PATCH = 20_000, 15, 5
+
+
+def rgb_to_lab(images: np.ndarray) -> np.ndarray:
+    """sRGB to CIELAB (CIE 15:2004): uint8 (…, 3) to float32 (…, 3): L 0–100, a, b."""
+    levels = np.arange(256) / 255
+    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+    ratios = linear.astype(np.float32)[images] @ (SRGB_TO_XYZ / WHITE[:, None]).T.astype(np.float32)
+    f = np.where(ratios > (6 / 29) ** 3, np.cbrt(ratios), ratios * np.float32((29 / 6) ** 2 / 3) + np.float32(4 / 29))
+    x, y, z = np.moveaxis(f, -1, 0)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
+
+
+@dataclass
+class PixelReport:
+    """Sums over batches; `result` makes the figures of them.
+
+    Attributes:
+        colors: number of classes.
+    """
+
+    colors: int
+    images: int = 0
+    loss: float = 0.0
+    psnr: float = 0.0
+    ssim: float = 0.0
+    delta_e: float = 0.0
+    ab_squares: float = 0.0
+    confusion: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.confusion = np.zeros((self.colors, self.colors), np.int64)
+
+    def add(
+        self, logits: np.ndarray | None, classes: np.ndarray, targets: np.ndarray, shown: np.ndarray, true: np.ndarray
+    ) -> None:
+        """Take a batch in.
+
+        Args:
+            logits: float (N, height, width, colours); None: the loss is left out.
+            classes: whole numbers (N, height, width), the answers.
+            targets: likewise, the truth.
+            shown: uint8 (N, height, width, 3), the coloured pictures.
+            true: likewise, the true ones.
+        """
+        pairs = targets.astype(np.int64).ravel() * self.colors + classes.astype(np.int64).ravel()
+        self.confusion += np.bincount(pairs, minlength=self.colors**2).reshape(self.colors, self.colors)
+        self.images += len(true)
+        if logits is not None:
+            shifted = logits - logits.max(-1, keepdims=True)
+            chosen = np.take_along_axis(shifted, targets[..., None].astype(np.int64), -1)[..., 0]
+            self.loss += float((np.log(np.exp(shifted).sum(-1)) - chosen).sum(dtype=np.float64))
+        squares = ((shown.astype(np.float32) - true.astype(np.float32)) ** 2).mean((1, 2, 3))
+        with np.errstate(divide="ignore"):
+            self.psnr += float(np.minimum(10 * np.log10(255.0**2 / squares), MAX_PSNR).sum(dtype=np.float64))
+        if min(true.shape[1:3]) >= SSIM_WINDOW:
+            import tensorflow as tf
+
+            self.ssim += float(tf.reduce_sum(tf.image.ssim(shown, true, 255)))
+        difference = rgb_to_lab(shown) - rgb_to_lab(true)
+        self.delta_e += float(np.sqrt((difference**2).sum(-1)).sum(dtype=np.float64))
+        self.ab_squares += float((difference[..., 1:] ** 2).sum(dtype=np.float64))
+
+    def result(self, *, loss: bool = True) -> dict[str, Any]:
+        """``images``, ``loss`` (nats a pixel), ``accuracy``, ``balanced_accuracy``, ``psnr`` (dB), ``ssim``, ``delta_e``, ``ab_rmse``."""
+        pixels = int(self.confusion.sum())
+        return {
+            "images": self.images,
+            **({"loss": self.loss / pixels} if loss else {}),
+            "accuracy": float(np.trace(self.confusion) / pixels),
+            "balanced_accuracy": balanced_accuracy(self.confusion),
+            "psnr": self.psnr / self.images,
+            "ssim": self.ssim / self.images,
+            "delta_e": self.delta_e / pixels,
+            "ab_rmse": float(np.sqrt(self.ab_squares / (2 * pixels))),
+        }
+
+
+def balanced_accuracy(confusion: np.ndarray) -> float:
+    """Mean share recognised over the classes that occur; rows of `confusion` are the true ones."""
+    totals = confusion.sum(1)
+    return float((np.diag(confusion)[totals > 0] / totals[totals > 0]).mean())
+
+
+def entropy(counts: np.ndarray) -> float:
+    """Entropy of a distribution given by counts, nats."""
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+def floors(
+    train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], colors: int, seed: int = 0
+) -> dict[str, float]:
+    """What is had from the palette's distribution alone and from the grey level alone.
+
+    Args:
+        train: uint8 images (N, height, width, 3) and their classes (N, height, width).
+        test: likewise.
+        colors: number of classes.
+        seed: of the pixels drawn for kNN.
+
+    Returns:
+        ``entropy``: of the training pixels' classes, nats: the loss of a constant answer that knows their shares;
+        ``entropy_bits``: the same in bits; ``majority_accuracy``: test accuracy of the most frequent class;
+        ``lookup_accuracy``, ``lookup_loss``: of the most frequent class, and of the shares, at each grey level;
+        ``knn_accuracy``: of the majority among the 15 nearest of 20,000 training pixels by their 5×5 grey patches, on 20,000
+        test pixels.
+    """
+    (images, targets), (test_images, test_targets) = train, test
+    counts = np.bincount(targets.ravel(), minlength=colors)
+    levels, test_levels = _gray_levels(images), _gray_levels(test_images)
+    table = np.bincount(levels.ravel() * colors + targets.ravel(), minlength=256 * colors).reshape(256, colors)
+    # a level that training has not seen answers with the classes of all
+    seen = np.where(table.sum(1, keepdims=True) > 0, table, counts)
+    shares = (seen + counts / counts.sum()) / (seen.sum(1, keepdims=True) + 1)
+    chosen = shares[test_levels.ravel(), test_targets.ravel()]
+    return {
+        "entropy": entropy(counts),
+        "entropy_bits": entropy(counts) / float(np.log(2)),
+        "majority_accuracy": float(np.mean(test_targets == counts.argmax())),
+        "lookup_accuracy": float(np.mean(seen.argmax(1)[test_levels] == test_targets)),
+        "lookup_loss": float(-np.log(np.maximum(chosen, 1e-12)).mean()),
+        "knn_accuracy": _knn_accuracy(train, test, seed),
+    }
+
+
+def _gray_levels(images: np.ndarray) -> np.ndarray:
+    return (images.astype(np.int64).sum(-1) + 1) // 3
+
+
+def _knn_accuracy(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], seed: int) -> float:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    rng = np.random.default_rng(seed)
+    features, labels = _patches(*train, rng)
+    knn = KNeighborsClassifier(min(KNN_NEIGHBOURS, len(labels))).fit(features, labels)
+    return float(knn.score(*_patches(*test, rng)))
+
+
+def _patches(images: np.ndarray, targets: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Grey patches around pixels drawn at random, the border repeated, and the pixels' classes."""
+    total = targets.size
+    chosen = np.sort(rng.choice(total, min(KNN_PIXELS, total), replace=False))
+    picture, row, column = np.unravel_index(chosen, targets.shape)
+    reach = range(-(KNN_PATCH // 2), KNN_PATCH // 2 + 1)
+    height, width = targets.shape[1:]
+    parts = [
+        images[picture, np.clip(row + y, 0, height - 1), np.clip(column + x, 0, width - 1)].astype(np.float32).sum(-1)
+        for y in reach
+        for x in reach
+    ]
+    return np.stack(parts, -1), targets.ravel()[chosen]
