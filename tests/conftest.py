@@ -72,6 +72,48 @@ def pictures(tmp_path, digits) -> Path:
     return tmp_path / "pictures"
 
 
+@pytest.fixture(scope="session")
+def color_pictures(tmp_path_factory) -> Path:
+    """A folder with one class of 60 colour pictures of 16×20 pixels: shapes whose colour goes with their brightness."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("colors") / "shape"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:16, :20]
+    for number in range(60):
+        light = 128 + 100 * np.sin(rows / rng.uniform(2, 6) + columns / rng.uniform(2, 6) + rng.uniform(0, 6))
+        pixels = np.stack([light, light * 0.6, 255 - light], -1) + rng.normal(0, 4, (16, 20, 3))
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+    return folder.parent
+
+
+@pytest.fixture(scope="session")
+def color_recipe():
+    """The skip connections on `color_pictures`, six colours, mirrored pictures, done in two seconds."""
+    from kerascv_course.recipe import Augmentation, Colorize, Data
+    from kerascv_course.recipes import get_recipe
+
+    return dataclasses.replace(
+        get_recipe("csc413-unet"),
+        data=Data("folder", image_size=(16, 20), only=("shape",), normalize_mean=(0.0,), normalize_std=(256 / 255,)),
+        model_options={"filters": 8},
+        colorize=Colorize(colors=6),
+        augmentation=Augmentation(flip=True),
+        epochs=4,
+        batch_size=8,
+        snapshots=2,
+    )
+
+
+@pytest.fixture(scope="session")
+def color_run(color_recipe, color_pictures, tmp_path_factory):
+    """A finished run of the recipe; tests must not change it."""
+    from kerascv_course.experiment import run_recipe
+
+    return run_recipe(color_recipe, tmp_path_factory.mktemp("runs") / "color", data_dir=color_pictures).run
+
+
 @pytest.fixture
 def command(tmp_path):
     """Run ``python -m ...`` in an empty folder: ``command("kerascv_course.train", "--list").returncode``."""

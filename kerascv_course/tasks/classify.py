@@ -98,7 +98,7 @@ class Classify:
     curve = "accuracy"
     answer = "logits"
     targets = "classes"
-    captions = {  # noqa: RUF012
+    captions: Mapping[str, str] = {
         "confusion_matrix": "Confusion matrix of the test split: rows are true classes, numbers are images.",
         "class_accuracy": "Share of each class that was recognised, test split.",
         "worst_mistakes": "The wrong answers on the test split that the network was surest of.",

@@ -94,7 +94,12 @@ class PixelReport:
         self.ab_squares += float((difference[..., 1:] ** 2).sum(dtype=np.float64))
 
     def result(self, *, loss: bool = True) -> dict[str, Any]:
-        """``images``, ``loss`` (nats a pixel), ``accuracy``, ``balanced_accuracy``, ``psnr`` (dB), ``ssim``, ``delta_e``, ``ab_rmse``."""
+        """The figures.
+
+        Returns:
+            ``images``, ``loss`` (nats a pixel), ``accuracy``, ``balanced_accuracy``, ``psnr`` (dB), ``ssim``, ``delta_e`` and
+            ``ab_rmse``; ``ssim`` is 0 for pictures smaller than its window.
+        """
         pixels = int(self.confusion.sum())
         return {
             "images": self.images,

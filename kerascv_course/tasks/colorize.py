@@ -163,7 +163,7 @@ class Colorizer:
     curve = "accuracy"
     answer = "logits"
     targets = "colours"
-    captions = {  # noqa: RUF012
+    captions: Mapping[str, str] = {
         "color_grid": "The first test pictures: what the network sees, what they were, the same in the palette's colours (the best "
         "that could be predicted), and what is served.",
         "palette": "The palette: share of the test pixels that have each colour, and share that is given it.",

@@ -24,7 +24,8 @@ class Run:
     """A run folder.
 
     It holds ``recipe.json``, ``environment.json``, ``history.csv``, ``best.keras``, ``last.npz`` (the checkpoint to resume from),
-    ``metrics.json``, ``plots/*.png``, ``samples/*.png``, where the task has such ``snapshots/*.png`` and ``palette.csv``, ``model.onnx``, ``parity.json``, ``report.html`` and ``log.txt``.
+    ``metrics.json``, ``plots/*.png``, ``samples/*.png``, ``model.onnx``, ``parity.json``, ``report.html`` and ``log.txt``; where the
+    task has such, also ``snapshots/*.png`` (pictures of each validation) and ``palette.csv``.
     Nothing in it is a pickle.
     """
 
