@@ -77,7 +77,14 @@ def test_the_predictor_needs_numpy_onnxruntime_and_pillow_only(module):
 
 
 @pytest.mark.parametrize(
-    "module", ["kerascv_course", "kerascv_course.train", "kerascv_course.evaluate", "kerascv_course.recipes"]
+    "module",
+    [
+        "kerascv_course",
+        "kerascv_course.train",
+        "kerascv_course.evaluate",
+        "kerascv_course.compare",
+        "kerascv_course.recipes",
+    ],
 )
 def test_listing_and_help_import_no_tensorflow(module):
     roots = {name.split(".")[0] for name in reached(module)}
@@ -114,7 +121,7 @@ def test_only_plots_imports_matplotlib_at_the_top(module):
     assert module == "kerascv_course.plots" or not figures
 
 
-COMMANDS = ("train", "evaluate", "analyze", "calc", "report")
+COMMANDS = ("train", "evaluate", "compare", "analyze", "calc", "report")
 
 
 @pytest.mark.parametrize("module", list(MODULES))

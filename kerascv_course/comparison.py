@@ -1,0 +1,143 @@
+"""Finished runs side by side: what differs between their recipes, and what came of it; seeds are taken together."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from kerascv_course.errors import InputError
+from kerascv_course.training.run import Run
+
+__all__ = ["Row", "compare_runs", "format_table", "read_history"]
+
+#: Fields of a recipe that name it, and the one that runs of one row may differ in.
+NAMES, SEED = ("description", "expect"), "seed"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs that differ in their seeds alone.
+
+    Attributes:
+        settings: what distinguishes them from the other rows: field of the recipe to value.
+        runs: the folders.
+        seeds: likewise.
+        figures: name to the value of each run: the best epoch, figures of the last and of the best validation, all plain
+            numbers of the test split, parameters and seconds.
+    """
+
+    settings: dict[str, Any]
+    runs: tuple[Run, ...]
+    seeds: tuple[int, ...]
+    figures: dict[str, tuple[float, ...]]
+
+
+def compare_runs(runs: Sequence[Run]) -> list[Row]:
+    """Group runs by their recipes.
+
+    Args:
+        runs: finished runs, in the order of the table.
+
+    Raises:
+        InputError: no runs, one that is not finished, runs measured on other data, or with other figures.
+    """
+    if not runs:
+        raise InputError("a comparison takes one run or more: give their folders")
+    flat = [_flatten(dataclasses.asdict(run.recipe())) for run in runs]
+    metrics = [run.read_json("metrics.json") for run in runs]
+    for run, found in zip(runs, metrics, strict=True):
+        if found["data"]["fingerprint"] != metrics[0]["data"]["fingerprint"]:
+            raise InputError(f"runs are compared on one data set; {run.path} was measured on other data than {runs[0].path}")
+        if set(found["test"]) != set(metrics[0]["test"]):
+            raise InputError(f"runs of one task are compared; {run.path} has other figures than {runs[0].path}")
+    keys = [key for key in dict.fromkeys(key for recipe in flat for key in recipe) if key not in (*NAMES, SEED)]
+    varying = [key for key in keys if len({repr(recipe.get(key)) for recipe in flat}) > 1] or ["name"]
+    groups: dict[str, list[int]] = {}
+    for number, recipe in enumerate(flat):
+        groups.setdefault(repr([recipe.get(key) for key in varying]), []).append(number)
+    return [
+        Row(
+            settings={key: flat[members[0]].get(key) for key in varying},
+            runs=tuple(runs[i] for i in members),
+            seeds=tuple(flat[i][SEED] for i in members),
+            figures=_join([_figures(metrics[i]) for i in members]),
+        )
+        for members in groups.values()
+    ]
+
+
+def _flatten(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {path: value}
+    return {
+        key: item for name, part in value.items() for key, item in _flatten(part, f"{path}.{name}" if path else name).items()
+    }
+
+
+def _figures(metrics: dict[str, Any]) -> dict[str, float]:
+    best, last = metrics.get("best", {}), metrics.get("last", {})
+    return {
+        "best_epoch": metrics["best_epoch"],
+        **{f"best_{key}": best[key] for key in best if key.startswith("val_")},
+        **{f"last_{key}": last[key] for key in last if key.startswith("val_")},
+        **{f"test_{key}": value for key, value in metrics["test"].items() if isinstance(value, int | float)},
+        "parameters": metrics["trainable_parameters"],
+        "seconds": metrics["training_seconds"],
+    }
+
+
+def _join(figures: Sequence[dict[str, float]]) -> dict[str, tuple[float, ...]]:
+    return {key: tuple(each[key] for each in figures) for key in figures[0]}
+
+
+def read_history(run: Run) -> list[dict[str, float]]:
+    """A run's history.csv: a mapping a validation.
+
+    Raises:
+        InputError: the run has none.
+    """
+    path = run / "history.csv"
+    if not path.is_file():
+        raise InputError(f"{path} is missing: the run has not come so far")
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def format_table(rows: Sequence[Row], figures: Sequence[str] = ()) -> str:
+    """A Markdown table, one line a row: settings, seeds, and each figure as its mean, with ± its standard deviation (n − 1).
+
+    Args:
+        rows: from `compare_runs`.
+        figures: which, by name; none: all.
+
+    Raises:
+        InputError: a figure that the runs do not have.
+    """
+    known = list(rows[0].figures)
+    for name in figures:
+        if name not in known:
+            raise InputError(f"the runs have no figure {name!r}; there are {', '.join(known)}")
+    shown = list(figures or known)
+    lines = [[*rows[0].settings, "seeds", *shown]]
+    for row in rows:
+        settings = [_text(value) for value in row.settings.values()]
+        lines.append([*settings, " ".join(map(str, row.seeds)), *(_spread(row.figures[name]) for name in shown)])
+    head, *body = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join([head, "|" + " --- |" * len(lines[0]), *body])
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _spread(values: Sequence[float]) -> str:
+    if all(isinstance(value, int) for value in values) and len(set(values)) == 1:
+        return f"{values[0]:,}"
+    digits = 0 if max(values) >= 100 else (1 if max(values) >= 20 else 4)
+    middle = f"{mean(values):.{digits}f}"
+    return f"{middle} ± {stdev(values):.{digits}f}" if len(values) > 1 else middle

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from kerascv_course.comparison import compare_runs, format_table, read_history
+from kerascv_course.errors import InputError
+from kerascv_course.training.run import Run
+
+
+@pytest.fixture
+def make(tiny_run, tiny_recipe, tmp_path):
+    """A finished run with another seed, learning rate or accuracy, without training."""
+
+    def run(name, *, accuracy=0.9, fingerprint=None, **changes):
+        made = Run.create(tmp_path / name, dataclasses.replace(tiny_recipe, **changes))
+        metrics = tiny_run.read_json("metrics.json")
+        metrics["test"]["accuracy"] = accuracy
+        metrics["data"]["fingerprint"] = fingerprint or metrics["data"]["fingerprint"]
+        made.write_json("metrics.json", metrics)
+        made.write_text("history.csv", (tiny_run / "history.csv").read_text())
+        return made
+
+    return run
+
+
+def test_seeds_are_taken_together_and_settings_kept_apart(make):
+    runs = [make("a", seed=0, accuracy=0.8), make("b", seed=1, accuracy=0.9), make("c", batch_size=64, accuracy=0.7)]
+    first, second = compare_runs(runs)
+    assert (first.settings, first.seeds, first.figures["test_accuracy"]) == ({"batch_size": 128}, (0, 1), (0.8, 0.9))
+    assert (second.settings, second.seeds, second.figures["test_accuracy"]) == ({"batch_size": 64}, (0,), (0.7,))
+    table = format_table([first, second], ["test_accuracy", "parameters"]).splitlines()
+    assert table == [
+        "| batch_size | seeds | test_accuracy | parameters |",
+        "| --- | --- | --- | --- |",
+        "| 128 | 0 1 | 0.8500 ± 0.0707 | 61,706 |",
+        "| 64 | 0 | 0.7000 | 61,706 |",
+    ]
+    assert [row["epoch"] for row in read_history(runs[0])] == [0.5, 1, 1.5, 2, 2.5, 3]
+
+
+def test_a_single_run_is_named(make, tiny_recipe):
+    assert compare_runs([make("a")])[0].settings == {"name": tiny_recipe.name}
+
+
+def test_what_cannot_be_compared(make, color_run):
+    with pytest.raises(InputError, match="one run or more"):
+        compare_runs([])
+    with pytest.raises(InputError, match="measured on other data than"):
+        compare_runs([make("a"), make("b", fingerprint="sha256:0")])
+    with pytest.raises(InputError, match="measured on other data than"):
+        compare_runs([make("c"), color_run])
+    with pytest.raises(InputError, match="the runs have no figure 'test_acuracy'; there are best_epoch"):
+        format_table(compare_runs([make("d")]), ["test_acuracy"])
+    unfinished = make("e")
+    (unfinished / "metrics.json").unlink()
+    (unfinished / "history.csv").unlink()
+    with pytest.raises(InputError, match="has not come so far"):
+        compare_runs([unfinished])
+    with pytest.raises(InputError, match="has not come so far"):
+        read_history(unfinished)
+
+
+def test_the_command_draws_the_curves(color_run, command, tmp_path):
+    done = command("kerascv_course.compare", color_run.path, "--plot", "curves.png", "--figures", "test_accuracy", "seconds")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "| name | seeds | test_accuracy | seconds |" and (tmp_path / "curves.png").is_file()
+    done = command("kerascv_course.compare", "nowhere")
+    assert done.returncode == 2 and "nowhere is not a run folder" in done.stderr
