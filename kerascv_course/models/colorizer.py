@@ -8,13 +8,16 @@ colours and k = 3 the counts are 49,728, 49,728 and 56,856.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from kerascv_course.errors import InputError
 from kerascv_course.layers import activate, batch_norm, conv, max_pool, transposed_conv, upsample_nearest
 from kerascv_course.lazy import keras
-from kerascv_course.options import Count, Kernel
+from kerascv_course.options import Count, Kernel, Range
 from kerascv_course.registry import register_model
+
+#: Convolutions added to a block.
+Extra = Annotated[int, Range(0, 8)]
 
 _DEFAULTS: dict[str, Any] = {"input_shape": (32, 32, 1), "num_classes": 24, "min_size": 4}
 
@@ -57,14 +60,20 @@ def pool_upsample_net(image: Any, num_classes: int, *, filters: Count = 32, kern
     return conv(x, num_classes, kernel, bias=True, init="lecun", name="logits")
 
 
-def _strided(image: Any, num_classes: int, filters: int, kernel: int, skips: bool) -> Any:
+def _strided(image: Any, num_classes: int, filters: int, kernel: int, extra: int, skips: bool) -> Any:
     _require_quarters(image)
     bias: dict[str, Any] = {"bias": True, "init": "lecun"}
 
+    def deepen(x: Any, name: str) -> Any:
+        for number in range(2, 2 + extra):
+            deeper = f"{name}_conv{number}"
+            x = _norm_relu(conv(x, x.shape[-1], kernel, **bias, name=deeper), deeper)
+        return x
+
     # 32×32 -> 16×16×NF -> 8×8×2NF -> 16×16×NF -> 32×32×NC -> 32×32×NC
-    first = _norm_relu(conv(image, filters, kernel, stride=2, **bias, name="block1_conv"), "block1")
-    x = _norm_relu(conv(first, 2 * filters, kernel, stride=2, **bias, name="block2_conv"), "block2")
-    x = _norm_relu(transposed_conv(x, filters, kernel, name="block3_deconv"), "block3")
+    first = deepen(_norm_relu(conv(image, filters, kernel, stride=2, **bias, name="block1_conv"), "block1"), "block1")
+    x = deepen(_norm_relu(conv(first, 2 * filters, kernel, stride=2, **bias, name="block2_conv"), "block2"), "block2")
+    x = deepen(_norm_relu(transposed_conv(x, filters, kernel, name="block3_deconv"), "block3"), "block3")
     if skips:
         x = keras.layers.Concatenate(name="block3_concat")([x, first])
     x = _norm_relu(transposed_conv(x, num_classes, kernel, name="block4_deconv"), "block4")
@@ -74,7 +83,7 @@ def _strided(image: Any, num_classes: int, filters: int, kernel: int, skips: boo
 
 
 @register_model(parameters=49_728, source="CSC413 assignment 2, section 5.1 (report 004, question 5)", **_DEFAULTS)
-def conv_transpose_net(image: Any, num_classes: int, *, filters: Count = 32, kernel: Kernel = 3) -> Any:
+def conv_transpose_net(image: Any, num_classes: int, *, filters: Count = 32, kernel: Kernel = 3, extra: Extra = 0) -> Any:
     """Halve by strides, double by transposed convolutions: (N, H, W, NIC) to logits (N, H, W, num_classes).
 
     Args:
@@ -82,14 +91,15 @@ def conv_transpose_net(image: Any, num_classes: int, *, filters: Count = 32, ker
         num_classes: colours to choose from (NC).
         filters: channels of the first block (NF); the second has twice as many.
         kernel: window k of all convolutions, 2 to 7; paddings follow from it (report 004, question 5.4).
+        extra: more convolutions of the same width in each of the first three blocks, which make the network deeper.
     """
-    return _strided(image, num_classes, filters, kernel, skips=False)
+    return _strided(image, num_classes, filters, kernel, extra, skips=False)
 
 
 @register_model(
     parameters=56_856, source="CSC413 assignment 2, section 6.1 (count by hand: 56,376 weights, 480 others)", **_DEFAULTS
 )
-def unet_colorizer(image: Any, num_classes: int, *, filters: Count = 32, kernel: Kernel = 3) -> Any:
+def unet_colorizer(image: Any, num_classes: int, *, filters: Count = 32, kernel: Kernel = 3, extra: Extra = 0) -> Any:
     """`conv_transpose_net` with skip connections: (N, H, W, NIC) to logits (N, H, W, num_classes).
 
     Block 4 also sees block 1's output, and the last convolution the image.
@@ -99,5 +109,6 @@ def unet_colorizer(image: Any, num_classes: int, *, filters: Count = 32, kernel:
         num_classes: colours to choose from (NC).
         filters: channels of the first block (NF); the second has twice as many.
         kernel: window k of all convolutions, 2 to 7; paddings follow from it.
+        extra: more convolutions of the same width in each of the first three blocks, which make the network deeper.
     """
-    return _strided(image, num_classes, filters, kernel, skips=True)
+    return _strided(image, num_classes, filters, kernel, extra, skips=True)

@@ -30,7 +30,8 @@ MAX_PSNR = 99.0
 #: Window of SSIM; smaller pictures have none.
 SSIM_WINDOW = 11
 
-KNN_PIXELS, KNN_NEIGHBOURS, KNN_PATCH = 20_000, 15, 5
+#: Floor of the nearest neighbours: pixels drawn of either split, neighbours, sides of the squares whose mean grey is compared.
+KNN_PIXELS, KNN_NEIGHBOURS, KNN_SQUARES = 20_000, 15, (1, 3, 5)
 
 
 def rgb_to_lab(images: np.ndarray) -> np.ndarray:
@@ -140,8 +141,8 @@ def floors(
         ``entropy``: of the training pixels' classes, nats: the loss of a constant answer that knows their shares;
         ``entropy_bits``: the same in bits; ``majority_accuracy``: test accuracy of the most frequent class;
         ``lookup_accuracy``, ``lookup_loss``: of the most frequent class, and of the shares, at each grey level;
-        ``knn_accuracy``: of the majority among the 15 nearest of 20,000 training pixels by their 5×5 grey patches, on 20,000
-        test pixels.
+        ``knn_accuracy``: of the majority among the 15 nearest of 20,000 training pixels by three numbers, the grey of the
+        pixel and the mean grey of the 3×3 and the 5×5 pixels around it, on 20,000 test pixels.
     """
     (images, targets), (test_images, test_targets) = train, test
     counts = np.bincount(targets.ravel(), minlength=colors)
@@ -169,21 +170,24 @@ def _knn_accuracy(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, 
     from sklearn.neighbors import KNeighborsClassifier
 
     rng = np.random.default_rng(seed)
-    features, labels = _patches(*train, rng)
+    features, labels = _surroundings(*train, rng)
     knn = KNeighborsClassifier(min(KNN_NEIGHBOURS, len(labels))).fit(features, labels)
-    return float(knn.score(*_patches(*test, rng)))
+    return float(knn.score(*_surroundings(*test, rng)))
 
 
-def _patches(images: np.ndarray, targets: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Grey patches around pixels drawn at random, the border repeated, and the pixels' classes."""
+def _surroundings(images: np.ndarray, targets: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Mean grey of squares around pixels drawn at random, the border repeated, (pixels, squares), and the pixels' classes."""
     total = targets.size
     chosen = np.sort(rng.choice(total, min(KNN_PIXELS, total), replace=False))
     picture, row, column = np.unravel_index(chosen, targets.shape)
-    reach = range(-(KNN_PATCH // 2), KNN_PATCH // 2 + 1)
     height, width = targets.shape[1:]
-    parts = [
-        images[picture, np.clip(row + y, 0, height - 1), np.clip(column + x, 0, width - 1)].astype(np.float32).sum(-1)
-        for y in reach
-        for x in reach
-    ]
-    return np.stack(parts, -1), targets.ravel()[chosen]
+    means = []
+    for side in KNN_SQUARES:
+        reach = range(-(side // 2), side // 2 + 1)
+        grays = [
+            images[picture, np.clip(row + y, 0, height - 1), np.clip(column + x, 0, width - 1)].mean(-1)
+            for y in reach
+            for x in reach
+        ]
+        means.append(np.mean(grays, 0))
+    return np.stack(means, -1), targets.ravel()[chosen]

@@ -282,6 +282,14 @@ def test_even_kernels_keep_the_size(labelled, color_recipe):
         assert prepare(recipe, get_task("colorize"), *labelled).model.output_shape == (None, 16, 20, 6)
 
 
+def test_deeper_networks_are_as_wide_and_keep_the_size(labelled, color_recipe):
+    recipe = dataclasses.replace(color_recipe, model_options={"filters": 2, "extra": 2})
+    model = prepare(recipe, get_task("colorize"), *labelled).model
+    added = [layer.name for layer in model.get_layer("unet_colorizer").layers if layer.name.endswith(("_conv2", "_conv3"))]
+    assert added == [f"block{block}_conv{number}" for block in (1, 2, 3) for number in (2, 3)]
+    assert model.output_shape == (None, 16, 20, 6)
+
+
 def test_the_best_weights_come_back(color_run):
     model = load_best(color_run)
     assert model.input_shape == (None, 16, 20, 3) and model.inputs[0].dtype == "uint8"
