@@ -123,7 +123,8 @@ def check_parity(
     Args:
         model: what was given to `export_model`.
         path: the file, with its contract.
-        images: uint8 (N, height, width, channels), best the whole test split.
+        images: uint8 (N, height, width, channels), best the whole test split; for a file of float32 input also float32, as the
+            model takes them.
         targets: int, the right answers, (N,) or the shape of the answers; for the accuracy of both.
         answer: output whose argmax over the last axis is the answer; None: ``logits``, else ``probabilities``, else none.
         tolerance: largest absolute difference allowed in any value of any output.
@@ -138,8 +139,11 @@ def check_parity(
     contract = onnx_model.contract
     spec = contract.input
     wanted = (spec.height, spec.width, spec.channels)
-    if images.dtype != np.uint8 or images.shape[1:] != wanted or not len(images):
-        raise InputError(f"check_parity takes uint8 images (N, {wanted}), one or more; received {images.dtype} {images.shape}")
+    if images.dtype not in (np.uint8, spec.dtype) or images.shape[1:] != wanted or not len(images):
+        dtypes = " or ".join(dict.fromkeys(("uint8", spec.dtype)))
+        raise InputError(
+            f"check_parity takes {dtypes} images (N, {wanted}), one or more; received {images.dtype} {images.shape}"
+        )
     reference = _keras_outputs(model, contract, images)
     if answer is None:
         answer = next((output.name for output in contract.outputs if output.meaning != "values"), None)
@@ -187,7 +191,7 @@ def _keras_outputs(model: keras.Model, contract: Contract, images: np.ndarray) -
     steps = contract.preprocessing
     dtype = model.inputs[0].dtype
     serving = serving_graph(model, task=contract.task, input_dtype=dtype, mean_std=(steps.mean, steps.std))
-    values = images if dtype == "uint8" else preprocess(images, contract)
+    values = images if images.dtype == dtype else preprocess(images, contract)
     batches = [serving.predict_on_batch(values[i : i + KERAS_BATCH]) for i in range(0, len(values), KERAS_BATCH)]
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
