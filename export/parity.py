@@ -133,7 +133,8 @@ def check_parity(
     Args:
         model: what was given to `export_model`.
         path: the file, with its contract.
-        images: uint8 (N, height, width, channels), best the whole test split.
+        images: uint8 (N, height, width, channels), best the whole test split; for a file of float32 input also float32, as the
+            model takes them.
         targets: int, the right answers, (N,) or the shape of the answers; for the accuracy of both.
         answer: output whose argmax over the last axis is the answer; None: ``logits``, else ``probabilities``, else none.
         tolerance: largest absolute difference allowed in any value of any output.
@@ -150,8 +151,11 @@ def check_parity(
     spec = contract.input
     wanted = (spec.height, spec.width, spec.channels)
     fits = images.ndim == 4 and all(size in (None, n) for n, size in zip(images.shape[1:], wanted, strict=True))
-    if images.dtype != np.uint8 or not fits or not images.size:
-        raise InputError(f"check_parity takes uint8 images (N, {wanted}), one or more; received {images.dtype} {images.shape}")
+    if images.dtype not in (np.uint8, spec.dtype) or not fits or not images.size:
+        dtypes = " or ".join(dict.fromkeys(("uint8", spec.dtype)))
+        raise InputError(
+            f"check_parity takes {dtypes} images (N, {wanted}), one or more; received {images.dtype} {images.shape}"
+        )
     if answer is None:
         answer = next((output.name for output in contract.outputs if output.meaning in ("logits", "probabilities")), None)
     serving = _serving(model, contract)
@@ -218,8 +222,9 @@ def _serving(model: keras.Model, contract: Contract) -> keras.Model:
 
 def _keras_outputs(serving: keras.Model, contract: Contract, images: np.ndarray) -> dict[str, np.ndarray]:
     """What Keras says. A model of floating-point input is fed what the contract's preprocessing makes of the pixels."""
-    values = images if serving.inputs[0].dtype == "uint8" else preprocess(images, contract)
-    return serving.predict(values, batch_size=KERAS_BATCH, verbose=0)
+    values = images if images.dtype == serving.inputs[0].dtype else preprocess(images, contract)
+    batches = [serving.predict_on_batch(values[i : i + KERAS_BATCH]) for i in range(0, len(values), KERAS_BATCH)]
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _answers_of(output: Output, answer: str | None) -> Literal["argmax", "classes", "picture"] | None:

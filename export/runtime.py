@@ -186,26 +186,31 @@ class OnnxModel:
         return result
 
     def run(self, images: Any, *, batch_size: int = 64) -> dict[str, np.ndarray]:
-        """All outputs by name, each (N, …); the arguments are `predict`'s."""
+        """All outputs by name, each (N, …); the arguments are `predict`'s.
+
+        A file of float32 input also takes float32 (N, height, width, channels), preprocessed already.
+        """
         batches = [self.run_batch(batch) for batch in self._batches(images, batch_size)]
         if not batches:
             raise ImageError("no pictures to predict: give one or more")
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
     def run_batch(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """All outputs by name for uint8 pixels (N, height, width, channels) of the contract's size."""
-        values = pixels if self.contract.input.dtype == "uint8" else preprocess(pixels, self.contract)
+        """All outputs by name for (N, height, width, channels) of the contract's size.
+
+        Args:
+            pixels: uint8; for a file of float32 input also float32, which is what preprocessing makes of pixels.
+        """
+        values = pixels if pixels.dtype == self.contract.input.dtype else preprocess(pixels, self.contract)
         outputs = self.session.run(None, {self.contract.input.name: values})
         return dict(zip((output.name for output in self.contract.outputs), outputs, strict=True))
 
     def _batches(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
         spec = self.contract.input
         if isinstance(images, np.ndarray) and images.ndim == 4:
-            fits = all(
-                wanted in (None, n)
-                for n, wanted in zip(images.shape[1:], (spec.height, spec.width, spec.channels), strict=True)
-            )
-            if images.dtype == np.uint8 and fits and images.size:
+            wanted = (spec.height, spec.width, spec.channels)
+            fits = all(size in (None, n) for n, size in zip(images.shape[1:], wanted, strict=True))
+            if images.dtype in (np.uint8, spec.dtype) and fits and images.size:
                 yield from (images[i : i + batch_size] for i in range(0, len(images), batch_size))
                 return
             images = list(images)

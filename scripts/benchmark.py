@@ -1,11 +1,12 @@
 """Benchmarks. ``python scripts/benchmark.py models`` writes docs/models.md.
 
-Everything that is compared is built first and then timed in turns, round after round, so that a slow spell of the machine meets
-all alike; medians are reported, with the machine named.
+What is compared is timed in turns, round after round, so that a slow spell of the machine meets all alike; medians are reported,
+with the machine named.
 """
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import time
 from collections.abc import Callable
@@ -46,21 +47,26 @@ def models(pattern: str = "*", rounds: int = 3, output: Path = ROOT / "docs" / "
         output: Markdown file.
     """
     start_tensorflow()
+    import keras
+
     from kerascv_course import list_models
 
-    with tempfile.TemporaryDirectory() as folder:
-        candidates = []
-        for name in list_models(pattern):
-            candidates.append(_candidate(name, Path(folder)))
-            print(f"built {name}", flush=True)
+    candidates = []
+    for name in list_models(pattern):
+        # One network at a time: all 22 with their batches of 64 do not fit into 24 GiB.
+        with tempfile.TemporaryDirectory() as folder:
+            candidate = _candidate(name, Path(folder))
         for round_number in range(rounds + 1):
-            for candidate in candidates:
-                for part, call in candidate.parts.items():
-                    started = time.perf_counter()
-                    call()
-                    if round_number:  # the first call traces and allocates
-                        candidate.seconds[part].append(time.perf_counter() - started)
-            print(f"round {round_number} of {rounds}", flush=True)
+            for part, call in candidate.parts.items():
+                started = time.perf_counter()
+                call()
+                if round_number:  # the first call traces and allocates
+                    candidate.seconds[part].append(time.perf_counter() - started)
+        candidate.parts.clear()
+        keras.backend.clear_session()
+        gc.collect()
+        candidates.append(candidate)
+        print(name, {part: round(median(values), 4) for part, values in candidate.seconds.items()}, flush=True)
     text = _table(candidates, rounds)
     with write_beside(output) as path:
         path.write_text(text, encoding="utf-8")
@@ -109,7 +115,7 @@ def _table(candidates: list[Candidate], rounds: int) -> str:
         f"Made by `python scripts/benchmark.py models` on {datetime.now(UTC):%Y-%m-%d}: {machine['processor']}, "
         f"{machine['cores']} cores, {', '.join(machine['gpus']) or 'no GPU'}; "
         f"tensorflow {versions['tensorflow']}, keras {versions['keras']}, onnxruntime "
-        f"{versions.get('onnxruntime-gpu') or versions.get('onnxruntime')}; random weights, medians of {rounds} interleaved rounds.",
+        f"{versions.get('onnxruntime-gpu') or versions.get('onnxruntime')}; random weights, medians of {rounds} rounds.",
         "",
         "| network | input | parameters | MACs | training images/s (batch) | ONNX batch 1, ms | ONNX batch 64, ms |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",

@@ -90,6 +90,9 @@ def test_float_input_leaves_the_preprocessing_to_the_caller_and_answers_alike(ne
     assert as_float.contract.preprocessing.where == "caller" and as_float.contract.input.dtype == "float32"
     np.testing.assert_allclose(as_float.predict(noise).scores, as_uint8.predict(noise).scores, atol=1e-6)
     assert check_parity(network, tmp_path / "f.onnx", noise).ok
+    preprocessed = ((noise / 255 - 0.4) / 0.2).astype(np.float32)
+    assert check_parity(network, tmp_path / "f.onnx", preprocessed).ok
+    np.testing.assert_allclose(as_float.predict(preprocessed).scores, as_uint8.predict(noise).scores, atol=1e-6)
 
 
 def test_a_model_that_ends_in_other_things_keeps_its_outputs(noise, tmp_path):
