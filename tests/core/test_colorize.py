@@ -227,7 +227,7 @@ def test_cifar10_horses(cifar10_dir):
     from kerascv_course.data import load
 
     splits, info = load(get_recipe("csc413-unet").data, cifar10_dir)
-    assert info.labels == ("horse",) and info.sizes == {"train": 4500, "validation": 500, "test": 1000}
+    assert info.labels == ("horse",) and info.sizes == {"train": 4900, "validation": 100, "test": 1000}
     assert set(splits.test.targets) == {0}
 
 
