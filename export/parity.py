@@ -277,7 +277,10 @@ def _cut_sizes(
     height, width = images.shape[1:3]
     for rows, columns in CUTS:
         cut = images[:CUT_IMAGES, : max(height - rows, 1), : max(width - columns, 1)]
-        reference, outputs = _keras_outputs(serving, onnx_model.contract, cut), onnx_model.run(cut)
+        values = cut if cut.dtype == serving.inputs[0].dtype else preprocess(cut, onnx_model.contract)
+        # called eagerly: each size would be a tracing of its own
+        reference = {name: np.asarray(value) for name, value in serving(values, training=False).items()}
+        outputs = onnx_model.run(cut)
         for output in onnx_model.contract.outputs:
             if output.name in reference:
                 tally = _Tally(_answers_of(output, answer))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 __all__ = [
     "class_accuracy",
@@ -148,12 +149,13 @@ def palette_shares(palette: np.ndarray, true: np.ndarray, predicted: np.ndarray)
     axes = figure.subplots()
     places = np.arange(len(palette))
     colors = palette / 255
-    axes.bar(places - 0.21, true, 0.4, color=colors, edgecolor="black", linewidth=0.6, label="true (outlined)")
-    axes.bar(places + 0.21, predicted, 0.4, color=colors, edgecolor="black", linewidth=0.6, hatch="////", label="predicted")
+    axes.bar(places - 0.21, true, 0.4, color=colors, edgecolor="black", linewidth=0.6)
+    axes.bar(places + 0.21, predicted, 0.4, color=colors, edgecolor="black", linewidth=0.6, hatch="////")
     axes.set(
-        xlabel="colour, darkest first", ylabel="share of pixels", title="Palette", xticks=places[:: max(1, len(places) // 24)]
+        xlabel="colour of the palette", ylabel="share of pixels", title="Palette", xticks=places[:: max(1, len(places) // 24)]
     )
-    axes.legend()
+    true_key = Patch(facecolor="white", edgecolor="black", label="true")
+    axes.legend(handles=[true_key, Patch(facecolor="white", edgecolor="black", hatch="////", label="predicted")])
     return figure
 
 
