@@ -6,12 +6,13 @@ with the machine named.
 
 from __future__ import annotations
 
-import gc
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,17 +26,16 @@ from kerascv_course.files import write_beside
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@dataclass
-class Candidate:
-    """One network with its timed parts; seconds a call are collected in `seconds`."""
+@dataclass(frozen=True)
+class Measured:
+    """One network; `seconds` has the median seconds a call of each part."""
 
     name: str
     shape: tuple[int, ...]
     parameters: int
     macs: int
     training_batch: int
-    parts: dict[str, Callable[[], Any]]
-    seconds: dict[str, list[float]]
+    seconds: dict[str, float]
 
 
 def models(pattern: str = "*", rounds: int = 3, output: Path = ROOT / "docs" / "models.md") -> None:
@@ -46,34 +46,22 @@ def models(pattern: str = "*", rounds: int = 3, output: Path = ROOT / "docs" / "
         rounds: times that each part is measured, after one call that is not.
         output: Markdown file.
     """
-    start_tensorflow()
-    import keras
-
     from kerascv_course import list_models
 
     candidates = []
-    for name in list_models(pattern):
-        # One network at a time: all 22 with their batches of 64 do not fit into 24 GiB.
-        with tempfile.TemporaryDirectory() as folder:
-            candidate = _candidate(name, Path(folder))
-        for round_number in range(rounds + 1):
-            for part, call in candidate.parts.items():
-                started = time.perf_counter()
-                call()
-                if round_number:  # the first call traces and allocates
-                    candidate.seconds[part].append(time.perf_counter() - started)
-        candidate.parts.clear()
-        keras.backend.clear_session()
-        gc.collect()
-        candidates.append(candidate)
-        print(name, {part: round(median(values), 4) for part, values in candidate.seconds.items()}, flush=True)
+    # A process for each: what TensorFlow and the largest networks leave behind does not fit into 24 GiB together.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        for name in list_models(pattern):
+            candidates.append(pool.submit(_measure, name, rounds).result())
+            print(candidates[-1], flush=True)
     text = _table(candidates, rounds)
     with write_beside(output) as path:
         path.write_text(text, encoding="utf-8")
     print(text)
 
 
-def _candidate(name: str, folder: Path) -> Candidate:
+def _measure(name: str, rounds: int) -> Measured:
+    start_tensorflow()
     import keras
 
     from export import export_model
@@ -85,8 +73,8 @@ def _candidate(name: str, folder: Path) -> Candidate:
     model = create_model(name)
     shape = model_spec(name).input_shape
     summary = summarize(model)
-    session = open_session(export_model(model, folder / f"{name}.onnx"))
-    (folder / f"{name}.onnx").unlink()
+    with tempfile.TemporaryDirectory() as folder:
+        session = open_session(export_model(model, Path(folder) / "model.onnx"))
 
     # As a trainer would: a compiled step over a batch that is in memory, large inputs in smaller batches.
     batch = 64 if max(shape[:2]) <= 64 else 8
@@ -95,15 +83,23 @@ def _candidate(name: str, folder: Path) -> Candidate:
     images = keras.ops.convert_to_tensor(rng.random((batch, *shape), np.float32))
     targets = keras.ops.zeros((batch, *model.output_shape[1:-1]), "int32")
     model.compile(keras.optimizers.SGD(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    parts = {
+    parts: dict[str, Callable[[], Any]] = {
         "train": lambda: model.train_on_batch(images, targets),
         "batch 1": lambda: session.run(None, {"image": pixels[1]}),
         "batch 64": lambda: session.run(None, {"image": pixels[64]}),
     }
-    return Candidate(name, shape, summary.trainable, summary.macs or 0, batch, parts, {part: [] for part in parts})
+    seconds: dict[str, list[float]] = {part: [] for part in parts}
+    for round_number in range(rounds + 1):
+        for part, call in parts.items():
+            started = time.perf_counter()
+            call()
+            if round_number:  # the first call traces and allocates
+                seconds[part].append(time.perf_counter() - started)
+    medians = {part: median(values) for part, values in seconds.items()}
+    return Measured(name, shape, summary.trainable, summary.macs or 0, batch, medians)
 
 
-def _table(candidates: list[Candidate], rounds: int) -> str:
+def _table(candidates: list[Measured], rounds: int) -> str:
     machine = describe_machine()
     versions = package_versions()
     lines = [
@@ -121,7 +117,7 @@ def _table(candidates: list[Candidate], rounds: int) -> str:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for one in candidates:
-        seconds = {part: median(values) for part, values in one.seconds.items()}
+        seconds = one.seconds
         lines.append(
             f"| `{one.name}` | {'×'.join(map(str, one.shape))} | {one.parameters:,} | {one.macs / 1e6:,.1f} M "
             f"| {one.training_batch / seconds['train']:,.1f} ({one.training_batch}) "
