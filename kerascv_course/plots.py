@@ -127,7 +127,7 @@ def picture_rows(rows: Mapping[str, np.ndarray], *, gap: int = 2) -> Figure:
             top, left = row * (height + gap), column * (width + gap)
             sheet[top : top + height, left : left + width] = image
     across = 10.0
-    figure = Figure(figsize=(across + 1.2, across * sheet.shape[0] / sheet.shape[1] + 0.2), layout="constrained")
+    figure = Figure(figsize=(across + 1.5, across * sheet.shape[0] / sheet.shape[1] + 0.2), layout="constrained")
     axes = figure.subplots()
     axes.imshow(sheet, interpolation="nearest")
     axes.set_yticks([row * (height + gap) + height / 2 for row in range(len(rows))], list(rows))
