@@ -157,7 +157,10 @@ def colorize_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.N
     for path, target in targets.items():
         colored = model.colorize(path, colors_at=arguments.colors_at)
         with write_beside(target) as temporary:
-            Image.fromarray(colored).save(temporary, **({"quality": 95} if target.suffix.lower() in (".jpg", ".jpeg") else {}))
+            if target.suffix.lower() in (".jpg", ".jpeg"):
+                Image.fromarray(colored).save(temporary, quality=95)
+            else:
+                Image.fromarray(colored).save(temporary)
         if arguments.json:
             size = {"height": colored.shape[0], "width": colored.shape[1]}
             print(json.dumps({"file": str(path), "output": str(target), **size}, ensure_ascii=False))
