@@ -144,7 +144,7 @@ def colorize_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.N
     if single and output is not None:
         if len(paths) > 1:
             raise InputError(f"--output is a folder for several pictures; received the file {output} for {len(paths)}")
-        if output.suffix.lower() not in Image.registered_extensions():
+        if Image.registered_extensions().get(output.suffix.lower()) not in Image.SAVE:
             raise InputError(f"--output ends like a picture, such as .png or .jpg; received {output}")
     targets: dict[Path, Path] = {}
     for path in paths:
