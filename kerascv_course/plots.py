@@ -126,9 +126,12 @@ def picture_rows(rows: Mapping[str, np.ndarray], *, gap: int = 2) -> Figure:
         for column, image in enumerate(images):
             top, left = row * (height + gap), column * (width + gap)
             sheet[top : top + height, left : left + width] = image
-    across = 10.0
-    figure = Figure(figsize=(across + 1.5, across * sheet.shape[0] / sheet.shape[1] + 0.2), layout="constrained")
-    axes = figure.subplots()
+    # inches: pictures, names to their left, and a margin
+    across, names, margin = 10.0, 1.5, 0.1
+    high = across * sheet.shape[0] / sheet.shape[1]
+    wide, tall = across + names + margin, high + 2 * margin
+    figure = Figure(figsize=(wide, tall))
+    axes = figure.add_axes((names / wide, margin / tall, across / wide, high / tall))
     axes.imshow(sheet, interpolation="nearest")
     axes.set_yticks([row * (height + gap) + height / 2 for row in range(len(rows))], list(rows))
     axes.set_xticks([])

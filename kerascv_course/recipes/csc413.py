@@ -52,7 +52,7 @@ RECIPES = [
     replace(
         _REPORTED,
         name="csc413-unet-best",
-        description="the network of csc413-unet trained better: scaled input, a higher and falling rate, small batches, mirrored pictures",
+        description="csc413-unet's network trained better: scaled input, a higher and falling rate, smaller batches, mirrored pictures",
         expect="",
         model="unet_colorizer",
         data=replace(_REPORTED.data, normalize_mean=(0.5,), normalize_std=(0.25,)),
