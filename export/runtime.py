@@ -141,8 +141,8 @@ class OnnxModel:
         Args:
             image: uint8 pixels (height, width[, channels]) or a file name, grey or colour, of any size.
             colors_at: take the colours from a copy whose longer side has so many pixels, and lay them over the picture's own
-                grey. A network sees a few dozen pixels around each: the copy shows it a whole scene where a photograph of many
-                megapixels would show it smooth patches. None: colour the pixels as they are.
+                grey. A network sees a few pixels around each: in the copy they are a part of the scene, in a photograph of many
+                megapixels a smooth patch. None: colour the pixels as they are.
             tile: large pictures are run in tiles of about so many pixels a side, which bounds the memory. Tiles overlap by as
                 much as an answer can see, so the result is that of the whole picture, but for float32 rounding.
 
