@@ -136,8 +136,8 @@ def _text(value: Any) -> str:
 
 
 def _spread(values: Sequence[float]) -> str:
-    if all(isinstance(value, int) for value in values) and len(set(values)) == 1:
-        return f"{values[0]:,}"
+    if len(set(values)) == 1 and values[0] == int(values[0]):
+        return f"{int(values[0]):,}"
     digits = 0 if max(values) >= 100 else (1 if max(values) >= 20 else 4)
     middle = f"{mean(values):.{digits}f}"
     return f"{middle} ± {stdev(values):.{digits}f}" if len(values) > 1 else middle

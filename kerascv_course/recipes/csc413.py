@@ -21,7 +21,7 @@ from kerascv_course.recipe import Augmentation, Colorize, Data, Optimizer, Recip
 _REPORTED = Recipe(
     name="csc413-pool-upsample",
     description="report 004, part 4: horses coloured by pooling and up-sampling (reported: pixel accuracy 0.413, loss 1.5877)",
-    expect="",
+    expect="test pixel accuracy 0.4127 ± 0.0001 over seeds 0, 1, loss 1.5798; 2 minutes on two busy CPU cores",
     model="pool_upsample_net",
     # pixels / 256
     data=Data("cifar10", only=("horse",), validation_share=0.02, normalize_mean=(0.0,), normalize_std=(256 / 255,)),
@@ -39,21 +39,21 @@ RECIPES = [
         _REPORTED,
         name="csc413-conv-transpose",
         description="report 004, part 5: strides and transposed convolutions (reported: pixel accuracy 0.554, loss 1.1440)",
-        expect="",
+        expect="test pixel accuracy 0.5566 ± 0.0091 over seeds 0, 1, loss 1.1440; 2 minutes on two busy CPU cores",
         model="conv_transpose_net",
     ),
     replace(
         _REPORTED,
         name="csc413-unet",
         description="assignment, part 6 (absent from report 004): the same with skip connections",
-        expect="",
+        expect="test pixel accuracy 0.5931 ± 0.0062 over seeds 0, 1, loss 1.0560; 3 to 4 minutes on two busy CPU cores",
         model="unet_colorizer",
     ),
     replace(
         _REPORTED,
         name="csc413-unet-best",
         description="csc413-unet's network trained better: scaled input, a higher and falling rate, smaller batches, mirrored pictures",
-        expect="",
+        expect="test pixel accuracy 0.6214 with seed 0, loss 0.9941; 2 minutes on two busy CPU cores",
         model="unet_colorizer",
         data=replace(_REPORTED.data, normalize_mean=(0.5,), normalize_std=(0.25,)),
         augmentation=Augmentation(flip=True),
