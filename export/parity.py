@@ -43,6 +43,7 @@ class ParityRow:
         max_relative: the same divided by the largest absolute value that Keras gives.
         agreement: share of answers (argmax over the last axis), classes or pixels that are the same (pixels: within one level); None
             for outputs that give no answer.
+        margin: how far apart Keras's two best scores are, at most, where another class was answered; 0 where none was.
         exact: the values themselves are held to the tolerance (classes and pictures are held to their agreement: a class that
             changes at a tie changes by any amount).
     """
@@ -54,6 +55,7 @@ class ParityRow:
     max_relative: float
     agreement: float | None
     exact: bool = True
+    margin: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ def check_parity(
     Raises:
         InputError: images of another type or shape than the file takes, or a file that is none of ours.
         ParityError: a value differs by more than `tolerance` or is NaN, an output is missing, fewer than 99.99 % of the answers
-            are the same, or the accuracies differ by more than 0.01 points.
+            are the same, a class differs where the two best scores are more than twice `tolerance` apart, or the accuracies
+            differ by more than 0.01 points.
     """
     sessions = {True: open_session(path), False: open_session(path, optimize=False)}
     onnx_model = OnnxModel(path)
@@ -182,7 +185,7 @@ def check_parity(
                     failures.append(f"output {output.name!r} of the file is none of the Keras model's: {sorted(reference)}")
                     continue
                 tally = tallies.setdefault((output.name, batch_size, optimized), _Tally(_answers_of(output, answer)))
-                tally.add(reference[output.name], outputs[output.name])
+                tally.add(reference[output.name], outputs[output.name], reference.get(str(answer)))
             if truth is not None and not missing:
                 right_onnx[batch_size, optimized] += int((outputs[str(answer)].argmax(axis=-1) == truth).sum())
     rows = tuple(
@@ -244,9 +247,10 @@ class _Tally:
     def __init__(self, answers: Literal["argmax", "classes", "picture"] | None) -> None:
         self.answers = answers
         self.largest, self.scale, self.same, self.count = 0.0, 0.0, 0, 0
+        self.margin = 0.0
 
-    def add(self, reference: np.ndarray, outputs: np.ndarray) -> None:
-        """Take a chunk in."""
+    def add(self, reference: np.ndarray, outputs: np.ndarray, scores: np.ndarray | None) -> None:
+        """Take a chunk in; `scores`: what Keras's classes are the argmax of, where that is an output as well."""
         if reference.shape != outputs.shape:
             self.largest, self.count = np.inf, self.count + 1
             return
@@ -258,6 +262,9 @@ class _Tally:
             self._count(reference.argmax(axis=-1) == outputs.argmax(axis=-1))
         elif self.answers:
             self._count(difference <= (1 if self.answers == "picture" else 0))
+        if self.answers == "classes" and scores is not None and (changed := difference > 0).any():
+            best = np.sort(scores[changed], axis=-1)
+            self.margin = max(self.margin, float((best[:, -1] - best[:, -2]).max()))
 
     def _count(self, same: np.ndarray) -> None:
         self.same, self.count = self.same + int(same.sum()), self.count + same.size
@@ -266,7 +273,8 @@ class _Tally:
         """The figures."""
         relative = self.largest / self.scale if self.scale else (0.0 if np.isfinite(self.largest) else np.inf)
         agreement = self.same / self.count if self.answers else None
-        return ParityRow(output, batch_size, optimized, self.largest, relative, agreement, self.answers in (None, "argmax"))
+        exact = self.answers in (None, "argmax")
+        return ParityRow(output, batch_size, optimized, self.largest, relative, agreement, exact, self.margin)
 
 
 def _cut_sizes(
@@ -284,7 +292,7 @@ def _cut_sizes(
         for output in onnx_model.contract.outputs:
             if output.name in reference:
                 tally = _Tally(_answers_of(output, answer))
-                tally.add(reference[output.name], outputs[output.name])
+                tally.add(reference[output.name], outputs[output.name], reference.get(str(answer)))
                 failures += [
                     f"pictures of {cut.shape[1]}×{cut.shape[2]}, {failure}"
                     for failure in _judge(tally.row(output.name, len(cut), False), tolerance)
@@ -297,6 +305,8 @@ def _judge(row: ParityRow, tolerance: float) -> list[str]:
     failures = []
     if row.exact and not row.max_absolute <= tolerance:
         failures.append(f"{where}: differs by {row.max_absolute:.3g}, more than {tolerance:g}")
+    if not row.margin <= 2 * tolerance:
+        failures.append(f"{where}: another class where the best score of Keras leads by {row.margin:.3g}, which is no tie")
     if row.agreement is not None and row.agreement < MIN_AGREEMENT:
         failures.append(f"{where}: only {row.agreement:.2%} of the answers are the same")
     return failures

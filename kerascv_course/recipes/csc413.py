@@ -21,7 +21,7 @@ from kerascv_course.recipe import Augmentation, Colorize, Data, Optimizer, Recip
 _REPORTED = Recipe(
     name="csc413-pool-upsample",
     description="report 004, part 4: horses coloured by pooling and up-sampling (reported: pixel accuracy 0.413, loss 1.5877)",
-    expect="test pixel accuracy 0.4127 ± 0.0001 over seeds 0, 1, loss 1.5798; 2 minutes on two busy CPU cores",
+    expect="test pixel accuracy 0.4121 ± 0.0012 over seeds 0, 1, 2, loss 1.5828; 2 minutes on two busy CPU cores",
     model="pool_upsample_net",
     # pixels / 256
     data=Data("cifar10", only=("horse",), validation_share=0.02, normalize_mean=(0.0,), normalize_std=(256 / 255,)),

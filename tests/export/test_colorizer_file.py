@@ -62,7 +62,9 @@ def test_the_file_explains_itself(color_run, data):
 
 def test_the_gate_held_every_class_map_equal(color_run):
     parity = color_run.read_json("parity.json")
-    assert parity["ok"] and {row["agreement"] for row in parity["rows"]} == {1.0}
+    assert parity["ok"] and {row["agreement"] for row in parity["rows"]} == {1.0} == {
+        1.0 - row["margin"] for row in parity["rows"]
+    }
 
 
 def test_any_size_is_answered_as_by_keras(model, serving):
@@ -172,6 +174,23 @@ def test_a_file_that_pads_wrongly_fails_the_gate_though_the_test_pictures_need_n
     path = export_model(wrong, tmp_path / "x.onnx", **options)
     with pytest.raises(ParityError, match=r"pictures of 1\d×1\d, output"):
         check_parity(right, path, images)
+
+
+def test_a_single_class_may_change_at_a_tie_only():
+    from export.parity import _judge, _Tally
+
+    scores = np.zeros((1, 100, 200, 3))
+    scores[0, 0, 0] = (1.0, 1.0 - 1e-5, 0.0)
+    scores[0, 0, 1] = (1.0, 0.9, 0.0)
+    classes = np.zeros((1, 100, 200), np.uint8)
+    for column, fails in ((0, False), (1, True)):
+        changed, tally = classes.copy(), _Tally("classes")
+        changed[0, 0, column] = 1
+        tally.add(classes, changed, scores)
+        row = tally.row("classes", 1, True)
+        assert row.agreement > 0.9999
+        assert bool(_judge(row, 1e-4)) is fails
+    assert "leads by 0.1, which is no tie" in _judge(row, 1e-4)[0]
 
 
 @pytest.mark.parametrize(
