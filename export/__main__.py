@@ -8,13 +8,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kerascv_course.errors import InputError, run_cli
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from export.runtime import OnnxModel
 
 PROG = "python -m export"
@@ -68,29 +70,31 @@ def build_parser() -> argparse.ArgumentParser:
 def export_command(arguments: argparse.Namespace) -> int:
     """Export a run anew and prove the file."""
     from kerascv_course.environment import start_tensorflow
-
-    start_tensorflow()
-    from kerascv_course.experiment import configure_logging, export_again
     from kerascv_course.training.run import Run
 
+    run = Run.open(arguments.run)
+    start_tensorflow()
+    from kerascv_course.experiment import configure_logging, export_again
+
     configure_logging()
-    print(export_again(Run.open(arguments.run), data_dir=arguments.data_dir))
+    print(export_again(run, data_dir=arguments.data_dir))
     return 0
 
 
 def check_command(arguments: argparse.Namespace) -> int:
     """Check a file against a run and print the table."""
     from kerascv_course.environment import start_tensorflow
+    from kerascv_course.training.run import Run
 
+    run = Run.open(arguments.run)
     start_tensorflow()
     from export.parity import ParityError
     from kerascv_course.experiment import check_run
-    from kerascv_course.training.run import Run
 
     try:
-        print(check_run(Run.open(arguments.run), arguments.file, data_dir=arguments.data_dir))
+        print(check_run(run, arguments.file, data_dir=arguments.data_dir))
     except ParityError as error:
-        print(error.report)
+        print(error.report.table())  # the error names what differs
         raise
     return 0
 
@@ -113,17 +117,62 @@ def predict_command(arguments: argparse.Namespace) -> int:
 
 
 def classify_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.Namespace) -> int:
-    """Print the best classes of each picture."""
-    predictions = model.predict(paths)
-    labels = model.contract.labels or [str(number) for number in range(predictions.scores.shape[1])]
+    """Print the best classes of each picture; those that cannot be read are told at the end."""
     width = max(len(str(path)) for path in paths)
-    for path, best in zip(paths, predictions.top(arguments.top), strict=True):
-        if arguments.json:
-            scores = [{"label": labels[number], "score": round(score, 6)} for number, score in best]
-            print(json.dumps({"file": str(path), "label": scores[0]["label"], "scores": scores}, ensure_ascii=False))
-        else:
-            print(f"{path!s:<{width}}  " + "   ".join(f"{labels[number]} {score:.1%}" for number, score in best))
+    skipped = Skipped(len(paths))
+    for start in range(0, len(paths), BATCH):
+        pictures = {
+            path: picture
+            for path in paths[start : start + BATCH]
+            if (picture := skipped.unless_read(model.load, path)) is not None
+        }
+        if not pictures:
+            continue
+        predictions = model.predict(list(pictures.values()))
+        labels = model.contract.labels or [str(number) for number in range(predictions.scores.shape[1])]
+        for path, best in zip(pictures, predictions.top(arguments.top), strict=True):
+            if arguments.json:
+                scores = [{"label": labels[number], "score": round(score, 6)} for number, score in best]
+                print(json.dumps({"file": str(path), "label": scores[0]["label"], "scores": scores}, ensure_ascii=False))
+            else:
+                print(f"{path!s:<{width}}  " + "   ".join(f"{labels[number]} {score:.1%}" for number, score in best))
+    skipped.tell()
     return 0
+
+
+#: Pictures read and answered at once.
+BATCH = 64
+
+
+class Skipped:
+    """Pictures that could not be used: the others are answered first, then these are named.
+
+    Args:
+        total: pictures in all.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.reasons: list[str] = []
+
+    def unless_read(self, call: Callable[[Path], np.ndarray], path: Path) -> np.ndarray | None:
+        """What a call makes of a picture, or None where the picture is at fault."""
+        from kerascv_course.images import ImageError
+
+        try:
+            return call(path)
+        except ImageError as error:
+            self.reasons.append(str(error))
+            return None
+
+    def tell(self) -> None:
+        """Name what was skipped.
+
+        Raises:
+            InputError: anything was.
+        """
+        if self.reasons:
+            raise InputError(f"{len(self.reasons)} of {self.total} pictures were skipped:\n  " + "\n  ".join(self.reasons))
 
 
 #: Ends the name of a coloured picture.
@@ -154,8 +203,11 @@ def colorize_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.N
         if target.resolve() == path.resolve():
             raise InputError(f"--output is another file than the picture itself; received {target}")
         targets[path] = target
+    skipped = Skipped(len(targets))
     for path, target in targets.items():
-        colored = model.colorize(path, colors_at=arguments.colors_at)
+        colored = skipped.unless_read(lambda path: model.colorize(path, colors_at=arguments.colors_at), path)
+        if colored is None:
+            continue
         with write_beside(target) as temporary:
             if target.suffix.lower() in (".jpg", ".jpeg"):
                 Image.fromarray(colored).save(temporary, quality=95)
@@ -166,6 +218,7 @@ def colorize_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.N
             print(json.dumps({"file": str(path), "output": str(target), **size}, ensure_ascii=False))
         else:
             print(f"{path}  ->  {target}")
+    skipped.tell()
     return 0
 
 

@@ -101,13 +101,17 @@ class ParityReport:
         return f"{verdict}: {self.images:,} images, largest difference {worst:.1e}{accuracy} (Keras and ONNX)"
 
     def __str__(self) -> str:
+        return "\n".join([self.table(), *self.failures, self.summary()])
+
+    def table(self) -> str:
+        """The rows as text."""
         head = f"{'output':<16}{'batch':>6}  {'graph':<11}{'max |Δ|':>10}{'relative':>10}{'same answer':>13}"
         lines = [
             f"{row.output:<16}{row.batch_size:>6}  {'optimised' if row.optimized else 'as written':<11}{row.max_absolute:>10.1e}"
             f"{row.max_relative:>10.1e}" + ("" if row.agreement is None else f"{row.agreement:>13.4%}")
             for row in self.rows
         ]
-        return "\n".join([head, *lines, *self.failures, self.summary()])
+        return "\n".join([head, *lines])
 
 
 class ParityError(CourseError):

@@ -59,6 +59,8 @@ def open_session(path: Any, *, provider: Provider = "cpu", optimize: bool = True
         ProviderError: the session does not run on the provider asked for.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ContractError(f"{path} is a folder: give the ONNX file, in a run folder {path / 'model.onnx'}")
     if not path.is_file():
         raise ContractError(f"no such file: {path}")
     options = onnxruntime.SessionOptions()
@@ -71,7 +73,9 @@ def open_session(path: Any, *, provider: Provider = "cpu", optimize: bool = True
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
     except Exception as error:  # onnxruntime's exceptions share no base class
-        raise ContractError(f"{path} is not an ONNX model that can be run: {str(error).splitlines()[0][:300]}") from None
+        raise ContractError(
+            f"{path} is not an ONNX model that can be run: cut short, damaged or not ONNX ({str(error).splitlines()[0][:200]})"
+        ) from None
     if wanted not in session.get_providers():
         raise ProviderError(f"{wanted} is not to be had on this machine (onnxruntime would run on the CPU instead, silently)")
     return session

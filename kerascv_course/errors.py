@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable
 
 __all__ = ["CourseError", "DataError", "InputError", "UnknownNameError", "run_cli"]
 
+#: A module of these that is missing is a defect, not an installation to be completed.
+OUR_PACKAGES = ("kerascv_course", "export")
+
 
 class CourseError(Exception):
     """Base of every error of this project; `exit_code` is what a command line ends with."""
@@ -54,6 +57,15 @@ def run_cli(main: Callable[[], int | None]) -> None:
     except CourseError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] in OUR_PACKAGES:
+            raise
+        print(
+            f"error: this command needs the package {error.name!r}, which is not installed here (predict and inspect of "
+            "python -m export do without): install kerascv_course with its dependencies",
+            file=sys.stderr,
+        )
+        code = 1
     except BrokenPipeError:  # the reader of a pipe, such as head, has left
         sys.stderr.close()
         code = 1

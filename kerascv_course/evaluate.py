@@ -19,12 +19,13 @@ def evaluate(run: Annotated[Path, tyro.conf.Positional], data_dir: Path | None =
         data_dir: where the data stands, if it has moved since the training.
     """
     from kerascv_course.environment import start_tensorflow
-
-    start_tensorflow()
-    from kerascv_course.experiment import evaluate_run
     from kerascv_course.training.run import Run
 
-    metrics = evaluate_run(Run.open(run), data_dir=data_dir)
+    folder = Run.open(run)
+    start_tensorflow()
+    from kerascv_course.experiment import evaluate_run
+
+    metrics = evaluate_run(folder, data_dir=data_dir)
     for split, figures in metrics.items():
         numbers = (f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value:,}" for key, value in scalars(figures))
         print(f"{split:<12}" + "  ".join(numbers))

@@ -94,17 +94,17 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, data_dir: Path | None = None, r
                 run.write_text(name, text)
         try:
             progress = train(recipe, training, splits, info, run, resume=resume)
+            model = load_best(run)
+            metrics = measure(run, recipe, task, model, splits, info, progress)
+            draw(run, recipe, task, model, splits, info, progress, metrics)
+            sample = write_samples(run, task, splits, info)
+            if recipe.export.enabled:
+                export_run(run, recipe, task, model, splits, info, metrics)
+            write_run_page(run)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"interrupted; every finished validation is kept. Go on with: python -m kerascv_course.train --resume {run.path}"
             ) from None
-        model = load_best(run)
-        metrics = measure(run, recipe, task, model, splits, info, progress)
-        draw(run, recipe, task, model, splits, info, progress, metrics)
-        sample = write_samples(run, task, splits, info)
-        if recipe.export.enabled:
-            export_run(run, recipe, task, model, splits, info, metrics)
-        write_run_page(run)
         return Result(run, task.headline(metrics), sample, time.perf_counter() - started)
 
 

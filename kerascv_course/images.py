@@ -59,11 +59,13 @@ def read_image(
                 raise ImageError(f"{path} has {image.width}×{image.height} pixels; at most {MAX_PIXELS:,} are read: shrink it")
             image.load()
             return resize_image(convert_image(ImageOps.exif_transpose(image), channels), height, width, filter)
-    except ImageError:
-        raise
+    except ImageError as error:
+        raise ImageError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     except UnidentifiedImageError:
         raise ImageError(f"{path} is not a picture that Pillow can read (PNG, JPEG, BMP, GIF, TIFF, WebP …)") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise ImageError(f"{path} has far more than {MAX_PIXELS:,} pixels, which is the most that is read: shrink it") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise ImageError(f"{path} is a damaged picture: {error}") from None
 
 

@@ -100,6 +100,7 @@ def picture_grid(images: np.ndarray, captions: Sequence[str], *, title: str, col
         title: above all.
         columns: pictures a row.
     """
+    columns = min(columns, max(3, len(images)))
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(1.9 * columns, 2.35 * rows + 0.5), layout="constrained")
     figure.suptitle(title)

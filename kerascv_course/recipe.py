@@ -46,14 +46,17 @@ class Data:
     """Divides each channel after the mean is subtracted."""
 
     def __post_init__(self) -> None:
-        _require(min(self.image_size) > 0, "data.image_size is a height and a width above 0", self.image_size)
+        _require(min(self.image_size) > 0, "data.image_size must be a height and a width above 0", self.image_size)
         for name in ("validation_share", "test_share"):
             share = getattr(self, name)
-            _require(0 < share < 1, f"data.{name} is above 0 and below 1", share)
+            _require(0 < share < 1, f"data.{name} must be above 0 and below 1", share)
         for name in ("normalize_mean", "normalize_std"):
             values = getattr(self, name)
-            _require(len(values) in (1, self.channels), f"data.{name} has 1 or {self.channels} values", values)
-        _require(min(self.normalize_std) > 0, "data.normalize_std is above 0", self.normalize_std)
+            counts = " or ".join(map(str, sorted({1, self.channels})))
+            _require(
+                len(values) in (1, self.channels), f"data.{name} must have as many values as channels, or 1: {counts}", values
+            )
+        _require(min(self.normalize_std) > 0, "data.normalize_std must be above 0", self.normalize_std)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Augmentation:
     """Shift by up to this many pixels each way, the border filled with zeros."""
 
     def __post_init__(self) -> None:
-        _require(self.translate >= 0, "augmentation.translate is 0 pixels or more", self.translate)
+        _require(self.translate >= 0, "augmentation.translate must be 0 pixels or more", self.translate)
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,9 @@ class Optimizer:
     """Decoupled, multiplied by the learning rate at each step (Keras's convention)."""
 
     def __post_init__(self) -> None:
-        _require(self.learning_rate > 0, "optimizer.learning_rate is above 0", self.learning_rate)
-        _require(0 <= self.momentum < 1, "optimizer.momentum is 0 or more and below 1", self.momentum)
-        _require(self.weight_decay >= 0, "optimizer.weight_decay is 0 or more", self.weight_decay)
+        _require(self.learning_rate > 0, "optimizer.learning_rate must be above 0", self.learning_rate)
+        _require(0 <= self.momentum < 1, "optimizer.momentum must be 0 or more and below 1", self.momentum)
+        _require(self.weight_decay >= 0, "optimizer.weight_decay must be 0 or more", self.weight_decay)
         if self.momentum and self.name not in ("sgd", "rmsprop"):
             raise InputError(f"optimizer.momentum goes with sgd and rmsprop; received it for {self.name}: leave it 0")
         if self.nesterov and self.name != "sgd":
@@ -108,11 +111,16 @@ class Schedule:
     """What the step schedule multiplies by."""
 
     def __post_init__(self) -> None:
-        _require(self.warmup_epochs >= 0, "schedule.warmup_epochs is 0 or more", self.warmup_epochs)
+        _require(self.warmup_epochs >= 0, "schedule.warmup_epochs must be 0 or more", self.warmup_epochs)
         if self.warmup_epochs and self.name != "cosine":
             raise InputError(f"schedule.warmup_epochs goes with the cosine schedule; received it for {self.name}")
-        _require(list(self.milestones) == sorted(self.milestones), "schedule.milestones rise", self.milestones)
-        _require(self.factor > 0, "schedule.factor is above 0", self.factor)
+        if (self.name == "step") != bool(self.milestones):
+            raise InputError(
+                f"schedule.milestones go with the step schedule, which needs one or more; received {self.milestones} for {self.name}: "
+                "give both --schedule.name step and --schedule.milestones"
+            )
+        _require(list(self.milestones) == sorted(self.milestones), "schedule.milestones must rise", self.milestones)
+        _require(self.factor > 0, "schedule.factor must be above 0", self.factor)
 
 
 @dataclass(frozen=True)
@@ -139,10 +147,10 @@ class Colorize:
     """Shift each shown colour so that its channel mean is the input's: detail comes from the picture, colour from the network."""
 
     def __post_init__(self) -> None:
-        _require(2 <= self.colors <= 256, "colorize.colors is 2 to 256", self.colors)
-        _require(0 <= self.rebalance <= 1, "colorize.rebalance is 0 to 1", self.rebalance)
-        _require(0 < self.temperature <= 1, "colorize.temperature is above 0 and at most 1", self.temperature)
-        _require(self.palette_seed >= 0, "colorize.palette_seed is 0 or more", self.palette_seed)
+        _require(2 <= self.colors <= 256, "colorize.colors must be 2 to 256", self.colors)
+        _require(0 <= self.rebalance <= 1, "colorize.rebalance must be 0 to 1", self.rebalance)
+        _require(0 < self.temperature <= 1, "colorize.temperature must be above 0 and at most 1", self.temperature)
+        _require(self.palette_seed >= 0, "colorize.palette_seed must be 0 or more", self.palette_seed)
         if self.keep_gray and self.input != "gray":
             raise InputError(f"colorize.keep_gray goes with the input gray; received it for {self.input}: leave it out")
 
@@ -159,7 +167,7 @@ class Export:
     """Largest absolute difference of any output between Keras and ONNX (see `export.parity`)."""
 
     def __post_init__(self) -> None:
-        _require(self.tolerance > 0, "export.tolerance is above 0", self.tolerance)
+        _require(self.tolerance > 0, "export.tolerance must be above 0", self.tolerance)
 
 
 @dataclass(frozen=True)
@@ -213,9 +221,9 @@ class Recipe:
     """What leaves the run."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.label_smoothing < 1, "label_smoothing is 0 or more and below 1", self.label_smoothing)
+        _require(0 <= self.label_smoothing < 1, "label_smoothing must be 0 or more and below 1", self.label_smoothing)
         for name in ("epochs", "batch_size", "validations_per_epoch"):
-            _require(getattr(self, name) >= 1, f"{name} is a whole number of 1 or more", getattr(self, name))
-        _require(self.patience >= 0, "patience is 0 or more", self.patience)
-        _require(self.seed >= 0, "seed is 0 or more", self.seed)
-        _require(self.snapshots >= 0, "snapshots is 0 or more", self.snapshots)
+            _require(getattr(self, name) >= 1, f"{name} must be a whole number of 1 or more", getattr(self, name))
+        _require(self.patience >= 0, "patience must be 0 or more", self.patience)
+        _require(self.seed >= 0, "seed must be 0 or more", self.seed)
+        _require(self.snapshots >= 0, "snapshots must be 0 or more", self.snapshots)

@@ -97,18 +97,23 @@ def main() -> None:
         print(list_recipes())
         return
 
+    from kerascv_course.data import check_source
     from kerascv_course.environment import start_tensorflow
     from kerascv_course.registry import check_model
+    from kerascv_course.training.run import Run
 
-    check_model(recipe.model, recipe.model_options)  # told at once, not after TensorFlow's start
+    # What can be told at once is, and not after TensorFlow's start.
+    check_model(recipe.model, recipe.model_options)
+    check_source(recipe.data, arguments.data_dir)
+    run_dir = arguments.resume or arguments.run_dir or Run.free_path(Path("runs"), recipe.name)
+    if not arguments.resume:
+        Run.check_free(run_dir)
 
     print("starting TensorFlow …", flush=True)
     start_tensorflow()
     from kerascv_course.experiment import configure_logging, run_recipe
-    from kerascv_course.training.run import Run
 
     configure_logging()
-    run_dir = arguments.resume or arguments.run_dir or Run.free_path(Path("runs"), recipe.name)
     result = run_recipe(recipe, run_dir, data_dir=arguments.data_dir, resume=arguments.resume is not None)
     print(f"\ndone in {result.seconds:.0f} s")
     for name, value in result.headline.items():

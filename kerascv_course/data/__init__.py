@@ -9,10 +9,10 @@ from kerascv_course.data.cifar10 import load_cifar10
 from kerascv_course.data.digits import load_digits
 from kerascv_course.data.folder import load_folder
 from kerascv_course.data.splits import DataInfo, Split, Splits
-from kerascv_course.errors import UnknownNameError
+from kerascv_course.errors import DataError, UnknownNameError
 from kerascv_course.recipe import Data
 
-__all__ = ["SOURCES", "DataInfo", "Split", "Splits", "load"]
+__all__ = ["SOURCES", "DataInfo", "Split", "Splits", "check_source", "load"]
 
 #: Every source: ``load(config, data_dir) -> (Splits, DataInfo)``.
 SOURCES: dict[str, Callable[[Data, Path | None], tuple[Splits, DataInfo]]] = {
@@ -20,6 +20,19 @@ SOURCES: dict[str, Callable[[Data, Path | None], tuple[Splits, DataInfo]]] = {
     "cifar10": load_cifar10,
     "folder": load_folder,
 }
+
+
+def check_source(config: Data, data_dir: Path | None) -> None:
+    """Refuse an unknown source or a data folder that is not there, before anything heavy is imported.
+
+    Raises:
+        UnknownNameError: no such source.
+        DataError: no such folder.
+    """
+    if config.source not in SOURCES:
+        raise UnknownNameError("data source", config.source, SOURCES)
+    if data_dir is not None and not data_dir.is_dir():
+        raise DataError(f"no such data folder: {data_dir}")
 
 
 def load(config: Data, data_dir: Path | None = None) -> tuple[Splits, DataInfo]:
@@ -33,6 +46,5 @@ def load(config: Data, data_dir: Path | None = None) -> tuple[Splits, DataInfo]:
         UnknownNameError: no such source.
         DataError: data that is missing, empty, damaged or of the wrong shape.
     """
-    if config.source not in SOURCES:
-        raise UnknownNameError("data source", config.source, SOURCES)
+    check_source(config, data_dir)
     return SOURCES[config.source](config, data_dir)

@@ -39,8 +39,6 @@ def load_cifar10(config: Data, data_dir: Path | None) -> tuple[Splits, DataInfo]
         )
     folder = data_dir or Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     prepared = any(folder.glob("cifar10/*/dataset_info.json"))
-    if data_dir and not prepared and not data_dir.is_dir():
-        raise DataError(f"no such data folder: {data_dir}")
     if not prepared:
         _require_download(folder)
 

@@ -27,8 +27,6 @@ def load_folder(config: Data, data_dir: Path | None) -> tuple[Splits, DataInfo]:
     """
     if data_dir is None:
         raise DataError("the folder source reads your own pictures: give --data-dir FOLDER with one folder a class")
-    if not data_dir.is_dir():
-        raise DataError(f"no such data folder: {data_dir}")
     folders = {
         name: next((data_dir / choice for choice in choices if (data_dir / choice).is_dir()), None)
         for name, choices in SPLIT_FOLDERS.items()

@@ -133,10 +133,13 @@ def hold_out(split: Split, share: float, seed: int, *, stratify: bool) -> tuple[
     if stratify:
         from sklearn.model_selection import train_test_split
 
-        try:
-            _, held = train_test_split(np.arange(len(split)), test_size=count, random_state=seed, stratify=split.targets)
-        except ValueError as error:
-            raise DataError(f"the images cannot be divided by class: {error}; add images to the small classes") from None
+        classes, sizes = np.unique(split.targets, return_counts=True)
+        if sizes.min() < 2 or min(count, len(split) - count) < len(classes):
+            raise DataError(
+                f"to divide {len(split)} images of {len(classes)} classes by a share of {share}, each class needs two images or "
+                f"more and each part one of each class; the smallest class has {sizes.min()}: add images, or choose another share"
+            )
+        _, held = train_test_split(np.arange(len(split)), test_size=count, random_state=seed, stratify=split.targets)
     else:
         held = np.random.default_rng(seed).permutation(len(split))[:count]
     mask = np.zeros(len(split), bool)

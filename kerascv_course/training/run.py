@@ -40,15 +40,24 @@ class Run:
             InputError: there is something at `path` already; it is not touched.
             WriteError: the folder cannot be made.
         """
+        cls.check_free(path)
+        run = cls(path)
+        run.write_text("recipe.json", to_json(recipe))
+        return run
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """Refuse a place that is taken; an empty folder is free.
+
+        Raises:
+            InputError: there is something at `path` already.
+        """
         if path.is_dir() and any(path.iterdir()):
             raise InputError(
                 f"{path} exists already and is never overwritten: choose another --run-dir, or go on with it by --resume {path}"
             )
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is a file; --run-dir names a new folder")
-        run = cls(path)
-        run.write_text("recipe.json", to_json(recipe))
-        return run
 
     @classmethod
     def open(cls, path: Path) -> Run:

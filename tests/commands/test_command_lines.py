@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -86,7 +85,8 @@ def test_predict_imports_numpy_onnxruntime_and_pillow_only(tiny_run):
         (["lenet5-digit"], ["unknown recipe 'lenet5-digit'", "did you mean 'lenet5-digits'"]),
         (["--epochs", "many"], ["--epochs", "invalid literal"]),
         (["--optimizer.learning", "1"], ["Unrecognized options", "--optimizer.learning-rate"]),
-        (["--optimizer.momentum", "2"], ["optimizer.momentum is 0 or more and below 1", "received 2.0"]),
+        (["--optimizer.momentum", "2"], ["optimizer.momentum must be 0 or more and below 1", "received 2.0"]),
+        (["--schedule.name", "step"], ["schedule.milestones go with the step schedule"]),
         (["--optimizer.name", "sdg"], ["sdg", "rmsprop"]),
         (["--resume", "nowhere"], ["nowhere is not a run folder"]),
         (["--model", "lenet"], ["unknown model 'lenet'", "did you mean 'lenet5'"]),
@@ -176,18 +176,36 @@ def test_a_file_that_fails_the_gate_ends_with_1(command, tiny_run, tmp_path):
         (["predict"], ["required"]),
         (["nowhere"], ["nowhere is not a run folder"]),
         (["inspect", "notes.txt"], ["is not an ONNX model"]),
+        (["predict", "RUN", "notes.txt"], ["is a folder: give the ONNX file", "model.onnx"]),
     ],
 )
 def test_the_export_command_tells_what_is_wrong(command, tiny_run, tmp_path, arguments, words):
     (tmp_path / "notes.txt").write_text("hello")
-    done = command("export", *[tiny_run / "model.onnx" if word == "MODEL" else word for word in arguments])
+    places = {"MODEL": tiny_run / "model.onnx", "RUN": tiny_run.path}
+    done = command("export", *[places.get(word, word) for word in arguments])
     assert_mended_by_the_user(done, *words)
+
+
+def test_a_bad_picture_does_not_lose_the_others(command, tiny_run, tmp_path):
+    (tmp_path / "cut.png").write_bytes((tiny_run / "samples" / "3_3.png").read_bytes()[:60])
+    Image.new("F", (4, 4)).save(tmp_path / "float.tiff")
+    samples = tiny_run / "samples"
+    words = [samples / "1_1.png", tmp_path / "cut.png", tmp_path / "float.tiff", samples / "7_7.png"]
+    done = command("export", "predict", tiny_run / "model.onnx", *words)
+    assert_mended_by_the_user(done, "2 of 4 pictures were skipped", "cut.png", "float.tiff: pixels of mode 'F'")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [str(words[0]), str(words[3])]
 
 
 def test_ctrl_c_ends_with_1_and_says_how_to_go_on(tmp_path):
     words = [sys.executable, "-u", "-m", "kerascv_course.train", "--epochs", "500"]
     process = subprocess.Popen(
-        words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+        words,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell that starts the tests in the background lets them ignore the signal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     for line in process.stdout:

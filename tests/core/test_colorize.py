@@ -264,10 +264,10 @@ def test_recipes_that_cannot_be_run(color_recipe, color_pictures, changes, messa
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"colors": 1}, "colorize.colors is 2 to 256; received 1"),
-        ({"rebalance": 1.5}, "colorize.rebalance is 0 to 1"),
-        ({"temperature": 0.0}, "colorize.temperature is above 0"),
-        ({"palette_seed": -1}, "colorize.palette_seed is 0 or more"),
+        ({"colors": 1}, "colorize.colors must be 2 to 256; received 1"),
+        ({"rebalance": 1.5}, "colorize.rebalance must be 0 to 1"),
+        ({"temperature": 0.0}, "colorize.temperature must be above 0"),
+        ({"palette_seed": -1}, "colorize.palette_seed must be 0 or more"),
         ({"keep_gray": True, "input": "small"}, "keep_gray goes with the input gray"),
     ],
 )

@@ -128,7 +128,7 @@ def test_a_damaged_cifar10_is_told(cifar10_dir, tmp_path):
 
 
 def test_normalisation_of_another_number_of_channels_is_refused():
-    with pytest.raises(ValueError, match="normalize_mean has 1 or 1 values"):
+    with pytest.raises(ValueError, match="normalize_mean must have as many values as channels, or 1: 1;"):
         dataclasses.replace(Data("digits", channels=1), normalize_mean=(0.1, 0.2, 0.3))
 
 

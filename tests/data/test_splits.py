@@ -40,8 +40,10 @@ def test_an_empty_part_is_refused(share):
 
 def test_a_class_of_one_image_cannot_be_divided():
     split = Split(np.zeros((10, 1, 1, 1), np.uint8), np.array([0] * 9 + [1]))
-    with pytest.raises(DataError, match="cannot be divided by class"):
+    with pytest.raises(DataError, match=r"each class needs two images or more .* the smallest class has 1"):
         hold_out(split, 0.5, 0, stratify=True)
+    with pytest.raises(DataError, match="each part one of each class"):
+        hold_out(numbered(20, classes=5), 0.1, 0, stratify=True)
 
 
 def test_the_fingerprint_sees_every_pixel_target_and_split():

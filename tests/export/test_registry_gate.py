@@ -54,6 +54,13 @@ def disturb(model, rng):
             layer.bias.assign(rng.normal(0, 0.1, layer.bias.shape))
 
 
+@pytest.fixture(autouse=True)
+def free_memory():
+    """What TensorFlow keeps of 22 networks would be gigabytes."""
+    yield
+    keras.backend.clear_session()
+
+
 @pytest.mark.parametrize("name", kcc.list_models())
 def test_every_network_passes_the_gate(name, tmp_path):
     shape, options = SMALL[name]
