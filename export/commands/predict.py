@@ -1,0 +1,162 @@
+"""``predict``: classify or colour pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from export.commands import Commands
+from kerascv_course.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from export.runtime import OnnxModel
+
+
+def add_parsers(commands: Commands) -> None:
+    """The command ``predict``."""
+    predict = commands.add_parser("predict", help="classify or colour pictures with an exported file", allow_abbrev=False)
+    predict.add_argument("model", type=Path, help="exported ONNX file")
+    predict.add_argument("images", nargs="+", help="pictures, or folders of them")
+    predict.add_argument("--top", type=int, default=3, help="how many classes to show (default: 3)")
+    predict.add_argument("--json", action="store_true", help="one JSON object a line")
+    predict.add_argument(
+        "--output",
+        type=Path,
+        help="colouriser: file or folder of the coloured pictures (default: NAME_colorized.png beside each)",
+    )
+    predict.add_argument(
+        "--colors-at",
+        type=int,
+        metavar="PIXELS",
+        help="colouriser: take the colours from a copy whose longer side has so many pixels, and keep the picture's own grey",
+    )
+    predict.add_argument("--provider", choices=("cpu", "cuda"), default="cpu", help="where it runs (default: cpu)")
+    predict.set_defaults(call=predict_command)
+
+
+def predict_command(arguments: argparse.Namespace) -> int:
+    """Answer for each picture by the file's task."""
+    from export.runtime import OnnxModel, expand_paths
+
+    if arguments.top < 1:
+        raise InputError(f"--top is 1 or more; received {arguments.top}")
+    model = OnnxModel(arguments.model, provider=arguments.provider)
+    paths = expand_paths(arguments.images)
+    if model.contract.task == "colorize":
+        return colorize_pictures(model, paths, arguments)
+    if arguments.output or arguments.colors_at:
+        raise InputError(
+            f"--output and --colors-at go with a colouriser; {arguments.model} has the task {model.contract.task!r}"
+        )
+    return classify_pictures(model, paths, arguments)
+
+
+def classify_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.Namespace) -> int:
+    """Print the best classes of each picture; those that cannot be read are told at the end."""
+    width = max(len(str(path)) for path in paths)
+    skipped = Skipped(len(paths))
+    for start in range(0, len(paths), BATCH):
+        pictures = {
+            path: picture
+            for path in paths[start : start + BATCH]
+            if (picture := skipped.unless_read(model.load, path)) is not None
+        }
+        if not pictures:
+            continue
+        predictions = model.predict(list(pictures.values()))
+        labels = model.contract.labels or [str(number) for number in range(predictions.scores.shape[1])]
+        for path, best in zip(pictures, predictions.top(arguments.top), strict=True):
+            if arguments.json:
+                scores = [{"label": labels[number], "score": round(score, 6)} for number, score in best]
+                print(json.dumps({"file": str(path), "label": scores[0]["label"], "scores": scores}, ensure_ascii=False))
+            else:
+                print(f"{path!s:<{width}}  " + "   ".join(f"{labels[number]} {score:.1%}" for number, score in best))
+    skipped.tell()
+    return 0
+
+
+#: Pictures read and answered at once.
+BATCH = 64
+
+
+class Skipped:
+    """Pictures that could not be used: the others are answered first, then these are named.
+
+    Args:
+        total: pictures in all.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.reasons: list[str] = []
+
+    def unless_read(self, call: Callable[[Path], np.ndarray], path: Path) -> np.ndarray | None:
+        """What a call makes of a picture, or None where the picture is at fault."""
+        from kerascv_course.images import ImageError
+
+        try:
+            return call(path)
+        except ImageError as error:
+            self.reasons.append(str(error))
+            return None
+
+    def tell(self) -> None:
+        """Name what was skipped.
+
+        Raises:
+            InputError: anything was.
+        """
+        if self.reasons:
+            raise InputError(f"{len(self.reasons)} of {self.total} pictures were skipped:\n  " + "\n  ".join(self.reasons))
+
+
+#: Ends the name of a coloured picture.
+COLORIZED = "_colorized"
+
+
+def colorize_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.Namespace) -> int:
+    """Write each picture coloured, and print its path."""
+    from PIL import Image
+
+    from kerascv_course.files import write_beside
+
+    given = set(map(str, arguments.images))
+    # what an earlier call has left in a folder is not coloured again
+    paths = [path for path in paths if str(path) in given or not path.stem.endswith(COLORIZED)]
+    output: Path | None = arguments.output
+    single = output is not None and not output.is_dir() and bool(output.suffix)
+    if single and output is not None:
+        if len(paths) > 1:
+            raise InputError(f"--output is a folder for several pictures; received the file {output} for {len(paths)}")
+        if Image.registered_extensions().get(output.suffix.lower()) not in Image.SAVE:
+            raise InputError(f"--output ends like a picture, such as .png or .jpg; received {output}")
+    targets: dict[Path, Path] = {}
+    for path in paths:
+        target = output if single and output else (output or path.parent) / f"{path.stem}{COLORIZED}.png"
+        if target in targets.values():
+            raise InputError(f"two pictures would both be written to {target}: colour them by two commands")
+        if target.resolve() == path.resolve():
+            raise InputError(f"--output is another file than the picture itself; received {target}")
+        targets[path] = target
+    skipped = Skipped(len(targets))
+    for path, target in targets.items():
+        colored = skipped.unless_read(lambda path: model.colorize(path, colors_at=arguments.colors_at), path)
+        if colored is None:
+            continue
+        with write_beside(target) as temporary:
+            if target.suffix.lower() in (".jpg", ".jpeg"):
+                Image.fromarray(colored).save(temporary, quality=95)
+            else:
+                Image.fromarray(colored).save(temporary)
+        if arguments.json:
+            size = {"height": colored.shape[0], "width": colored.shape[1]}
+            print(json.dumps({"file": str(path), "output": str(target), **size}, ensure_ascii=False))
+        else:
+            print(f"{path}  ->  {target}")
+    skipped.tell()
+    return 0
