@@ -1,17 +1,18 @@
-"""What an exported file promises: one JSON document in its ONNX metadata.
+"""What an exported file promises: one JSON document in its ONNX metadata (`contract.schema.json` is its schema).
 
-Standard library and onnxruntime only: whoever has the file can read it without TensorFlow.
+Standard library only: whoever has the file can read it without TensorFlow.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kerascv_course.errors import InputError
-from kerascv_course.jsondata import from_json
+from kerascv_course.jsondata import from_json, to_json
 
 __all__ = [
     "KEY",
@@ -19,9 +20,13 @@ __all__ = [
     "Contract",
     "ContractError",
     "Input",
+    "Metric",
     "Output",
+    "Parity",
+    "Precision",
     "Preprocessing",
     "Tiling",
+    "dump_contract",
     "parse_contract",
     "read_contract",
 ]
@@ -30,14 +35,18 @@ __all__ = [
 KEY = "kerascv_course.contract"
 
 #: Version of the document; a reader refuses versions it does not know.
-VERSION = 1
+VERSION = 2
 
 #: Longest document that is read, characters.
 MAX_CHARACTERS = 16_000_000
 
-
 #: Largest overlap of tiles that is believed, pixels.
 MAX_OVERLAP = 4096
+
+#: Largest height and width of a fixed input that is believed, pixels.
+MAX_SIDE = 16_384
+
+Meaning = Literal["logits", "probabilities", "classes", "picture", "embedding", "neighbors", "distances", "values"]
 
 
 class ContractError(InputError):
@@ -51,18 +60,18 @@ class Input:
     Attributes:
         name: of the tensor.
         dtype: ``uint8`` (0–255), or ``float32`` where preprocessing happens before the graph.
-        layout: order of the axes.
+        layout: order of the axes; N is the batch.
         height: rows, pixels; None: any number, and so the width.
         width: columns, pixels.
         channels: 1 or 3.
-        color: ``gray`` or ``RGB``.
-        range: smallest and largest value, before preprocessing.
-        resize: resampling filter for pictures of another size; the aspect ratio is not kept.
+        color: ``gray`` or ``RGB``: order of the channels of what is fed.
+        range: smallest and largest value of a pixel, before preprocessing.
+        resize: resampling filter for pictures of another size, antialiased as Pillow does it; the aspect ratio is not kept.
     """
 
     name: str
     dtype: Literal["uint8", "float32"]
-    layout: Literal["NHWC"]
+    layout: Literal["NHWC", "NCHW"]
     height: int | None
     width: int | None
     channels: int
@@ -78,14 +87,16 @@ class Preprocessing:
     Attributes:
         where: ``graph``: inside the file, feed raw pixels; ``caller``: before it, the input takes the result.
         scale: factor.
-        mean: one value, or one for each channel; None: it is in the graph, but what it does is not known.
+        mean: one value, or one for each channel in the order of `channels`; None: it is in the graph, but what it does is not known.
         std: likewise.
+        channels: order of the channels that the network gets: ``BGR``: pixels are reversed first; ``as fed``: they are not.
     """
 
     where: Literal["graph", "caller"]
     scale: float = 1 / 255
     mean: tuple[float, ...] | None = (0.0,)
     std: tuple[float, ...] | None = (1.0,)
+    channels: Literal["as fed", "BGR"] = "as fed"
 
 
 @dataclass(frozen=True)
@@ -94,14 +105,18 @@ class Output:
 
     Attributes:
         name: of the tensor.
-        meaning: ``logits``: unnormalised scores; ``probabilities``: their softmax over the last axis; ``classes``: whole numbers,
-            the class answered at each position; ``picture``: uint8 RGB of the input's height and width; ``values``: anything else.
+        meaning: ``logits``: unnormalised scores; ``probabilities``: scores of 0 to 1, their softmax or shares of votes; ``classes``:
+            whole numbers, the class answered at each position; ``picture``: uint8 RGB of the input's height and width;
+            ``embedding``: a vector that distances are taken of; ``neighbors``: numbers of gallery entries, nearest first;
+            ``distances``: to these; ``values``: anything else.
         shape: after the batch axis; None where it varies.
+        activation: what the last step was: ``softmax``, ``sigmoid``, ``l2`` (vectors of length 1), or ``none``.
     """
 
     name: str
-    meaning: Literal["logits", "probabilities", "classes", "picture", "values"]
+    meaning: Meaning
     shape: tuple[int | None, ...]
+    activation: Literal["none", "softmax", "sigmoid", "l2"] = "none"
 
 
 @dataclass(frozen=True)
@@ -119,35 +134,109 @@ class Tiling:
 
 
 @dataclass(frozen=True)
+class Metric:
+    """A measured figure.
+
+    Attributes:
+        name: such as ``accuracy``, a share of 0 to 1.
+        split: images it was measured on: ``train``, ``validation``, ``test``, or another name.
+        value: the figure.
+    """
+
+    name: str
+    split: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What was proved of the file: its answers against the Keras model's.
+
+    Attributes:
+        images: how many were compared.
+        tolerance: largest absolute difference that was allowed.
+        largest_difference: of any value of any output.
+        agreement: share of answers that were the same, 0 to 1; None for a task without answers.
+        accuracy_keras: share of right answers of the Keras model; None where targets were not known.
+        accuracy_onnx: the same of the file.
+    """
+
+    images: int
+    tolerance: float
+    largest_difference: float
+    agreement: float | None = None
+    accuracy_keras: float | None = None
+    accuracy_onnx: float | None = None
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How a file of less than float32 was made, and what that cost and gained.
+
+    Attributes:
+        kind: ``int8``: static quantisation of weights and activations; ``float16``: half precision.
+        method: in words.
+        calibration_images: training images whose activations gave the ranges; 0 for float16.
+        float_nodes: nodes that stay in float32, because accuracy falls without.
+        images: how many accuracy was measured on.
+        accuracy_float32: share of right answers of the float32 file.
+        accuracy: share of right answers of this file.
+        speedup: time of the float32 file divided by this one's, at the batch size that is named in `method`.
+        machine: where that was measured.
+    """
+
+    kind: Literal["int8", "float16"]
+    method: str
+    calibration_images: int
+    float_nodes: tuple[str, ...]
+    images: int
+    accuracy_float32: float
+    accuracy: float
+    speedup: float
+    machine: str
+
+
+@dataclass(frozen=True)
 class Contract:
     """The document.
 
     Attributes:
-        task: ``classify``; ``colorize`` (its labels are the colours); or ``tensor``: an answer that only its user knows.
+        task: ``classify``; ``scenes``: the same by classical vision; ``colorize``: its labels are the colours; ``embed``: pictures to
+            vectors; ``rank``: the nearest entries of a gallery; or ``tensor``: an answer that only its user knows.
         name: of the recipe, or of the model.
         input: the one input.
         preprocessing: what is done to the pixels, and where.
         outputs: in the order of the graph.
         labels: class names in the order of the last axis; empty where there are none.
+        gallery: name of each gallery entry, in the order of the numbers that ``neighbors`` gives.
         recipe: the whole recipe, where one made the model.
         data: source, fingerprint and citation of the data.
-        metrics: figures with the split in their name, such as ``test_accuracy``.
+        metrics: figures, each with the split it was measured on.
         versions: of the packages that made the file.
+        git_commit: of the source that made the file, with ``+`` where it was changed since; empty outside a checkout.
+        license: of the weights, an SPDX name or words; empty: not stated.
         tiling: how to cut large pictures; None: they are not to be cut.
+        parity: what was proved; None: nothing yet.
+        precision: None: float32.
         version: of this document's form.
     """
 
-    task: Literal["classify", "colorize", "tensor"]
+    task: Literal["classify", "scenes", "colorize", "embed", "rank", "tensor"]
     name: str
     input: Input
     preprocessing: Preprocessing
     outputs: tuple[Output, ...]
     labels: tuple[str, ...] = ()
+    gallery: tuple[str, ...] = ()
     recipe: dict[str, Any] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: tuple[Metric, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    git_commit: str = ""
+    license: str = ""
     tiling: Tiling | None = None
+    parity: Parity | None = None
+    precision: Precision | None = None
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -157,12 +246,28 @@ class Contract:
             ContractError: parts that contradict each other.
         """
         if self.version != VERSION:
-            raise ContractError(f"the contract has version {self.version}; this reader knows version {VERSION}: update it")
+            raise ContractError(
+                f"the contract has version {self.version}; this reader knows version {VERSION}: "
+                + ("export the model again" if self.version < VERSION else "update the reader")
+            )
+        self._check_input()
+        self._check_outputs()
+        for what, share in self._shares():
+            _require(share is None or 0 <= share <= 1, f"{what} of 0 to 1, not {share}")
+        _require(all(math.isfinite(metric.value) for metric in self.metrics), "finite metrics")
+        if self.tiling is not None:
+            _require(
+                self.tiling.multiple >= 1 and 0 <= self.tiling.overlap <= MAX_OVERLAP,
+                f"tiles at multiples of 1 or more and an overlap of 0 to {MAX_OVERLAP}, not {self.tiling}",
+            )
+            _require(self.tiling.overlap % self.tiling.multiple == 0, f"an overlap of whole multiples, not {self.tiling}")
+
+    def _check_input(self) -> None:
         image = self.input
         size = (image.height, image.width)
         _require(
-            size == (None, None) or all(n is not None and n >= 1 for n in size),
-            f"input height and width of 1 or more, or neither, not {image.height}×{image.width}",
+            size == (None, None) or all(n is not None and 1 <= n <= MAX_SIDE for n in size),
+            f"input height and width of 1 to {MAX_SIDE}, or neither, not {image.height}×{image.width}",
         )
         colors = {"gray": 1, "RGB": 3}
         _require(
@@ -173,6 +278,12 @@ class Contract:
             (steps.mean is None) == (steps.std is None) and (steps.mean is not None or steps.where == "graph"),
             "both mean and std; only where preprocessing is in the graph may they be unknown (null)",
         )
+        _require(math.isfinite(steps.scale), f"a finite scale, not {steps.scale}")
+        _require(
+            (image.dtype == "uint8") == (steps.where == "graph"),
+            f"preprocessing in the graph for uint8 input and before it for float32, not {steps.where} for {image.dtype}",
+        )
+        _require(steps.channels == "as fed" or image.channels == 3, "BGR for 3 channels only")
         for name in ("mean", "std"):
             values = getattr(steps, name)
             if values is None:
@@ -180,27 +291,43 @@ class Contract:
             _require(len(values) in (1, image.channels), f"1 or {image.channels} values of {name}, not {len(values)}")
             _require(all(map(math.isfinite, values)), f"finite values of {name}, not {values}")
             _require(name == "mean" or min(values) > 0, f"std above 0, not {values}")
+
+    def _check_outputs(self) -> None:
         _require(len(self.outputs) > 0, "one output or more")
         _require(len({output.name for output in self.outputs}) == len(self.outputs), "outputs of different names")
-        if self.task == "classify":
-            scores = [output for output in self.outputs if output.meaning == "probabilities"]
-            _require(bool(scores), "an output of probabilities for the task classify")
-            if self.labels:
-                _require(scores[0].shape == (len(self.labels),), f"one label a class: {len(self.labels)} for {scores[0].shape}")
+        needed = {
+            "classify": ("probabilities",),
+            "scenes": ("probabilities",),
+            "colorize": ("picture", "logits"),
+            "embed": ("embedding",),
+            "rank": ("neighbors", "distances"),
+            "tensor": (),
+        }[self.task]
+        for meaning in needed:
+            _require(self.output(meaning) is not None, f"an output of {meaning} for the task {self.task}")
+        scores = self.output(needed[-1]) if self.task in ("classify", "scenes", "colorize") else None
+        if scores is not None and (self.labels or self.task == "colorize"):
+            kind = "colour" if self.task == "colorize" else "label"
+            _require(
+                scores.shape[-1:] == (len(self.labels),) and (self.task == "colorize" or len(scores.shape) == 1),
+                f"one {kind} a class: {len(self.labels)} for {scores.shape}",
+            )
+        _require(self.task != "rank" or bool(self.gallery), "a gallery for the task rank")
 
-        if self.task == "colorize":
-            scores = [output for output in self.outputs if output.meaning == "logits"]
-            _require(self.output("picture") is not None and bool(scores), "outputs picture and logits for the task colorize")
-            _require(
-                scores[0].shape[-1:] == (len(self.labels),),
-                f"one colour a class: {len(self.labels)} for {scores[0].shape}",
-            )
-        if self.tiling is not None:
-            _require(
-                self.tiling.multiple >= 1 and 0 <= self.tiling.overlap <= MAX_OVERLAP,
-                f"tiles at multiples of 1 or more and an overlap of 0 to {MAX_OVERLAP}, not {self.tiling}",
-            )
-            _require(self.tiling.overlap % self.tiling.multiple == 0, f"an overlap of whole multiples, not {self.tiling}")
+    def _shares(self) -> Iterable[tuple[str, float | None]]:
+        for name in ("parity", "precision"):
+            part = getattr(self, name)
+            for key in ("agreement", "accuracy", "accuracy_keras", "accuracy_onnx", "accuracy_float32"):
+                yield f"{name}.{key}", getattr(part, key, None)
+
+    def metric(self, name: str, split: str = "test") -> float | None:
+        """A measured figure, or None where it was not measured."""
+        return next((metric.value for metric in self.metrics if (metric.name, metric.split) == (name, split)), None)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the answer is a class, with the scores of all of them."""
+        return self.task in ("classify", "scenes")
 
     def output(self, meaning: str) -> Output | None:
         """The first output of a meaning."""
@@ -210,6 +337,22 @@ class Contract:
 def _require(ok: bool, rule: str) -> None:
     if not ok:
         raise ContractError(f"a contract has {rule}")
+
+
+def dump_contract(contract: Contract) -> str:
+    """The document as JSON text, after reading it back: what is written can be read.
+
+    Raises:
+        ContractError: a value that JSON cannot hold, or that would be read as another.
+    """
+    try:
+        text = to_json(contract)
+        text.encode("utf-8")
+    except (TypeError, ValueError) as error:  # UnicodeEncodeError, for half a character, is a ValueError
+        raise ContractError(f"the contract cannot be written as JSON: {error}") from None
+    if json.loads(to_json(parse_contract({KEY: text}, what="the file to be written"))) != json.loads(text):
+        raise ContractError("the contract holds values that are read back as others: give texts, numbers, lists and dicts")
+    return text
 
 
 def parse_contract(metadata: Mapping[str, str], *, what: str) -> Contract:

@@ -12,8 +12,8 @@ import keras
 import numpy as np
 
 from export.contract import Contract, Output
-from export.convert import serving_graph
 from export.runtime import OnnxModel, open_session, preprocess
+from export.serving import serving_graph
 from kerascv_course.errors import CourseError, InputError
 
 __all__ = ["ParityError", "ParityReport", "ParityRow", "check_parity"]
@@ -223,8 +223,7 @@ def _order(key: tuple[str, int, bool], variants: list[tuple[int, bool]], contrac
 
 
 def _serving(model: keras.Model, contract: Contract) -> keras.Model:
-    steps = contract.preprocessing
-    return serving_graph(model, task=contract.task, input_dtype=model.inputs[0].dtype, mean_std=(steps.mean, steps.std))
+    return serving_graph(model, task=contract.task, input_dtype=model.inputs[0].dtype, steps=contract.preprocessing)
 
 
 def _keras_outputs(serving: keras.Model, contract: Contract, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -109,8 +110,10 @@ class OnnxModel:
             (item.name, item.type, [size if isinstance(size, int) else None for size in item.shape[1:]])
             for item in self.session.get_inputs()
         ]
-        kind = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}[contract.input.dtype]
-        promised = [(contract.input.name, kind, [contract.input.height, contract.input.width, contract.input.channels])]
+        spec = contract.input
+        kind = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}[spec.dtype]
+        sizes = {"H": spec.height, "W": spec.width, "C": spec.channels}
+        promised = [(spec.name, kind, [sizes[axis] for axis in spec.layout[1:]])]
         if inputs != promised:
             raise ContractError(f"the contract of {self.path} promises the input {promised}; the graph has {inputs}")
         names = [item.name for item in self.session.get_outputs()]
@@ -130,7 +133,7 @@ class OnnxModel:
             ImageError: a file that is no picture, or an array of another type or shape.
             ContractError: the file's task is not classification.
         """
-        if self.contract.task != "classify":
+        if not self.contract.classifies:
             other = "colorize" if self.contract.task == "colorize" else "run"
             raise ContractError(f"{self.path} has the task {self.contract.task!r}, whose outputs have no labels: use {other}()")
         output = self.contract.output("probabilities")
@@ -184,7 +187,7 @@ class OnnxModel:
             for left in range(0, width, step):
                 above, before = max(top - overlap, 0), max(left - overlap, 0)
                 part = pixels[None, above : top + step + overlap, before : left + step + overlap]
-                (answer,) = self.session.run([picture.name], {spec.name: np.ascontiguousarray(part)})
+                (answer,) = self.session.run([picture.name], {spec.name: self._arranged(part)})
                 kept = answer[0, top - above :, left - before :][:step, :step]
                 result[top : top + step, left : left + step] = kept
         return result
@@ -193,11 +196,20 @@ class OnnxModel:
         """All outputs by name, each (N, …); the arguments are `predict`'s.
 
         A file of float32 input also takes float32 (N, height, width, channels), preprocessed already.
+
+        Raises:
+            ImageError: as `predict`; or pictures of several sizes whose answers are of several sizes too.
         """
         batches = [self.run_batch(batch) for batch in self._batches(images, batch_size)]
         if not batches:
             raise ImageError("no pictures to predict: give one or more")
-        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        outputs = {}
+        for name in batches[0]:
+            parts = [batch[name] for batch in batches]
+            if len({part.shape[1:] for part in parts}) > 1:
+                raise ImageError(f"pictures of several sizes have {name!r} of several sizes: call for each of them")
+            outputs[name] = np.concatenate(parts)
+        return outputs
 
     def run_batch(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """All outputs by name for (N, height, width, channels) of the contract's size.
@@ -206,8 +218,12 @@ class OnnxModel:
             pixels: uint8; for a file of float32 input also float32, which is what preprocessing makes of pixels.
         """
         values = pixels if pixels.dtype == self.contract.input.dtype else preprocess(pixels, self.contract)
-        outputs = self.session.run(None, {self.contract.input.name: values})
+        outputs = self.session.run(None, {self.contract.input.name: self._arranged(values)})
         return dict(zip((output.name for output in self.contract.outputs), outputs, strict=True))
+
+    def _arranged(self, values: np.ndarray) -> np.ndarray:
+        """Pictures (N, height, width, channels) in the file's layout."""
+        return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if self.contract.input.layout == "NCHW" else values)
 
     def _batches(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
         spec = self.contract.input
@@ -222,9 +238,9 @@ class OnnxModel:
             images = [images]
         for i in range(0, len(images), batch_size):
             loaded = [self.load(image) for image in images[i : i + batch_size]]
-            if sizes := sorted({image.shape[:2] for image in loaded})[1:]:
-                raise ImageError(f"the pictures of one call have one size; received also {sizes[0]}: call for each of them")
-            yield np.stack(loaded)
+            # a file of any size may be given pictures of several: those in a row that have one size are run together
+            for _, alike in itertools.groupby(loaded, key=lambda image: image.shape):
+                yield np.stack(list(alike))
 
     def load(self, image: np.ndarray | str | Path) -> np.ndarray:
         """One picture as the contract's uint8 (height, width, channels).
@@ -275,6 +291,8 @@ def lay_colors(small: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 def preprocess(pixels: np.ndarray, contract: Contract) -> np.ndarray:
     """``(pixel · scale − mean) / std`` as the contract says: uint8 (N, height, width, channels) to float32 of the same shape."""
     steps = contract.preprocessing
+    if steps.channels == "BGR":
+        pixels = pixels[..., ::-1]
     values = pixels.astype(np.float32) * np.float32(steps.scale)
     return (values - np.asarray(steps.mean, np.float32)) / np.asarray(steps.std, np.float32)
 

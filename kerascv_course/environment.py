@@ -16,7 +16,7 @@ from typing import Any
 
 from kerascv_course._version import __version__
 
-__all__ = ["describe_environment", "package_versions", "quiet_stderr", "start_tensorflow"]
+__all__ = ["describe_environment", "package_versions", "quiet_stderr", "source_commit", "start_tensorflow"]
 
 PACKAGES = ("tensorflow", "keras", "onnx", "tf2onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow", "scikit-learn")
 
@@ -37,7 +37,7 @@ def describe_environment() -> dict[str, Any]:
         "command": " ".join(["python", "-m", *_module_and_arguments()]),
         "machine": describe_machine(),
         "versions": package_versions(),
-        "commit": _source_commit(),
+        "commit": source_commit(),
     }
 
 
@@ -67,7 +67,7 @@ def _module_and_arguments() -> list[str]:
     return [name.removesuffix(".__main__"), *sys.argv[1:]]
 
 
-def _source_commit() -> str | None:
+def source_commit() -> str | None:
     """Commit of the source tree this package runs from, with ``+`` where it was changed since; None outside a checkout."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():

@@ -16,7 +16,7 @@ from kerascv_course.data import DataInfo, Split, Splits
 from kerascv_course.recipe import Recipe
 from kerascv_course.registry import create_model
 
-__all__ = ["Classify", "classification_report", "normalization", "normalized", "serving_classifier"]
+__all__ = ["Classify", "classification_report", "ends_in_softmax", "normalization", "normalized", "serving_classifier"]
 
 EVALUATION_BATCH = 256
 
@@ -48,7 +48,7 @@ def serving_classifier(model: keras.Model) -> keras.Model:
     """
     image = keras.Input(model.inputs[0].shape[1:], dtype=model.inputs[0].dtype, name="image")
     scores = model(image)
-    if _ends_in_softmax(model):
+    if ends_in_softmax(model):
         outputs = {"probabilities": keras.layers.Identity(name="probabilities")(scores)}
     else:
         outputs = {
@@ -58,11 +58,11 @@ def serving_classifier(model: keras.Model) -> keras.Model:
     return keras.Model(image, outputs, name=model.name)
 
 
-def _ends_in_softmax(model: keras.Model) -> bool:
-    last = model.layers[-1]
-    if isinstance(last, keras.Model):
-        return _ends_in_softmax(last)
-    return isinstance(last, keras.layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax
+def ends_in_softmax(layer: keras.layers.Layer) -> bool:
+    """Whether the last thing that a layer, or the last layer of a model, does is a softmax."""
+    if isinstance(layer, keras.Model):
+        return ends_in_softmax(layer.layers[-1])
+    return isinstance(layer, keras.layers.Softmax) or getattr(layer, "activation", None) is keras.activations.softmax
 
 
 def classification_report(logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class Classify:
         """Labels and the accuracy on each split."""
         return {
             "labels": info.labels,
-            "metrics": {f"{name}_accuracy": metrics[name]["accuracy"] for name in ("train", "validation", "test")},
+            "metrics": {split: {"accuracy": metrics[split]["accuracy"]} for split in ("train", "validation", "test")},
         }
 
     def _logits(self, model: keras.Model, split: Split) -> np.ndarray:

@@ -289,7 +289,7 @@ class Colorizer:
         multiple = _multiple(recipe)
         return {
             "labels": info.labels,
-            "metrics": {f"{split}_{key}": metrics[split][key] for split in ("train", "validation", "test") for key in keys},
+            "metrics": {split: {key: metrics[split][key] for key in keys} for split in ("train", "validation", "test")},
             "tiling": {"multiple": multiple, "overlap": -(-_reach(network, recipe) // multiple) * multiple},
         }
 

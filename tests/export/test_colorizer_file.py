@@ -54,7 +54,7 @@ def test_the_file_explains_itself(color_run, data):
         ("logits", "logits"),
     ]
     assert contract.tiling.multiple == 4 and contract.tiling.overlap >= 8
-    assert contract.metrics["test_accuracy"] == color_run.read_json("metrics.json")["test"]["accuracy"]
+    assert contract.metric("accuracy") == color_run.read_json("metrics.json")["test"]["accuracy"]
     graph = onnx.load(color_run / "model.onnx").graph
     dims = [[d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim] for value in (*graph.input, *graph.output)]
     assert dims[0] == ["batch", "height", "width", 3] and dims[1] == ["batch", "height", "width"]
@@ -125,7 +125,11 @@ def test_colours_laid_over_grey(model, photo):
         (lambda m: m.colorize("no/such.jpg"), ImageError, "no such picture"),
         (lambda m: m.colorize(np.zeros((4, 4), np.uint8), tile=0), InputError, "tile and colors_at are 1 pixel or more"),
         (lambda m: m.colorize(np.zeros((4, 4), np.uint8), colors_at=0), InputError, "1 pixel or more"),
-        (lambda m: m.run([np.zeros((4, 4), np.uint8), np.zeros((5, 4), np.uint8)]), ImageError, "one size; received also"),
+        (
+            lambda m: m.run([np.zeros((4, 4), np.uint8), np.zeros((5, 4), np.uint8)]),
+            ImageError,
+            "of several sizes: call for each of them",
+        ),
         (lambda m: m.predict(np.zeros((4, 4), np.uint8)), ContractError, r"use colorize\(\)"),
     ],
 )
@@ -201,7 +205,7 @@ def test_a_single_class_may_change_at_a_tie_only():
         (lambda plain: plain["tiling"].update(overlap=10**6), "an overlap of 0 to 4096"),
         (lambda plain: plain["tiling"].update(multiple=0), "multiples of 1 or more"),
         (lambda plain: plain["input"].update(height=32), "or neither, not 32×None"),
-        (lambda plain: plain["outputs"].pop(1), "outputs picture and logits"),
+        (lambda plain: plain["outputs"].pop(1), "an output of picture for the task colorize"),
         (lambda plain: plain["input"].update(height=32, width=32), "promises the input"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.contract import KEY, Contract, ContractError, Input, Output, Preprocessing, parse_contract
+from export.contract import KEY, Contract, ContractError, Input, Metric, Output, Preprocessing, dump_contract, parse_contract
 from kerascv_course.jsondata import to_json
 
 CONTRACT = Contract(
@@ -26,12 +26,29 @@ def parse(**changes):
     return parse_contract({KEY: json.dumps(plain)}, what="x.onnx")
 
 
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+
+
 @given(
-    st.lists(st.text(), min_size=2, max_size=2), st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False))
+    st.lists(TEXT, min_size=2, max_size=2),
+    st.lists(st.builds(Metric, TEXT, TEXT, st.floats(allow_nan=False, allow_infinity=False))).map(tuple),
 )
 def test_labels_of_any_characters_survive(labels, metrics):
     contract = dataclasses.replace(CONTRACT, labels=tuple(labels), metrics=metrics)
-    assert parse_contract({KEY: to_json(contract)}, what="x") == contract
+    assert parse_contract({KEY: dump_contract(contract)}, what="x") == contract
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": ("half a character \ud800", "b")}, "cannot be written as JSON: .*surrogates"),
+        ({"recipe": {"rate": float("nan")}}, "cannot be written as JSON"),
+        ({"data": {"images": 3}}, "data.images is a text"),
+    ],
+)
+def test_what_json_cannot_hold_is_refused_when_written(changes, message):
+    with pytest.raises(ContractError, match=message):
+        dump_contract(dataclasses.replace(CONTRACT, **changes))
 
 
 @given(st.text() | st.binary().map(lambda b: b.decode("latin-1")))
@@ -59,16 +76,22 @@ def test_a_file_without_a_contract_is_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 2}, "has version 2; this reader knows version 1: update it"),
+        ({"version": 1}, "has version 1; this reader knows version 2: export the model again"),
+        ({"version": 3}, "has version 3; this reader knows version 2: update the reader"),
         ({"labels": ["a"]}, "one label a class"),
-        ({"task": "fly"}, "task is one of 'classify', 'colorize', 'tensor'"),
+        ({"task": "fly"}, "task is one of 'classify', 'scenes', 'colorize', 'embed', 'rank', 'tensor'"),
         ({"outputs": []}, "one output or more"),
         ({"outputs": [{"name": "logits", "meaning": "logits", "shape": [2]}]}, "an output of probabilities"),
         ({"preprocessing": {"where": "graph", "mean": [0.1, 0.2], "std": [1.0]}}, "1 or 3 values of mean, not 2"),
         ({"preprocessing": {"where": "graph", "mean": [0.1], "std": [0.0]}}, "std above 0"),
         ({"preprocessing": {"where": "caller", "mean": None, "std": None}}, "both mean and std"),
         ({"input": {**dataclasses.asdict(CONTRACT.input), "channels": 1}}, "3 channels for RGB, not 1"),
-        ({"input": {**dataclasses.asdict(CONTRACT.input), "height": 0}}, "height and width of 1 or more"),
+        ({"input": {**dataclasses.asdict(CONTRACT.input), "height": 0}}, "height and width of 1 to 16384, or neither, not 0"),
+        ({"input": {**dataclasses.asdict(CONTRACT.input), "height": 10**9}}, "not 1000000000"),
+        ({"preprocessing": {"where": "caller"}}, "preprocessing in the graph for uint8 input"),
+        ({"metrics": [{"name": "accuracy", "split": "test", "value": float("inf")}]}, "finite metrics"),
+        ({"parity": {"images": 1, "tolerance": 1e-4, "largest_difference": 0.0, "agreement": 2}}, "agreement of 0 to 1, not 2"),
+        ({"task": "embed"}, "an output of embedding for the task embed"),
         ({"surprise": 1}, "unknown field 'surprise'"),
     ],
 )
