@@ -102,6 +102,7 @@ class OnnxModel:
         self.path = Path(path)
         self.session = open_session(path, provider=provider)
         self.contract: Contract = parse_contract(self.session.get_modelmeta().custom_metadata_map, what=str(path))
+        self._names = [output.name for output in self.contract.outputs]
         self._check_graph()
 
     def _check_graph(self) -> None:
@@ -217,9 +218,13 @@ class OnnxModel:
         Args:
             pixels: uint8; for a file of float32 input also float32, which is what preprocessing makes of pixels.
         """
+        outputs = self.session.run(None, {self.contract.input.name: self.feed(pixels)})
+        return dict(zip(self._names, outputs, strict=True))
+
+    def feed(self, pixels: np.ndarray) -> np.ndarray:
+        """What the session takes for pixels (N, height, width, channels): preprocessed where the file leaves it to the caller."""
         values = pixels if pixels.dtype == self.contract.input.dtype else preprocess(pixels, self.contract)
-        outputs = self.session.run(None, {self.contract.input.name: self._arranged(values)})
-        return dict(zip((output.name for output in self.contract.outputs), outputs, strict=True))
+        return self._arranged(values)
 
     def _arranged(self, values: np.ndarray) -> np.ndarray:
         """Pictures (N, height, width, channels) in the file's layout."""

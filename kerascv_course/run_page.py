@@ -40,6 +40,7 @@ def write_run_page(run: Run) -> None:
         environment=_json(run, "environment.json"),
         metrics=_json(run, "metrics.json"),
         parity=_json(run, "parity.json"),
+        precisions=_json(run, "quantize.json") or {},
         history=_history(run),
         plots=_pictures(run, "plots", captions),
         snapshots=_pictures(run, "snapshots", {}),
