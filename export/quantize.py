@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -17,7 +17,7 @@ from export.contract import Contract, Metric, Precision
 from export.files import describe, save_model
 from export.precision import CALIBRATION, Float16Maker, Int8Maker, Layer, Maker, PrecisionError, is_reduced
 from export.runtime import PROVIDERS, OnnxModel, Provider
-from export.timing import take_turns
+from export.timing import take_turns, time_calls
 from export.verdict import AIM, Kind, PrecisionReport, RefusedError, Sensitivity, Speed, Trial, failures
 from kerascv_course.environment import cores, package_versions, processor
 from kerascv_course.errors import InputError
@@ -159,11 +159,11 @@ def measure_speeds(
     speeds = []
     for size in batch_sizes:
         pixels = images[np.arange(size) % len(images)]
-        calls: dict[str, Callable[[], Any]] = {
-            name: partial(model.session.run, None, {model.contract.input.name: model.feed(pixels)})
+        turns = {
+            name: partial(time_calls, partial(model.session.run, None, {model.contract.input.name: model.feed(pixels)}))
             for name, model in (("float32", original), ("reduced", reduced))
         }
-        medians = {name: 1e3 * float(np.median(times)) for name, times in take_turns(calls, seconds=SECONDS).items()}
+        medians = {name: 1e3 * float(np.median(times)) for name, times in take_turns(turns, seconds=SECONDS).items()}
         speeds.append(Speed(size, medians["float32"], medians["reduced"]))
     return tuple(speeds)
 

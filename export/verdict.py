@@ -153,7 +153,7 @@ class PrecisionReport:
         )
         for speed in self.speeds:
             name = f"ms at batch {speed.batch_size}"
-            lines.append(f"{name:<24}{speed.float32_ms:>12.3f}{speed.ms:>12.3f}{speed.speedup:>8.2f}× faster")
+            lines.append(f"{name:<24}{speed.float32_ms:>12.3f}{speed.ms:>12.3f}{speed.speedup:>8.2f}× as fast")
         lines.append(
             f"{'megabytes':<24}{self.bytes_float32 / 1e6:>12.2f}{self.bytes / 1e6:>12.2f}"
             f"{self.bytes_float32 / self.bytes:>8.2f}× smaller"
