@@ -103,6 +103,7 @@ class OnnxModel:
         self.session = open_session(path, provider=provider)
         self.contract: Contract = parse_contract(self.session.get_modelmeta().custom_metadata_map, what=str(path))
         self._names = [output.name for output in self.contract.outputs]
+        self._scores = [output.name for output in self.contract.outputs if output.meaning == "probabilities"]
         self._check_graph()
 
     def _check_graph(self) -> None:
@@ -137,11 +138,9 @@ class OnnxModel:
         if not self.contract.classifies:
             other = "colorize" if self.contract.task == "colorize" else "run"
             raise ContractError(f"{self.path} has the task {self.contract.task!r}, whose outputs have no labels: use {other}()")
-        output = self.contract.output("probabilities")
-        assert output is not None  # the contract of a classifier has one
-        scores = self.run(images, batch_size=batch_size)[output.name]
+        scores = self._run(images, batch_size, self._scores)[self._scores[0]]
         names = self.contract.labels or [str(number) for number in range(scores.shape[1])]
-        return Predictions([names[best] for best in scores.argmax(axis=1)], scores)
+        return Predictions([names[best] for best in scores.argmax(axis=1).tolist()], scores)
 
     def colorize(self, image: np.ndarray | str | Path, *, colors_at: int | None = None, tile: int = TILE) -> np.ndarray:
         """Colour one picture.
@@ -201,7 +200,12 @@ class OnnxModel:
         Raises:
             ImageError: as `predict`; or pictures of several sizes whose answers are of several sizes too.
         """
-        batches = [self.run_batch(batch) for batch in self._batches(images, batch_size)]
+        return self._run(images, batch_size, self._names)
+
+    def _run(self, images: Any, batch_size: int, names: list[str]) -> dict[str, np.ndarray]:
+        batches = [self._run_batch(batch, names) for batch in self._batches(images, batch_size)]
+        if len(batches) == 1:  # a small network answers in microseconds: nothing is done that need not be
+            return batches[0]
         if not batches:
             raise ImageError("no pictures to predict: give one or more")
         outputs = {}
@@ -218,8 +222,10 @@ class OnnxModel:
         Args:
             pixels: uint8; for a file of float32 input also float32, which is what preprocessing makes of pixels.
         """
-        outputs = self.session.run(None, {self.contract.input.name: self.feed(pixels)})
-        return dict(zip(self._names, outputs, strict=True))
+        return self._run_batch(pixels, self._names)
+
+    def _run_batch(self, pixels: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
+        return dict(zip(names, self.session.run(names, {self.contract.input.name: self.feed(pixels)}), strict=True))
 
     def feed(self, pixels: np.ndarray) -> np.ndarray:
         """What the session takes for pixels (N, height, width, channels): preprocessed where the file leaves it to the caller."""
@@ -234,7 +240,9 @@ class OnnxModel:
         spec = self.contract.input
         if isinstance(images, np.ndarray) and images.ndim == 4:
             wanted = (spec.height, spec.width, spec.channels)
-            fits = all(size in (None, n) for n, size in zip(images.shape[1:], wanted, strict=True))
+            fits = images.shape[1:] == wanted or all(
+                size in (None, n) for n, size in zip(images.shape[1:], wanted, strict=True)
+            )
             if images.dtype in (np.uint8, spec.dtype) and fits and images.size:
                 yield from (images[i : i + batch_size] for i in range(0, len(images), batch_size))
                 return

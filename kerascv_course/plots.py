@@ -198,8 +198,7 @@ def engine_latencies(latencies: Mapping[str, Sequence[float]], batch_sizes: Sequ
         zip(figure.subplots(1, len(batch_sizes), squeeze=False)[0], batch_sizes, strict=True)
     ):
         values = [latencies[name][number] for name in names]
-        colors = [BEST if value > min(values) else TRAIN for value in values]
-        bars = axes.barh(range(len(names)), values, color=colors)
+        bars = axes.barh(range(len(names)), values, color=TRAIN)
         axes.bar_label(bars, [f"{value:.3g}" for value in values], padding=3, fontsize=8)
         axes.set_yticks(range(len(names)), names if number == 0 else [""] * len(names), fontsize=8)
         axes.invert_yaxis()
