@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -102,6 +103,7 @@ class OnnxModel:
         self.path = Path(path)
         self.session = open_session(path, provider=provider)
         self.contract: Contract = parse_contract(self.session.get_modelmeta().custom_metadata_map, what=str(path))
+        self._input, self._dtype = self.contract.input.name, np.dtype(self.contract.input.dtype)
         self._names = [output.name for output in self.contract.outputs]
         self._scores = [output.name for output in self.contract.outputs if output.meaning == "probabilities"]
         self._check_graph()
@@ -187,7 +189,7 @@ class OnnxModel:
             for left in range(0, width, step):
                 above, before = max(top - overlap, 0), max(left - overlap, 0)
                 part = pixels[None, above : top + step + overlap, before : left + step + overlap]
-                (answer,) = self.session.run([picture.name], {spec.name: self._arranged(part)})
+                (answer,) = self.session.run([picture.name], {spec.name: self.feed(part)})
                 kept = answer[0, top - above :, left - before :][:step, :step]
                 result[top : top + step, left : left + step] = kept
         return result
@@ -225,15 +227,11 @@ class OnnxModel:
         return self._run_batch(pixels, self._names)
 
     def _run_batch(self, pixels: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
-        return dict(zip(names, self.session.run(names, {self.contract.input.name: self.feed(pixels)}), strict=True))
+        return dict(zip(names, self.session.run(names, {self._input: self.feed(pixels)}), strict=True))
 
     def feed(self, pixels: np.ndarray) -> np.ndarray:
-        """What the session takes for pixels (N, height, width, channels): preprocessed where the file leaves it to the caller."""
-        values = pixels if pixels.dtype == self.contract.input.dtype else preprocess(pixels, self.contract)
-        return self._arranged(values)
-
-    def _arranged(self, values: np.ndarray) -> np.ndarray:
-        """Pictures (N, height, width, channels) in the file's layout."""
+        """What the graph takes, made of pictures as `run_batch` takes them: the contract's preprocessing and layout."""
+        values = pixels if pixels.dtype == self._dtype else preprocess(pixels, self.contract)
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if self.contract.input.layout == "NCHW" else values)
 
     def _batches(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
@@ -243,7 +241,7 @@ class OnnxModel:
             fits = images.shape[1:] == wanted or all(
                 size in (None, n) for n, size in zip(images.shape[1:], wanted, strict=True)
             )
-            if images.dtype in (np.uint8, spec.dtype) and fits and images.size:
+            if (images.dtype == self._dtype or images.dtype == np.uint8) and fits and images.size:
                 yield from (images[i : i + batch_size] for i in range(0, len(images), batch_size))
                 return
             images = list(images)
@@ -310,11 +308,13 @@ def preprocess(pixels: np.ndarray, contract: Contract) -> np.ndarray:
     return (values - np.asarray(steps.mean, np.float32)) / np.asarray(steps.std, np.float32)
 
 
-def expand_paths(paths: Sequence[str | Path]) -> list[Path]:
-    """Expand folders to the pictures in them, sorted; other paths stay as they are.
+def expand_paths(paths: Iterable[str | Path]) -> list[Path]:
+    """Expand folders to the pictures in them and patterns such as ``photos/*.jpg`` to what they match, sorted.
+
+    Other paths stay as they are.
 
     Raises:
-        ImageError: a path does not exist, or a folder holds no pictures.
+        ImageError: a path does not exist, a folder holds no pictures, or a pattern matches nothing.
     """
     found: list[Path] = []
     suffixes = Image.registered_extensions()
@@ -326,6 +326,12 @@ def expand_paths(paths: Sequence[str | Path]) -> list[Path]:
             found += inside
         elif path.exists():
             found.append(path)
+        elif glob.has_magic(str(path)):
+            names = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute patterns)
+            matched = sorted(item for item in map(Path, names) if item.is_file())
+            if not matched:
+                raise ImageError(f"no picture matches {path}")
+            found += matched
         else:
             raise ImageError(f"no such picture: {path}")
     return found

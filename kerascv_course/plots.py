@@ -12,6 +12,7 @@ __all__ = [
     "class_accuracy",
     "compare_curves",
     "confusion_matrix",
+    "difference_histogram",
     "engine_latencies",
     "learning_curves",
     "palette_shares",
@@ -203,4 +204,29 @@ def engine_latencies(latencies: Mapping[str, Sequence[float]], batch_sizes: Sequ
         axes.set_yticks(range(len(names)), names if number == 0 else [""] * len(names), fontsize=8)
         axes.invert_yaxis()
         axes.set(xscale="log", xlim=(min(values) / 2, max(values) * 4), xlabel="milliseconds a call", title=f"batch {size}")
+
+
+def difference_histogram(counts: Mapping[str, Sequence[int]], decades: Sequence[float], tolerance: float) -> Figure:
+    """How many values of each output differ by how much.
+
+    Args:
+        counts: by output: values that differ by exactly 0, by less than each of `decades`, and by more than the last.
+        decades: bounds, rising.
+        tolerance: where a line marks what is allowed.
+    """
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    axes = figure.subplots()
+    names = ["0", *(f"< {bound:.0e}" for bound in decades), f"≥ {decades[-1]:.0e}"]
+    positions = np.arange(len(names))
+    width = 0.8 / max(len(counts), 1)
+    for i, (output, values) in enumerate(counts.items()):
+        shares = np.asarray(values) / max(sum(values), 1)
+        axes.bar(positions + (i - (len(counts) - 1) / 2) * width, 100 * shares, width, label=output)
+    allowed = np.searchsorted(decades, tolerance) + 1.5
+    axes.axvline(allowed, color=BEST, linestyle=":", label=f"allowed: {tolerance:g}")
+    axes.set_xticks(positions, names, rotation=30, ha="right")
+    axes.set(xlabel="absolute difference between Keras and the file", ylabel="values, %")
+    axes.set_ylim(0, 100)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend()
     return figure
