@@ -204,6 +204,7 @@ def engine_latencies(latencies: Mapping[str, Sequence[float]], batch_sizes: Sequ
         axes.set_yticks(range(len(names)), names if number == 0 else [""] * len(names), fontsize=8)
         axes.invert_yaxis()
         axes.set(xscale="log", xlim=(min(values) / 2, max(values) * 4), xlabel="milliseconds a call", title=f"batch {size}")
+    return figure
 
 
 def difference_histogram(counts: Mapping[str, Sequence[int]], decades: Sequence[float], tolerance: float) -> Figure:
