@@ -139,6 +139,7 @@ class Int8Maker(Maker):
             quantizer.model.topological_sort()
         result = quantizer.model.model
         _free_scores(result.graph)
+        _shield(result.graph, [layer.node for layer in self.layers if layer.node in keep or only not in (None, layer.node)])
         return result
 
 
@@ -238,6 +239,31 @@ def _free_scores(graph: onnx.GraphProto) -> None:
             gone += [quantize, dequantize]
     for node in gone:
         graph.node.remove(node)
+
+
+def _shield(graph: onnx.GraphProto, nodes: Collection[str]) -> None:
+    """Keep layers in float32 against onnxruntime, which quantises the weights of a Conv or Gemm that stands between quantised tensors.
+
+    (Its WeightBiasQuantization, of all optimisation levels, and with one scale for all channels.) It sees a layer, a Relu or Clip
+    or none, and a QuantizeLinear: a LeakyRelu in their place, with a slope of 0 or 1, is as good and fuses into the layer as well.
+    """
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    outputs = {value.name for value in graph.output}
+    for position in reversed(range(len(graph.node))):
+        node = graph.node[position]
+        if node.name not in nodes or node.output[0] in outputs:
+            continue
+        output, following = node.output[0], readers.get(node.output[0], [])
+        if len(following) == 1 and following[0].op_type == "Relu":
+            following[0].op_type = "LeakyRelu"
+            following[0].attribute.append(onnx.helper.make_attribute("alpha", 0.0))
+        else:
+            node.output[0] = f"{output}_float32"
+            same = onnx.helper.make_node("LeakyRelu", [node.output[0]], [output], f"{node.name}_float32", alpha=1.0)
+            graph.node.insert(position + 1, same)
 
 
 def _leads_to_layers(graph: onnx.GraphProto) -> set[str]:
