@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from export.contract import Contract, ContractError, read_contract
     from export.convert import export_model
     from export.parity import ParityError, ParityReport, certify, check_parity
+    from export.quantize import quantize_model
     from export.runtime import OnnxModel, Predictions
+    from export.verdict import PrecisionReport, RefusedError
 
 __all__ = [
     "Contract",
@@ -20,10 +22,13 @@ __all__ = [
     "OnnxModel",
     "ParityError",
     "ParityReport",
+    "PrecisionReport",
     "Predictions",
+    "RefusedError",
     "certify",
     "check_parity",
     "export_model",
+    "quantize_model",
     "read_contract",
 ]
 
@@ -38,6 +43,9 @@ _MODULES = {
     "Contract": "contract",
     "ContractError": "contract",
     "read_contract": "contract",
+    "quantize_model": "quantize",
+    "PrecisionReport": "verdict",
+    "RefusedError": "verdict",
 }
 
 

@@ -104,7 +104,12 @@ class Int8Maker(Maker):
         self.activations = QuantType.QInt8 if signed else QuantType.QUInt8
         with tempfile.TemporaryDirectory() as folder, _quietly("int8"):
             prepared = Path(folder) / "prepared.onnx"
-            quant_pre_process(str(path), str(prepared))
+            source = str(path.resolve())
+            with contextlib.chdir(folder):  # shape inference that fails leaves its half-done model in the working directory
+                try:
+                    quant_pre_process(source, str(prepared))
+                except Exception:  # where sizes are open: the tools raise many kinds
+                    quant_pre_process(source, str(prepared), skip_symbolic_shape=True)
             self.proto = onnx.load(prepared)
             calibrator = create_calibrator(
                 prepared, QUANTIZED, str(Path(folder) / "augmented.onnx"), methods[method], providers=["CPUExecutionProvider"]
