@@ -103,7 +103,8 @@ class OnnxModel:
         self.path = Path(path)
         self.session = open_session(path, provider=provider)
         self.contract: Contract = parse_contract(self.session.get_modelmeta().custom_metadata_map, what=str(path))
-        self._input, self._dtype = self.contract.input.name, np.dtype(self.contract.input.dtype)
+        spec = self.contract.input
+        self._input, self._dtype, self._size = spec.name, np.dtype(spec.dtype), (spec.height, spec.width, spec.channels)
         self._names = [output.name for output in self.contract.outputs]
         self._scores = [output.name for output in self.contract.outputs if output.meaning == "probabilities"]
         self._check_graph()
@@ -205,9 +206,9 @@ class OnnxModel:
         return self._run(images, batch_size, self._names)
 
     def _run(self, images: Any, batch_size: int, names: list[str]) -> dict[str, np.ndarray]:
+        if self._is_ready(images) and len(images) <= batch_size:
+            return self._run_batch(images, names)  # at once: a small network answers in microseconds
         batches = [self._run_batch(batch, names) for batch in self._batches(images, batch_size)]
-        if len(batches) == 1:  # a small network answers in microseconds: nothing is done that need not be
-            return batches[0]
         if not batches:
             raise ImageError("no pictures to predict: give one or more")
         outputs = {}
@@ -234,16 +235,19 @@ class OnnxModel:
         values = pixels if pixels.dtype == self._dtype else preprocess(pixels, self.contract)
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if self.contract.input.layout == "NCHW" else values)
 
+    def _is_ready(self, images: Any) -> bool:
+        """Whether pictures are (N, height, width, channels) of the contract's size and need no loading."""
+        if not isinstance(images, np.ndarray) or images.ndim != 4 or not images.size:
+            return False
+        size = images.shape[1:]
+        fits = size == self._size or all(wanted in (None, n) for wanted, n in zip(self._size, size, strict=True))
+        return fits and (images.dtype == self._dtype or images.dtype == np.uint8)
+
     def _batches(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
-        spec = self.contract.input
+        if self._is_ready(images):
+            yield from (images[i : i + batch_size] for i in range(0, len(images), batch_size))
+            return
         if isinstance(images, np.ndarray) and images.ndim == 4:
-            wanted = (spec.height, spec.width, spec.channels)
-            fits = images.shape[1:] == wanted or all(
-                size in (None, n) for n, size in zip(images.shape[1:], wanted, strict=True)
-            )
-            if (images.dtype == self._dtype or images.dtype == np.uint8) and fits and images.size:
-                yield from (images[i : i + batch_size] for i in range(0, len(images), batch_size))
-                return
             images = list(images)
         elif isinstance(images, np.ndarray | str | Path):
             images = [images]
