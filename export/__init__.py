@@ -11,22 +11,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from export.contract import Contract, ContractError, read_contract
     from export.convert import export_model
+    from export.doctor import Diagnosis, diagnose
     from export.parity import ParityError, ParityReport, check_parity
     from export.runtime import OnnxModel, Predictions
 
 __all__ = [
     "Contract",
     "ContractError",
+    "Diagnosis",
     "OnnxModel",
     "ParityError",
     "ParityReport",
     "Predictions",
     "check_parity",
+    "diagnose",
     "export_model",
     "read_contract",
 ]
 
 _MODULES = {
+    "Diagnosis": "doctor",
+    "diagnose": "doctor",
     "export_model": "convert",
     "OnnxModel": "runtime",
     "Predictions": "runtime",
