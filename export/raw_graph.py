@@ -12,6 +12,7 @@ import onnxruntime
 
 from export.contract import Contract, ContractError, parse_contract
 from export.runtime import open_session, preprocess
+from export.screen import screen
 from kerascv_course.errors import InputError
 
 __all__ = ["BrokenFileError", "RawGraph"]
@@ -47,6 +48,10 @@ class RawGraph:
         self.path = Path(path)
         if not self.path.is_file():
             raise ContractError(f"no such file: {path}")
+        try:
+            screen(self.path)  # before onnx follows references to other files
+        except ContractError as error:
+            raise BrokenFileError(str(error)) from None
         try:
             self.model = onnx.load(self.path)
             onnx.checker.check_model(self.model)
