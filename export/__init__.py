@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from export.contract import Contract, ContractError, read_contract
     from export.convert import export_model
     from export.doctor import Diagnosis, diagnose
-    from export.parity import ParityError, ParityReport, check_parity
+    from export.parity import ParityError, ParityReport, certify, check_parity
     from export.runtime import OnnxModel, Predictions
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "ParityError",
     "ParityReport",
     "Predictions",
+    "certify",
     "check_parity",
     "diagnose",
     "export_model",
@@ -37,6 +38,7 @@ _MODULES = {
     "Predictions": "runtime",
     "ParityError": "parity",
     "ParityReport": "parity",
+    "certify": "parity",
     "check_parity": "parity",
     "Contract": "contract",
     "ContractError": "contract",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -224,8 +225,7 @@ class OnnxModel:
         Args:
             pixels: uint8; for a file of float32 input also float32, which is what preprocessing makes of pixels.
         """
-        values = pixels if pixels.dtype == self.contract.input.dtype else preprocess(pixels, self.contract)
-        outputs = self._call(None, values)
+        outputs = self._call(None, pixels)
         for promised, output in zip(self.contract.outputs, outputs, strict=True):
             shape = (len(pixels), *promised.shape)
             fits = output.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, output.shape, strict=True))
@@ -233,17 +233,18 @@ class OnnxModel:
                 raise ContractError(f"{self.path} promises {promised.name!r} of the shape {shape}; it answers {output.shape}")
         return dict(zip((output.name for output in self.contract.outputs), outputs, strict=True))
 
-    def _call(self, names: list[str] | None, values: np.ndarray) -> list[np.ndarray]:
+    def _call(self, names: list[str] | None, pixels: np.ndarray) -> list[np.ndarray]:
         try:
-            outputs = self.session.run(names, {self.contract.input.name: self._arranged(values)})
+            outputs = self.session.run(names, {self.contract.input.name: self.feed(pixels)})
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise ContractError(f"{self.path} fails on pictures of {values.shape[1:]}: {_first_line(error)}") from None
+            raise ContractError(f"{self.path} fails on pictures of {pixels.shape[1:]}: {_first_line(error)}") from None
         if not all(isinstance(output, np.ndarray) for output in outputs):
             raise ContractError(f"{self.path} answers with something else than arrays of numbers")
         return outputs
 
-    def _arranged(self, values: np.ndarray) -> np.ndarray:
-        """Pictures (N, height, width, channels) in the file's layout."""
+    def feed(self, pixels: np.ndarray) -> np.ndarray:
+        """What the graph takes, made of pictures as `run_batch` takes them: the contract's preprocessing and layout."""
+        values = pixels if pixels.dtype == self.contract.input.dtype else preprocess(pixels, self.contract)
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if self.contract.input.layout == "NCHW" else values)
 
     def _batches(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
@@ -325,11 +326,13 @@ def preprocess(pixels: np.ndarray, contract: Contract) -> np.ndarray:
     return (values - np.asarray(steps.mean, np.float32)) / np.asarray(steps.std, np.float32)
 
 
-def expand_paths(paths: Sequence[str | Path]) -> list[Path]:
-    """Expand folders to the pictures in them, sorted; other paths stay as they are.
+def expand_paths(paths: Iterable[str | Path]) -> list[Path]:
+    """Expand folders to the pictures in them and patterns such as ``photos/*.jpg`` to what they match, sorted.
+
+    Other paths stay as they are.
 
     Raises:
-        ImageError: a path does not exist, or a folder holds no pictures.
+        ImageError: a path does not exist, a folder holds no pictures, or a pattern matches nothing.
     """
     found: list[Path] = []
     suffixes = Image.registered_extensions()
@@ -341,6 +344,12 @@ def expand_paths(paths: Sequence[str | Path]) -> list[Path]:
             found += inside
         elif path.exists():
             found.append(path)
+        elif glob.has_magic(str(path)):
+            names = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute patterns)
+            matched = sorted(item for item in map(Path, names) if item.is_file())
+            if not matched:
+                raise ImageError(f"no picture matches {path}")
+            found += matched
         else:
             raise ImageError(f"no such picture: {path}")
     return found

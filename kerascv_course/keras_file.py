@@ -27,6 +27,8 @@ def load_keras(path: str | Path) -> keras.Model:
         InputError: missing, damaged, a bomb, or with parts that are not Keras's own.
     """
     path = Path(path)
+    if path.is_file() and path.suffix != ".keras":
+        raise InputError(f"{path} is not a .keras file, the one format that is read: save the model with model.save('x.keras')")
     check_archive(path)
     import keras
 
@@ -34,7 +36,10 @@ def load_keras(path: str | Path) -> keras.Model:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises all sorts for a damaged archive
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path} cannot be opened as a Keras model: {lines[0][:300]}") from error
+        raise InputError(
+            f"{path} cannot be opened as a Keras model: {lines[0][:300]} ({type(error).__name__}); layers that are not Keras's own, "
+            "and Lambda layers, which hold code, are refused"
+        ) from error
     if not isinstance(model, keras.Model):
         raise InputError(f"{path} holds no Keras model but {type(model).__name__}")
     return model

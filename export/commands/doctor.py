@@ -85,19 +85,19 @@ def _from_run(arguments: argparse.Namespace) -> dict[str, Any]:
     start_tensorflow()
     from kerascv_course.experiment import serving_reference
 
-    serving, splits, info = serving_reference(run, data_dir=arguments.data_dir)
+    serving, splits, labels = serving_reference(run, data_dir=arguments.data_dir)
     recipe = run.recipe()
-    given: dict[str, Any] = {"model": serving, "task": recipe.task, "labels": info.labels, "resize": recipe.data.resize}
+    given: dict[str, Any] = {"model": serving, "task": recipe.task, "labels": labels, "resize": recipe.data.resize}
     if arguments.images:
-        images, targets, labels = _read_pictures(arguments.images, arguments.limit)
-        known = targets is not None and set(labels) <= set(info.labels)
-        numbers = _renumber(targets, labels, info.labels) if known and recipe.task == "classify" else None
+        images, targets, names = _read_pictures(arguments.images, arguments.limit)
+        known = targets is not None and set(names) <= set(labels)
+        numbers = _renumber(targets, names, labels) if known and recipe.task == "classify" else None
         return {**given, "images": images, "targets": numbers}
     chosen = _spread(len(splits.test), arguments.limit)
     return {**given, "images": splits.test.images[chosen], "targets": splits.test.targets[chosen]}
 
 
-def _renumber(targets: np.ndarray | None, labels: tuple[str, ...], order: tuple[str, ...]) -> np.ndarray:
+def _renumber(targets: np.ndarray | None, labels: tuple[str, ...], order: list[str]) -> np.ndarray:
     import numpy as np
 
     assert targets is not None  # asked before

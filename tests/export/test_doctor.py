@@ -413,9 +413,9 @@ def test_a_model_with_outputs_of_its_own_is_diagnosed(noise, tmp_path):
 def test_a_colouriser_is_diagnosed(color_run, tmp_path):
     from kerascv_course.experiment import serving_reference
 
-    serving, splits, info = serving_reference(color_run)
+    serving, splits, labels = serving_reference(color_run)
     images, targets = splits.test.images, splits.test.targets
-    options = {"labels": info.labels, "task": "colorize"}
+    options = {"labels": labels, "task": "colorize"}
     healthy = diagnose(color_run / "model.onnx", serving, images, targets, **options)
     assert healthy.healthy and healthy.before.accuracy is not None
     path = spoil(color_run / "model.onnx", tmp_path / "x.onnx", change_weight("logits"))
