@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from export.commands import doctor, inspect, predict, run, schema
+from export.guard import run_guarded
 from kerascv_course.errors import run_cli
 
 PROG = "python -m export"
@@ -34,5 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return arguments.call(arguments)
 
 
+#: Commands that open files of anybody's and need no TensorFlow.
+GUARDED = ("predict", "inspect")
+
+
+def guarded_main() -> int:
+    """The command line, in a child process where it opens a file of anybody's."""
+    return run_guarded(main) if sys.argv[1:2] and sys.argv[1] in GUARDED else main()
+
+
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(guarded_main)

@@ -13,6 +13,7 @@ import onnxruntime
 from PIL import Image
 
 from export.contract import Contract, ContractError, parse_contract
+from export.guard import alive
 from export.screen import screen
 from kerascv_course.errors import CourseError, InputError
 from kerascv_course.images import ImageError, convert_image, read_image, resize_image
@@ -238,6 +239,7 @@ class OnnxModel:
             outputs = self.session.run(names, {self.contract.input.name: self.feed(pixels)})
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise ContractError(f"{self.path} fails on pictures of {pixels.shape[1:]}: {_first_line(error)}") from None
+        alive()
         if not all(isinstance(output, np.ndarray) for output in outputs):
             raise ContractError(f"{self.path} answers with something else than arrays of numbers")
         return outputs

@@ -3,8 +3,9 @@
     python scripts/fuzz.py --cases 12000 --seed 0 --json fuzz.json
 
 Every case is made from its number alone, so that one can be run again: ``--only KIND:NUMBER``. Cases run in a worker process, which is
-killed when it takes too long; a worker that dies of a native crash is counted and replaced. Exit code 1 if any case ended other
-than in an answer or in one of our own errors, took more than `SECONDS`, or more than `MAX_MEMORY`.
+killed when it takes too long; a worker that dies of a native crash is counted and replaced. What crashes, hangs or fills the memory
+there is run once more by the command line, which has to end in one of our own errors (`export.guard`). Exit code 1 if any case ended
+other than in an answer or in one of our own errors, took more than `SECONDS`, or more than `MAX_MEMORY`.
 """
 
 from __future__ import annotations
@@ -475,10 +476,40 @@ class Worker:
         self.process.wait()
 
 
+def command_survives(case: str) -> str | None:
+    """Run a case by the guarded command line: None if it ends in an answer or an error of ours, else what it does."""
+    kind, number = case.split(":")
+    with tempfile.TemporaryDirectory() as folder:
+        model, picture = Path(folder) / "case.onnx", Path(folder) / "case.img"
+        model.write_bytes(models()["classifier"] if kind == "picture" else make_case(kind, int(number)))
+        picture.write_bytes(make_case(kind, int(number)) if kind == "picture" else pictures()["png"])
+        for words in (["inspect", str(model)], ["predict", str(model), str(picture)]):
+            code = (
+                f"import sys; sys.argv[1:] = {words!r}; from export import __main__ as m; from export.guard import run_guarded; "
+                f"m.run_cli(lambda: run_guarded(m.main, seconds={SECONDS}))"
+            )
+            before = _children_peak()
+            ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=6 * SECONDS)
+            told = ended.returncode == 0 or (ended.returncode in (1, 2) and ended.stderr.startswith("error: "))
+            if not told:
+                return f"{words[0]} ended with {ended.returncode}: {ended.stderr[-300:]}"
+            if _children_peak() > max(before, MAX_MEMORY):
+                return f"{words[0]} took {_children_peak() / 2**30:.1f} GiB"
+    return None
+
+
+def _children_peak() -> int:
+    """Largest resident set of any process that was started and has ended, bytes."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+
+
 def fuzz(cases: list[str]) -> dict[str, Any]:
     """Run cases one after the other: the figures."""
     outcomes: dict[str, collections.Counter[str]] = {kind: collections.Counter() for kind in KINDS}
     findings: list[dict[str, Any]] = []
+    caught: list[dict[str, Any]] = []
     largest = 0
     started = time.perf_counter()
     current = Worker()
@@ -494,13 +525,16 @@ def fuzz(cases: list[str]) -> dict[str, Any]:
             bad, outcome = True, f"MEMORY {peak / 2**30:.1f} GiB, then {outcome}"
         outcomes[kind][outcome.split(" ")[0]] += 1
         if bad:
-            findings.append({"case": case, "outcome": outcome, "seconds": round(time.perf_counter() - before, 2)})
-            print(f"{case}: {outcome}", file=sys.stderr, flush=True)
+            finding = {"case": case, "outcome": outcome, "seconds": round(time.perf_counter() - before, 2)}
+            failure = outcome if outcome.startswith("ERROR") else command_survives(case)
+            print(f"{case}: {outcome}; {failure or 'an error of ours by the command line'}", file=sys.stderr, flush=True)
+            (findings if failure else caught).append({**finding, "failure": failure} if failure else finding)
     current.stop()
     return {
         "cases": len(cases),
         "outcomes": {kind: dict(count.most_common()) for kind, count in outcomes.items() if count},
         "findings": findings,
+        "caught_by_the_guard": caught,
         "peak_mib": round(largest / 2**20),
         "seconds": round(time.perf_counter() - started, 1),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
