@@ -490,7 +490,8 @@ def command_survives(case: str) -> str | None:
             )
             before = _children_peak()
             ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=6 * SECONDS)
-            told = ended.returncode == 0 or (ended.returncode in (1, 2) and ended.stderr.startswith("error: "))
+            told = ended.returncode == 0 or (ended.returncode in (1, 2) and "error: " in ended.stderr)
+            told = told and "Traceback" not in ended.stderr
             if not told:
                 return f"{words[0]} ended with {ended.returncode}: {ended.stderr[-300:]}"
             if _children_peak() > max(before, MAX_MEMORY):

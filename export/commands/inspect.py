@@ -42,9 +42,8 @@ def inspect_command(arguments: argparse.Namespace) -> int:
     from kerascv_course.analysis import summarize
 
     summary = summarize(arguments.model)
-    print(
-        f"{'graph':<14} {len(summary.rows)} nodes, {summary.parameters:,} parameters, {summary.macs:,} multiply-accumulates an image"
-    )
+    parameters, macs = ("an unknown number of" if n is None else f"{n:,}" for n in (summary.parameters, summary.macs))
+    print(f"{'graph':<14} {len(summary.rows)} nodes, {parameters} parameters, {macs} multiply-accumulates an image")
     return 0
 
 
