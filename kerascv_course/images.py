@@ -19,6 +19,9 @@ __all__ = ["COLORS", "MAX_PIXELS", "Filter", "ImageError", "convert_image", "rea
 #: pixel a picture of this size stays under 1 GiB.
 MAX_PIXELS = 50_000_000
 
+#: Formats that are opened. Pillow knows more, some of which run other programs (EPS).
+FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PCX")
+
 #: Number of channels of each colour order.
 COLORS = {"gray": 1, "RGB": 3}
 
@@ -55,7 +58,7 @@ def read_image(
     if not path.is_file():
         raise ImageError(f"no such picture: {path}")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{path} has {image.width}×{image.height} pixels; at most {MAX_PIXELS:,} are read: shrink it")
             image.load()

@@ -46,10 +46,10 @@ def load_keras(path: str | Path) -> keras.Model:
 
 
 def check_archive(path: Path) -> None:
-    """Refuse an archive that unpacks to far more than it is, before anything of it is unpacked.
+    """Refuse a .keras or .npz archive that unpacks to far more than it is, before anything of it is unpacked.
 
     Raises:
-        InputError: missing, no .keras archive, or such a bomb.
+        InputError: missing, no archive, or such a bomb.
     """
     if not path.is_file():
         raise InputError(f"no such file: {path}")
@@ -67,4 +67,5 @@ def check_archive(path: Path) -> None:
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} cannot be opened as a Keras model: no .keras archive, or damaged: {error}") from None
+        kind = "a Keras model" if path.suffix == ".keras" else "weights"
+        raise InputError(f"{path} cannot be opened as {kind}: no {path.suffix} archive, or damaged: {error}") from None

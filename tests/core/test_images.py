@@ -127,6 +127,14 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
         read_image(path, 2, 2, 1)
 
 
+def test_formats_that_run_other_programs_are_not_opened(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "x.eps")
+    Image.fromarray(RGB).save(tmp_path / "y.eps", format="PNG")
+    with pytest.raises(ImageError, match="is not a picture that Pillow can read"):
+        read_image(tmp_path / "x.eps", 2, 2, 3)
+    assert read_image(tmp_path / "y.eps", 2, 2, 3).shape == (2, 2, 3)
+
+
 def test_recipes_and_images_know_the_same_filters():
     hint = typing.get_type_hints(recipe.Data)["resize"]
     assert hint == images.Filter == Literal["nearest", "bilinear", "bicubic", "lanczos"]
