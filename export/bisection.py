@@ -207,7 +207,16 @@ def _find_all(model: onnx.ModelProto, tensors: Mapping[str, np.ndarray], records
                 names = (node.name, name, *(source for source in node.input if source in stored))
                 for part in {part for path in names for part in _parts(path)}:
                     by_layer.setdefault(part, []).append(name)
-    return [_find(record, tensors, by_layer, by_shape) for record in records]
+    return [_find(record, _orders(record, records), tensors, by_layer, by_shape) for record in records]
+
+
+def _orders(record: LayerRecord, records: Sequence[LayerRecord]) -> list[np.ndarray]:
+    """A layer's output as the file may hold it: a picture may have been flattened with its channels first."""
+    if isinstance(record.layer, keras.layers.Flatten) and len(record.sources) == 1:
+        picture = records[record.sources[0]].output
+        if picture.ndim == 4:
+            return [record.output, picture.transpose(0, 3, 1, 2).reshape(record.output.shape)]
+    return [record.output]
 
 
 def _parts(name: str) -> list[str]:
@@ -222,6 +231,7 @@ def _sizes(array: np.ndarray) -> tuple[int, ...]:
 
 def _find(
     record: LayerRecord,
+    orders: Sequence[np.ndarray],
     tensors: Mapping[str, np.ndarray],
     by_layer: Mapping[str, list[str]],
     by_shape: Mapping[tuple[int, ...], list[str]],
@@ -234,7 +244,7 @@ def _find(
     limit = ROUNDING * max(float(np.abs(expected).max()), 1e-3)
     best: _Found | None = None
     for name in [*reversed(named), *(name for name in alike if name not in named)]:
-        difference = _distance(tensors[name], expected)
+        difference = min(_distance(tensors[name], values) for values in orders)
         if difference <= limit:
             return _Found(name, difference, True)
         if name in named and best is None:
@@ -318,6 +328,10 @@ def _expected(layers: Sequence[keras.Layer]) -> Iterator[tuple[str, np.ndarray]]
     for position, layer in enumerate(layers[:2]):
         for label, array in _variables(layer):
             yield f"{layer.name}/{label}", array
+            if label == "kernel" and array.ndim == 2 and (flat := _flattened(layers[position + 1 :])):
+                height, width, channels = flat
+                rows = array.reshape(height, width, channels, -1).transpose(2, 0, 1, 3)
+                yield f"{layer.name}/{label} (its rows with channels first)", rows.reshape(array.shape)
         previous = layers[position + 1] if position + 1 < len(layers) else None
         if isinstance(layer, keras.layers.BatchNormalization) and previous is not None:
             scale, offset = _batch_norm(layer)
@@ -329,6 +343,13 @@ def _expected(layers: Sequence[keras.Layer]) -> Iterator[tuple[str, np.ndarray]]
                 shape[axis] = -1
                 yield f"{previous.name}/kernel with {layer.name} folded in", kernel * scale.reshape(shape)
                 yield f"{layer.name}'s offset with {previous.name} folded in", offset + weights.get("bias", 0) * scale
+
+
+def _flattened(layers: Sequence[keras.Layer]) -> tuple[int, int, int] | None:
+    """Height, width and channels of the picture that a dense layer reads flattened."""
+    flatten = next((layer for layer in layers if isinstance(layer, keras.layers.Flatten)), None)
+    shape = tuple(flatten.input.shape[1:]) if flatten is not None else ()
+    return shape if len(shape) == 3 and None not in shape else None  # type: ignore[return-value]
 
 
 def _variables(layer: Any) -> Iterator[tuple[str, np.ndarray]]:

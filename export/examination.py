@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from export.bisection import first_difference
+from export.bisection import PICTURES, first_difference
 from export.diagnosis import Diagnosis, Figures, Finding
 from export.raw_graph import BATCH, BrokenFileError, RawGraph
 from export.reference import Reference
@@ -241,8 +241,18 @@ class Examination:
         figures |= {"agreement_before": before.agreement or 0.0, "agreement_after": after.agreement or 0.0}
         return Finding(suspect.kind, suspect.name, evidence, suspect.remedy, figures)
 
-    def _bisect(self, suspects: Sequence[Suspect]) -> Any:
+    def _most_different(self, suspects: tuple[Suspect, ...]) -> np.ndarray:
+        """Numbers of the pictures whose outputs differ most: what differs may not show in others."""
+        outputs, reference = self._run(self.pixels, suspects), self._reference(self.pixels, None)
+        worst = np.zeros(len(self.pixels))
+        for name, values in reference.items():
+            if outputs is not None and name in outputs and values.dtype.kind == "f" and outputs[name].shape == values.shape:
+                difference = np.nan_to_num(np.abs(outputs[name].astype(np.float64) - values), nan=np.inf)
+                worst = np.maximum(worst, difference.reshape(len(worst), -1).max(axis=1))
+        return np.argsort(-worst, kind="stable")[:PICTURES]
+
+    def _bisect(self, suspects: tuple[Suspect, ...]) -> Any:
         if any(suspect.reference for suspect in suspects):
             return None
-        few = self.pixels[:8]
+        few = self.pixels[self._most_different(suspects)]
         return first_difference(self.graph, self.reference, self.feed(few, suspects), few)

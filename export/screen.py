@@ -4,7 +4,7 @@ onnxruntime guards itself against much, not against all: sizes near 2⁶³ make 
 something else, and older versions followed references to files anywhere. So the protobuf is walked here first, in plain Python, its
 weights skipped, and what no file of ours contains is refused. Standard library only.
 
-Wire format: https://protobuf.dev/programming-guides/encoding; field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
+Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
 
 from __future__ import annotations
@@ -12,19 +12,16 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from export.contract import MAX_SIDE, ContractError
+from export.wire import BYTES, MAX_NAME, VARINT, MalformedError, Span, WireReader, signed
 
 __all__ = ["ScreenedFile", "screen"]
 
 #: Graphs within graphs.
 MAX_DEPTH = 8
-
-#: Names of tensors, nodes and operators, bytes.
-MAX_NAME = 4096
 
 #: Metadata, all together, bytes.
 MAX_METADATA = 64 * 2**20
@@ -78,8 +75,6 @@ DOMAINS = {"", "ai.onnx", "com.microsoft"}
 ITEM_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16}
 ITEM_BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8}
 
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-
 
 @dataclass
 class ScreenedFile:
@@ -100,10 +95,6 @@ class ScreenedFile:
     external: set[str] = field(default_factory=set)
 
 
-class _Refused(Exception):
-    """Says why."""
-
-
 def screen(path: Path) -> ScreenedFile:
     """Walk a file.
 
@@ -118,12 +109,12 @@ def screen(path: Path) -> ScreenedFile:
     try:
         with path.open("rb") as file:
             if not os.fstat(file.fileno()).st_size:
-                raise _Refused("it is empty")
+                raise MalformedError("it is empty")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 walker = _Walker(data, path)
                 walker.model()
                 return walker.seen
-    except _Refused as error:
+    except MalformedError as error:
         raise ContractError(
             f"{path} is not an ONNX model that can be run: cut short, damaged, not ONNX or not safe ({error})"
         ) from None
@@ -131,86 +122,24 @@ def screen(path: Path) -> ScreenedFile:
         raise ContractError(f"{path} cannot be read: {error}") from None
 
 
-Span = tuple[int, int]
-
-
-class _Walker:
+class _Walker(WireReader):
     """Goes through the messages of one file."""
 
     def __init__(self, data: mmap.mmap, path: Path) -> None:
-        self.data, self.path = data, path
+        super().__init__(data)
+        self.path = path
         self.seen = ScreenedFile()
         #: elements and largest value of each small constant of whole numbers or factors, by name, for `SIZED`
         self.constants: dict[str, tuple[int, float]] = {}
         #: operator by the name of what it makes
         self.makers: dict[str, str] = {}
 
-    # --- the wire format ---
-
-    def _varint(self, at: int, end: int) -> tuple[int, int]:
-        value = shift = 0
-        while at < end and shift < 70:
-            byte = self.data[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value & (2**64 - 1), at
-            shift += 7
-        raise _Refused("a number has no end")
-
-    def _fields(self, span: Span) -> Iterator[tuple[int, int, int | Span]]:
-        """Number, wire type and value (a whole number, or where the bytes stand) of each field of a message."""
-        at, end = span
-        while at < end:
-            key, at = self._varint(at, end)
-            number, kind = key >> 3, key & 7
-            value: int | Span
-            if kind == VARINT:
-                value, at = self._varint(at, end)
-            elif kind in (FIXED64, FIXED32):
-                size = 8 if kind == FIXED64 else 4
-                value, at = (at, at + size), at + size
-            elif kind == BYTES:
-                size, at = self._varint(at, end)
-                value, at = (at, at + size), at + size
-            else:
-                raise _Refused(f"a field of the unknown kind {kind}")
-            if at > end or number == 0:
-                raise _Refused("a part goes beyond the end")
-            yield number, kind, value
-
-    def _spans(self, span: Span) -> Iterator[tuple[int, Span]]:
-        """Only fields of bytes."""
-        for number, kind, value in self._fields(span):
-            if kind == BYTES:
-                assert isinstance(value, tuple)
-                yield number, value
-
-    def _text(self, span: Span, limit: int = MAX_NAME) -> str:
-        start, end = span
-        if end - start > limit:
-            raise _Refused(f"a name has {end - start:,} bytes; at most {limit:,} are read")
-        try:
-            return self.data[start:end].decode("utf-8")
-        except UnicodeDecodeError:
-            raise _Refused("a name is no UTF-8") from None
-
-    def _numbers(self, kind: int, value: int | Span) -> Iterator[int]:
-        """Whole numbers with a sign, one to a field or packed."""
-        if isinstance(value, int):
-            yield _signed(value)
-        elif kind == BYTES:
-            at, end = value
-            while at < end:
-                number, at = self._varint(at, end)
-                yield _signed(number)
-
     # --- ONNX's messages ---
 
     def model(self) -> None:
         """ModelProto."""
         graphs, size = 0, 0
-        for number, span in self._spans((0, len(self.data))):
+        for number, span in self.spans((0, len(self.data))):
             if number == 7:
                 graphs += 1
                 self._graph(span, 0)
@@ -220,149 +149,149 @@ class _Walker:
                 key, value = self._pair(span, MAX_METADATA)
                 size += len(key) + len(value)
                 if size > MAX_METADATA:
-                    raise _Refused(f"more than {MAX_METADATA:,} bytes of metadata")
+                    raise MalformedError(f"more than {MAX_METADATA:,} bytes of metadata")
                 self.seen.metadata[key] = value
             elif number in (25, 20):
-                raise _Refused("functions or training graphs, which no exported file has")
+                raise MalformedError("functions or training graphs, which no exported file has")
             elif number in (2, 3, 4, 6):
-                self._text(span, MAX_METADATA)
+                self.text(span, MAX_METADATA)
         if graphs != 1:
-            raise _Refused(f"{graphs} graphs in place of one")
+            raise MalformedError(f"{graphs} graphs in place of one")
 
     def _opset(self, span: Span) -> None:
         domain, version = "", 0
-        for number, kind, value in self._fields(span):
+        for number, kind, value in self.fields(span):
             if number == 1 and kind == BYTES:
                 assert isinstance(value, tuple)
-                domain = self._text(value)
+                domain = self.text(value)
             elif number == 2 and isinstance(value, int):
-                version = _signed(value)
+                version = signed(value)
         if domain in ("", "ai.onnx") and not 1 <= version <= 100:
-            raise _Refused(f"operator set {version}")
+            raise MalformedError(f"operator set {version}")
         self.seen.opsets[domain] = version
 
     def _pair(self, span: Span, limit: int = MAX_NAME) -> tuple[str, str]:
         """StringStringEntryProto."""
         parts = {1: "", 2: ""}
-        for number, value in self._spans(span):
+        for number, value in self.spans(span):
             if number in parts:
-                parts[number] = self._text(value, limit)
+                parts[number] = self.text(value, limit)
         return parts[1], parts[2]
 
     def _graph(self, span: Span, depth: int) -> None:
         if depth > MAX_DEPTH:
-            raise _Refused(f"graphs nested more than {MAX_DEPTH} deep")
+            raise MalformedError(f"graphs nested more than {MAX_DEPTH} deep")
         nodes = []
-        for number, value in self._spans(span):
+        for number, value in self.spans(span):
             if number == 1:
                 nodes.append(value)
             elif number == 5:
                 self._tensor(value)
             elif number == 15:
-                raise _Refused("sparse tensors, which no exported file has")
+                raise MalformedError("sparse tensors, which no exported file has")
             elif number in (11, 12, 13):
                 self._value(value)
             elif number in (2, 10):
-                self._text(value, MAX_METADATA)
+                self.text(value, MAX_METADATA)
         for node in nodes:
             self._node(node, depth)
 
     def _node(self, span: Span, depth: int) -> None:
         inputs, outputs, operator, domain = [], [], "", ""
         attributes = []
-        for number, value in self._spans(span):
+        for number, value in self.spans(span):
             if number == 1:
-                inputs.append(self._text(value))
+                inputs.append(self.text(value))
             elif number == 2:
-                outputs.append(self._text(value))
+                outputs.append(self.text(value))
             elif number == 4:
-                operator = self._text(value)
+                operator = self.text(value)
             elif number == 7:
-                domain = self._text(value)
+                domain = self.text(value)
             elif number == 5:
                 attributes.append(value)
             elif number in (3, 6, 8):
-                self._text(value, MAX_METADATA)
+                self.text(value, MAX_METADATA)
         if domain not in DOMAINS:
-            raise _Refused(f"the operator {operator[:80]!r} of the domain {domain[:80]!r}, which is none of ONNX's")
+            raise MalformedError(f"the operator {operator[:80]!r} of the domain {domain[:80]!r}, which is none of ONNX's")
         if operator in REFUSED:
-            raise _Refused(f"the operator {operator!r}, which repeats as often as the file says, or answers by chance")
+            raise MalformedError(f"the operator {operator!r}, which repeats as often as the file says, or answers by chance")
         self.seen.operators[operator] = self.seen.operators.get(operator, 0) + 1
         if operator in ("Resize", "Upsample"):
             factors = (inputs[2:3] if operator == "Resize" else inputs[1:2]) or [""]
             elements, _ = self.constants.get(factors[0], (MAX_FACTORS + 1, 0))
             if factors[0] and elements > MAX_FACTORS and self.makers.get(factors[0]) not in FACTORS:
-                raise _Refused(f"{operator} with factors that are none")
+                raise MalformedError(f"{operator} with factors that are none")
         self.makers.update(dict.fromkeys(outputs, operator))
         for attribute in attributes:
             self._attribute(attribute, depth, outputs)
         for place, most in SIZED.get(operator, {}).items():
             _, largest = self.constants.get(inputs[place], (0, 0.0)) if place < len(inputs) else (0, 0.0)
             if largest > most:
-                raise _Refused(f"{operator} asks for a size of {largest:g}; at most {most:,} is believed")
+                raise MalformedError(f"{operator} asks for a size of {largest:g}; at most {most:,} is believed")
 
     def _attribute(self, span: Span, depth: int, outputs: list[str]) -> None:
         name, numbers = "", []
-        for number, kind, value in self._fields(span):
+        for number, kind, value in self.fields(span):
             if number == 1 and isinstance(value, tuple):
-                name = self._text(value)
+                name = self.text(value)
             elif number in (3, 8):
-                numbers += list(self._numbers(kind, value))
+                numbers += list(self.numbers(kind, value))
             elif number in (5, 10) and isinstance(value, tuple):
                 self._tensor(value, outputs[0] if outputs else None)
             elif number in (6, 11) and isinstance(value, tuple):
                 self._graph(value, depth + 1)
             elif number in (22, 23):
-                raise _Refused("sparse tensors, which no exported file has")
+                raise MalformedError("sparse tensors, which no exported file has")
         if name in POSITIVE and any(number < 1 for number in numbers):
-            raise _Refused(f"{name} of {min(numbers):,}; it is 1 or more")
+            raise MalformedError(f"{name} of {min(numbers):,}; it is 1 or more")
         if name in ("pads", "output_padding") and any(number < 0 for number in numbers):
-            raise _Refused(f"{name} of {min(numbers):,}; it is 0 or more")
+            raise MalformedError(f"{name} of {min(numbers):,}; it is 0 or more")
         if name in SETTINGS and any(abs(number) > MAX_SETTING for number in numbers):
-            raise _Refused(f"{name} of {max(numbers, key=abs):,}; at most {MAX_SETTING:,} is believed")
+            raise MalformedError(f"{name} of {max(numbers, key=abs):,}; at most {MAX_SETTING:,} is believed")
 
     def _value(self, span: Span) -> None:
         """ValueInfoProto: the declared shape."""
-        for number, value in self._spans(span):
+        for number, value in self.spans(span):
             if number == 1:
-                self._text(value)
+                self.text(value)
             elif number == 2:
-                for kind, inner in self._spans(value):
+                for kind, inner in self.spans(value):
                     if kind == 1:
                         self._tensor_type(inner)
 
     def _tensor_type(self, span: Span) -> None:
         elements = 1
-        for number, shape in self._spans(span):
+        for number, shape in self.spans(span):
             if number != 2:
                 continue
-            for field_number, dim in self._spans(shape):
+            for field_number, dim in self.spans(shape):
                 if field_number != 1:
                     continue
-                for part, kind, value in self._fields(dim):
+                for part, kind, value in self.fields(dim):
                     if part == 1 and kind == VARINT:
                         assert isinstance(value, int)
-                        size = _signed(value)
+                        size = signed(value)
                         # tf2onnx writes -1 for a size that it does not know
                         if not -1 <= size <= MAX_ELEMENTS:
-                            raise _Refused(f"a size of {size:,}")
+                            raise MalformedError(f"a size of {size:,}")
                         elements *= max(size, 1)
                     elif part == 2 and isinstance(value, tuple):
-                        self._text(value)
+                        self.text(value)
         if elements > MAX_ELEMENTS:
-            raise _Refused(f"a tensor of {elements:,} elements is declared; at most {MAX_ELEMENTS:,} are believed")
+            raise MalformedError(f"a tensor of {elements:,} elements is declared; at most {MAX_ELEMENTS:,} are believed")
 
     def _tensor(self, span: Span, name: str | None = None) -> None:
         """TensorProto; `name`: of the node's output, where the tensor is a node's constant."""
         dims: list[int] = []
         kind_of_data, stored, raw, external, outside = 0, 0, None, [], False
-        for number, kind, value in self._fields(span):
+        for number, kind, value in self.fields(span):
             if number == 1:
-                dims += self._numbers(kind, value)
+                dims += self.numbers(kind, value)
             elif number == 2 and isinstance(value, int):
                 kind_of_data = value
             elif number == 8 and isinstance(value, tuple):
-                name = self._text(value) or name
+                name = self.text(value) or name
             elif number == 9 and isinstance(value, tuple):
                 raw = value
             elif number == 13 and isinstance(value, tuple):
@@ -372,11 +301,11 @@ class _Walker:
             elif number in (4, 5, 7, 10, 11) and isinstance(value, tuple):
                 stored += value[1] - value[0]
             elif number == 3:
-                raise _Refused("a tensor in segments, which no exported file has")
+                raise MalformedError("a tensor in segments, which no exported file has")
         elements = 1
         for size in dims:
             if size < 0:
-                raise _Refused(f"a stored tensor of the shape {dims[:8]}")
+                raise MalformedError(f"a stored tensor of the shape {dims[:8]}")
             elements *= size
         bits = ITEM_BITS.get(kind_of_data)
         expected = None if bits is None else -(-elements * bits // 8)
@@ -384,9 +313,11 @@ class _Walker:
         if outside or external:
             self._external(dict(external), expected)
         elif raw is not None and expected is not None and raw[1] - raw[0] != expected:
-            raise _Refused(f"a stored tensor of the shape {dims[:8]} with {raw[1] - raw[0]:,} bytes in place of {expected:,}")
+            raise MalformedError(
+                f"a stored tensor of the shape {dims[:8]} with {raw[1] - raw[0]:,} bytes in place of {expected:,}"
+            )
         elif raw is None and elements > max(8 * stored, 64):
-            raise _Refused(f"a stored tensor of the shape {dims[:8]} without its values")
+            raise MalformedError(f"a stored tensor of the shape {dims[:8]} without its values")
         if name and elements <= 64:
             self.constants[name] = elements, self._largest(span, kind_of_data, raw)
 
@@ -399,9 +330,9 @@ class _Walker:
             values = [item[0] for item in struct.iter_unpack(f"<{code}", self.data[raw[0] : raw[1]])]
         else:
             values = []
-            for number, kind, value in self._fields(span):
+            for number, kind, value in self.fields(span):
                 if number in (5, 7):
-                    values += list(self._numbers(kind, value))
+                    values += list(self.numbers(kind, value))
                 elif number == 4 and isinstance(value, tuple) and (value[1] - value[0]) % 4 == 0:
                     values += [item[0] for item in struct.iter_unpack("<f", self.data[value[0] : value[1]])]
         finite = [float(value) for value in values if value == value]
@@ -413,20 +344,18 @@ class _Walker:
         parts = PurePosixPath(location).parts
         windows = PureWindowsPath(location)
         if not location or "\0" in location or "\\" in location or ".." in parts or windows.drive or windows.root:
-            raise _Refused(f"a reference to the file {location[:80]!r}: weights stand beside the model")
+            raise MalformedError(f"a reference to the file {location[:80]!r}: weights stand beside the model")
         folder = self.path.parent.resolve()
         target = folder.joinpath(*parts)
         if target.resolve() != target or not target.is_relative_to(folder) or not target.is_file():
-            raise _Refused(f"a reference to the file {location[:80]!r}, which is not beside the model, or is a link")
+            raise MalformedError(f"a reference to the file {location[:80]!r}, which is not beside the model, or is a link")
         try:
             offset = int(reference.get("offset") or 0)
             length = int(reference.get("length") or (size or 0))
         except ValueError:
-            raise _Refused("a reference to a file with an offset that is no number") from None
+            raise MalformedError("a reference to a file with an offset that is no number") from None
         if offset < 0 or length < 0 or offset + length > target.stat().st_size or (size is not None and length != size):
-            raise _Refused(f"a reference beyond the end of the file {location[:80]!r}, or of another size than its tensor")
+            raise MalformedError(
+                f"a reference beyond the end of the file {location[:80]!r}, or of another size than its tensor"
+            )
         self.seen.external.add(location)
-
-
-def _signed(value: int) -> int:
-    return value - 2**64 if value >= 2**63 else value

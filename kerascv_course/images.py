@@ -20,7 +20,7 @@ __all__ = ["COLORS", "MAX_PIXELS", "Filter", "ImageError", "convert_image", "rea
 MAX_PIXELS = 50_000_000
 
 #: Formats that are opened. Pillow knows more, some of which run other programs (EPS).
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PCX")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PCX")
 
 #: Number of channels of each colour order.
 COLORS = {"gray": 1, "RGB": 3}
@@ -58,7 +58,7 @@ def read_image(
     if not path.is_file():
         raise ImageError(f"no such picture: {path}")
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=_formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{path} has {image.width}×{image.height} pixels; at most {MAX_PIXELS:,} are read: shrink it")
             image.load()
@@ -75,6 +75,12 @@ def read_image(
         raise ImageError(f"{path} takes more memory than there is: shrink it") from None
     except Exception as error:  # Pillow's readers raise all sorts for damaged files
         raise ImageError(f"{path} is a damaged picture: {str(error)[:200]}") from None
+
+
+def _formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def convert_image(image: Image.Image, channels: int) -> Image.Image:

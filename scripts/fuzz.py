@@ -422,6 +422,8 @@ def worker() -> None:
     os.dup2(silent, 1)
     os.dup2(silent, 2)
     with tempfile.TemporaryDirectory() as folder:
+        run_case("contract", models()["classifier"], Path(folder))
+        print("ready", file=answers, flush=True)
         for line in sys.stdin:
             kind, number = line.strip().split(":")
             data = make_case(kind, int(number))
@@ -448,6 +450,8 @@ class Worker:
     def __init__(self) -> None:
         command = [sys.executable, __file__, "--worker"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.process.stdout.readline()  # it is ready: what importing takes is no case's
 
     def run(self, case: str) -> tuple[str, int]:
         """Outcome and peak memory of a case; a worker that has died or had to be killed is to be replaced."""

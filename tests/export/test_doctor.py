@@ -256,7 +256,7 @@ def test_files_that_cannot_be_opened_say_which_rule_they_break(whole, model, noi
     cut = tmp_path / "cut.onnx"
     cut.write_bytes(whole.read_bytes()[:-500])
     diagnosis = diagnose(cut, model, noise)
-    assert diagnosis.kinds == ("broken file",) and "is cut short, damaged or none" in str(diagnosis)
+    assert diagnosis.kinds == ("broken file",) and "cut short, damaged, not ONNX or not safe" in str(diagnosis)
     removed = spoil(whole, tmp_path / "x.onnx", lambda proto: proto.graph.output.pop(0))
     diagnosis = diagnose(removed, model, noise, labels=LABELS)
     assert set(diagnosis.kinds) == {"contract", "outputs"} and "the output 'logits' is missing" in str(diagnosis)
