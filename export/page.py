@@ -211,7 +211,9 @@ def _embed(
 ) -> bytes:
     """All in one: scripts and style named by their hashes, large files as gzip in base64."""
     modules = "\n".join(web[name].decode("utf-8") for name in SCRIPTS)
-    script = _inline(re.sub(r"^export (?=(async )?function)", "", re.sub(r'^import .* from "\./.*";\n', "", modules, flags=re.M), flags=re.M))
+    script = _inline(
+        re.sub(r"^export (?=(async )?function)", "", re.sub(r'^import .* from "\./.*";\n', "", modules, flags=re.M), flags=re.M)
+    )
     api, style = _inline(engine[RUNTIME[0]].decode("utf-8")), web["page.css"].decode("utf-8")
     files = {"model.onnx": model, **{name: engine[name] for name in RUNTIME[1:]}}
     policy = (
@@ -219,7 +221,8 @@ def _embed(
         "img-src data: blob:; connect-src data:; base-uri 'none'; form-action 'none'"
     )
     shown = [
-        {"name": name, "source": f"data:{mimetypes.guess_type(name)[0]};base64,{_base64(data)}"} for name, data in pictures.items()
+        {"name": name, "source": f"data:{mimetypes.guess_type(name)[0]};base64,{_base64(data)}"}
+        for name, data in pictures.items()
     ]
     embedded = {
         "style": Markup(style),

@@ -12,7 +12,9 @@ def add_parsers(commands: Commands) -> None:
     """The command ``page``."""
     page = commands.add_parser("page", help="write a web page that runs a file in the browser", allow_abbrev=False)
     page.add_argument("model", type=Path, help="exported ONNX file: a classifier or a colouriser")
-    page.add_argument("-o", "--output", type=Path, required=True, help="new folder of the page (with --single-file: the HTML file)")
+    page.add_argument(
+        "-o", "--output", type=Path, required=True, help="new folder of the page (with --single-file: the HTML file)"
+    )
     page.add_argument(
         "--runtime-dir",
         type=Path,

@@ -49,8 +49,14 @@ export function drawing(pad, controls, style, contract, done) {
       drawn = null;
     });
   }
-  controls.undo.addEventListener("click", () => { strokes.pop(); finish(); });
-  controls.clear.addEventListener("click", () => { strokes.length = 0; finish(); });
+  controls.undo.addEventListener("click", () => {
+    strokes.pop();
+    finish();
+  });
+  controls.clear.addEventListener("click", () => {
+    strokes.length = 0;
+    finish();
+  });
   controls.dark?.addEventListener("change", finish);
   paint();
 }
@@ -77,7 +83,8 @@ function picture(strokes, style, contract, dark) {
   });
   const scale = free / Math.max(...ranges.map(([from, to]) => to - from), 1e-6);
   const factor = Math.min(scale, side); // a dot stays one
-  const move = (point) => point.map((value, axis) => fine * (side / 2 + factor * (value - (ranges[axis][0] + ranges[axis][1]) / 2)));
+  const move = (point) =>
+    point.map((value, axis) => fine * (side / 2 + factor * (value - (ranges[axis][0] + ranges[axis][1]) / 2)));
 
   const canvas = new OffscreenCanvas(side * fine, side * fine);
   const context = canvas.getContext("2d", { willReadFrequently: true });
@@ -90,13 +97,19 @@ function picture(strokes, style, contract, dark) {
   for (let y = 0; y < side; y++) {
     for (let x = 0; x < side; x++) {
       let sum = 0;
-      for (let v = 0; v < fine; v++) for (let u = 0; u < fine; u++) sum += ink[4 * ((y * fine + v) * side * fine + x * fine + u)];
+      for (let v = 0; v < fine; v++)
+        for (let u = 0; u < fine; u++) sum += ink[4 * ((y * fine + v) * side * fine + x * fine + u)];
       const share = Math.round((sum / (255 * fine * fine)) * (levels - 1)) / (levels - 1);
       small[y * side + x] = Math.round(255 * (dark ? 1 - share : share));
     }
   }
   const { height, width } = contract.input;
-  const large = resizePixels({ width: side, height: side, channels: 1, data: small }, width ?? side, height ?? side, "bilinear");
+  const large = resizePixels(
+    { width: side, height: side, channels: 1, data: small },
+    width ?? side,
+    height ?? side,
+    "bilinear",
+  );
   const data = new Uint8ClampedArray(4 * large.width * large.height).fill(255);
   large.data.forEach((value, i) => data.fill(value, 4 * i, 4 * i + 3));
   return { width: large.width, height: large.height, data };

@@ -107,17 +107,22 @@ const percent = (share) => `${(100 * share).toFixed(1)} %`;
 /** Sorted bars of all classes. */
 function scoreLists(labels, scores) {
   const order = [...scores.keys()].sort((a, b) => scores[b] - scores[a] || a - b);
-  const list = (numbers) => make("ol", "scores", ...numbers.map((number) => {
-    const bar = make("i");
-    bar.style.setProperty("--share", scores[number]);
-    const track = make("span", "bar", bar);
-    track.setAttribute("aria-hidden", "true");
-    const label = make("span", "label", labels[number] ?? String(number));
-    label.dir = "auto";
-    const item = make("li", "", label, track, make("span", "value", percent(scores[number])));
-    item.dataset.score = scores[number];
-    return item;
-  }));
+  const list = (numbers) =>
+    make(
+      "ol",
+      "scores",
+      ...numbers.map((number) => {
+        const bar = make("i");
+        bar.style.setProperty("--share", scores[number]);
+        const track = make("span", "bar", bar);
+        track.setAttribute("aria-hidden", "true");
+        const label = make("span", "label", labels[number] ?? String(number));
+        label.dir = "auto";
+        const item = make("li", "", label, track, make("span", "value", percent(scores[number])));
+        item.dataset.score = scores[number];
+        return item;
+      }),
+    );
   const parts = [list(order.slice(0, SHOWN))];
   if (order.length > SHOWN) {
     parts.push(make("details", "", make("summary", "", `all ${order.length} classes`), list(order.slice(SHOWN))));
@@ -135,9 +140,14 @@ async function answer(model, image, name) {
     const after = figure(colored, `${name}, coloured`, time);
     const link = make("a", "", "Save");
     link.download = `${name.replace(/\.[^.]*$/, "")}_colorized.png`;
-    after.firstChild.toBlob((blob) => { link.href = URL.createObjectURL(blob); });
+    after.firstChild.toBlob((blob) => {
+      link.href = URL.createObjectURL(blob);
+    });
     after.lastChild.append(" · ", link);
-    return { element: make("article", "pair", figure(pixels, name, `${pixels.width}×${pixels.height} pixels`), after), text: `${name} is coloured.` };
+    return {
+      element: make("article", "pair", figure(pixels, name, `${pixels.width}×${pixels.height} pixels`), after),
+      text: `${name} is coloured.`,
+    };
   }
   const scores = Array.from(output(contract, outputs, "probabilities").data);
   const { best, share, parts } = scoreLists(contract.labels, scores);
@@ -184,11 +194,22 @@ function enqueue(work) {
 }
 
 function listen(model) {
-  const give = (files) => enqueue(() => answerFiles(model, [...files].filter((file) => file)));
+  const give = (list) => {
+    const files = [...list]; // now, for the browser empties its list
+    enqueue(() => answerFiles(model, files));
+  };
   const [input, drop] = [find("files"), find("drop")];
-  input.addEventListener("change", () => { give(input.files); input.value = ""; });
-  document.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
-  document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
+  input.addEventListener("change", () => {
+    give(input.files);
+    input.value = "";
+  });
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    drop.classList.add("over");
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) drop.classList.remove("over");
+  });
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     drop.classList.remove("over");
@@ -203,14 +224,20 @@ function listen(model) {
     });
   }
   if (find("pad")) {
-    drawing(find("pad"), { undo: find("undo"), clear: find("clear"), dark: find("dark") }, config.draw, model.contract, (image) => {
-      enqueue(async () => {
-        if (!image) return forget("drawing");
-        const { element, text } = await answer(model, image, "your drawing");
-        show(element, "drawing");
-        say(text);
-      });
-    });
+    drawing(
+      find("pad"),
+      { undo: find("undo"), clear: find("clear"), dark: find("dark") },
+      config.draw,
+      model.contract,
+      (image) => {
+        enqueue(async () => {
+          if (!image) return forget("drawing");
+          const { element, text } = await answer(model, image, "your drawing");
+          show(element, "drawing");
+          say(text);
+        });
+      },
+    );
   }
   for (const element of document.querySelectorAll("#files, .sample")) element.disabled = false;
 }

@@ -77,25 +77,34 @@ export function toChannels({ width, height, data }, channels) {
 }
 
 /**
- * Resize as Pillow's Image.resize does: rows first, then columns, whole numbers in between. When shrinking the filter covers the
- * whole source area (antialiasing).
+ * Resize as Pillow's Image.resize does: rows, then columns (columns first where the height shrinks by more than twice what the width
+ * does), whole numbers in between. When shrinking the filter covers the whole source area (antialiasing).
  *
  * @param {{width: number, height: number, channels: number, data: Uint8Array}} image
  * @param {string} filter nearest, bilinear, bicubic or lanczos.
  */
 export function resizePixels(image, width, height, filter) {
   if (filter === "nearest") return nearest(image, width, height);
-  const { channels } = image;
-  let { data } = image;
-  if (width !== image.width) {
-    data = resample(data, weights(image.width, width, filter), image.height, image.width * channels, channels, width);
-  }
-  if (height !== image.height) {
-    const row = width * channels;
-    const columns = transpose(data, image.height, row);
-    data = transpose(resample(columns, weights(image.height, height, filter), row, image.height, 1, height), row, height);
-  }
-  return { width, height, channels, data };
+  const [shrunk, narrowed] = [image.height - height, image.width - width];
+  const passes = [(picture) => resizeRows(picture, width, filter), (picture) => resizeColumns(picture, height, filter)];
+  if (shrunk > 0 && shrunk > 2 * narrowed) passes.reverse();
+  return passes.reduce((picture, pass) => pass(picture), image);
+}
+
+function resizeRows(image, width, filter) {
+  const { height, channels } = image;
+  if (width === image.width) return image;
+  const table = weights(image.width, width, filter);
+  return { width, height, channels, data: resample(image.data, table, height, image.width * channels, channels) };
+}
+
+function resizeColumns(image, height, filter) {
+  const { width, channels } = image;
+  if (height === image.height) return image;
+  const row = width * channels;
+  const turned = transpose(image.data, image.height, row);
+  const data = resample(turned, weights(image.height, height, filter), row, image.height, 1);
+  return { width, height, channels, data: transpose(data, row, height) };
 }
 
 /** For each output position: where its source pixels begin, and their weights. */
@@ -115,7 +124,8 @@ function weights(from, to, name) {
 }
 
 /** Weighted sums along rows of interleaved channels. */
-function resample(data, table, rows, stride, channels, to) {
+function resample(data, table, rows, stride, channels) {
+  const to = table.length;
   const result = new Uint8ClampedArray(rows * to * channels);
   for (let row = 0; row < rows; row++) {
     for (let i = 0; i < to; i++) {

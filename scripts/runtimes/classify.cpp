@@ -86,22 +86,31 @@ void resize_axis(const uint8_t* source, uint8_t* target, int from, int to, const
   }
 }
 
-Picture resize(Picture picture, int width, int height, const std::string& filter) {
+void resize_rows(Picture& picture, int width, const std::string& filter) {
+  if (picture.width == width) return;
   int channels = picture.channels;
-  if (picture.width != width) {
-    Bytes wide(size_t(width) * picture.height * channels);
-    resize_axis(picture.pixels.data(), wide.data(), picture.width, width, filter, picture.height, channels, channels,
-                size_t(picture.width) * channels, channels, size_t(width) * channels);
-    picture.pixels = wide;
-    picture.width = width;
-  }
-  if (picture.height != height) {
-    Bytes high(size_t(width) * height * channels);
-    resize_axis(picture.pixels.data(), high.data(), picture.height, height, filter, width, channels, size_t(width) * channels, channels,
-                size_t(width) * channels, channels);
-    picture.pixels = high;
-    picture.height = height;
-  }
+  Bytes wide(size_t(width) * picture.height * channels);
+  resize_axis(picture.pixels.data(), wide.data(), picture.width, width, filter, picture.height, channels, channels,
+              size_t(picture.width) * channels, channels, size_t(width) * channels);
+  picture = {width, picture.height, channels, wide};
+}
+
+void resize_columns(Picture& picture, int height, const std::string& filter) {
+  if (picture.height == height) return;
+  int channels = picture.channels;
+  size_t row = size_t(picture.width) * channels;
+  Bytes high(row * height);
+  resize_axis(picture.pixels.data(), high.data(), picture.height, height, filter, picture.width, channels, row, channels, row, channels);
+  picture = {picture.width, height, channels, high};
+}
+
+// Pillow resizes rows first, but for a height that shrinks by more than twice what the width does.
+Picture resize(Picture picture, int width, int height, const std::string& filter) {
+  int shrunk = picture.height - height;
+  bool columns_first = shrunk > 0 && shrunk > 2 * (picture.width - width);
+  if (columns_first) resize_columns(picture, height, filter);
+  resize_rows(picture, width, filter);
+  resize_columns(picture, height, filter);
   return picture;
 }
 

@@ -11,6 +11,9 @@ import onnx
 import onnx.reference
 from PIL import Image
 
+#: Pictures at once: some operators are loops in Python.
+BATCH = 16
+
 path, pictures = sys.argv[1], sys.argv[2:]
 model = onnx.load(path)
 metadata = {item.key: item.value for item in model.metadata_props}
@@ -22,10 +25,11 @@ mode, filter = {"gray": "L", "RGB": "RGB"}[image["color"]], Image.Resampling[ima
 
 evaluator = onnx.reference.ReferenceEvaluator(model)
 print(json.dumps({"runtime": f"onnx.reference {onnx.__version__}"}))
-for picture in pictures:
-    pixels = np.asarray(Image.open(picture).convert(mode).resize((image["width"], image["height"]), filter), np.uint8)
-    pixels = pixels.reshape(1, *pixels.shape[:2], image["channels"])
+for start in range(0, len(pictures), BATCH):
+    names = pictures[start : start + BATCH]
+    opened = [Image.open(name).convert(mode).resize((image["width"], image["height"]), filter) for name in names]
+    pixels = np.stack([np.asarray(picture, np.uint8).reshape(*picture.size[::-1], image["channels"]) for picture in opened])
     feed = {image["name"]: pixels if image["layout"] == "NHWC" else pixels.transpose(0, 3, 1, 2)}
-    logits, probabilities = (output[0].tolist() for output in evaluator.run(["logits", "probabilities"], feed))
-    label = contract["labels"][int(np.argmax(probabilities))]
-    print(json.dumps({"file": picture, "label": label, "logits": logits, "probabilities": probabilities}, ensure_ascii=False))
+    for name, logits, probabilities in zip(names, *evaluator.run(["logits", "probabilities"], feed), strict=True):
+        answer = {"label": contract["labels"][probabilities.argmax()], "logits": logits.tolist()}
+        print(json.dumps({"file": name, **answer, "probabilities": probabilities.tolist()}, ensure_ascii=False))
