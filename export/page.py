@@ -305,8 +305,8 @@ def _facts(contract: Contract, data: bytes, source: Path) -> list[tuple[str, str
     facts = [("takes", f"{size}, {color}" + (f"; other sizes by Pillow's {image.resize} filter" if image.width else ""))]
     if contract.labels and contract.classifies:
         facts.append(("answers", f"{len(contract.labels):,} classes"))
-    if contract.metrics:
-        facts.append(("measured", "; ".join(f"{m.split} {m.name.replace('_', ' ')} {m.value:.4f}" for m in contract.metrics)))
+    measured = [metric for metric in contract.metrics if metric.split == "test"] or contract.metrics
+    facts.append(("measured", "; ".join(f"{m.split} {m.name.replace('_', ' ')} {m.value:.4f}" for m in measured)))
     if contract.precision:
         facts.append(("precision", f"{contract.precision.kind}: {contract.precision.method}"))
     facts.append(("trained on", ": ".join(filter(None, (contract.data.get("source"), contract.data.get("citation"))))))
