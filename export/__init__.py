@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from export.contract import Contract, ContractError, read_contract
     from export.convert import export_model
-    from export.parity import ParityError, ParityReport, check_parity
+    from export.parity import ParityError, ParityReport, certify, check_parity
     from export.runtime import OnnxModel, Predictions
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "ParityError",
     "ParityReport",
     "Predictions",
+    "certify",
     "check_parity",
     "export_model",
     "read_contract",
@@ -32,6 +33,7 @@ _MODULES = {
     "Predictions": "runtime",
     "ParityError": "parity",
     "ParityReport": "parity",
+    "certify": "parity",
     "check_parity": "parity",
     "Contract": "contract",
     "ContractError": "contract",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -187,7 +188,7 @@ class OnnxModel:
             for left in range(0, width, step):
                 above, before = max(top - overlap, 0), max(left - overlap, 0)
                 part = pixels[None, above : top + step + overlap, before : left + step + overlap]
-                (answer,) = self.session.run([picture.name], {spec.name: self._arranged(part)})
+                (answer,) = self.session.run([picture.name], {spec.name: self.feed(part)})
                 kept = answer[0, top - above :, left - before :][:step, :step]
                 result[top : top + step, left : left + step] = kept
         return result
@@ -217,12 +218,12 @@ class OnnxModel:
         Args:
             pixels: uint8; for a file of float32 input also float32, which is what preprocessing makes of pixels.
         """
-        values = pixels if pixels.dtype == self.contract.input.dtype else preprocess(pixels, self.contract)
-        outputs = self.session.run(None, {self.contract.input.name: self._arranged(values)})
+        outputs = self.session.run(None, {self.contract.input.name: self.feed(pixels)})
         return dict(zip((output.name for output in self.contract.outputs), outputs, strict=True))
 
-    def _arranged(self, values: np.ndarray) -> np.ndarray:
-        """Pictures (N, height, width, channels) in the file's layout."""
+    def feed(self, pixels: np.ndarray) -> np.ndarray:
+        """What the graph takes, made of pictures as `run_batch` takes them: the contract's preprocessing and layout."""
+        values = pixels if pixels.dtype == self.contract.input.dtype else preprocess(pixels, self.contract)
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if self.contract.input.layout == "NCHW" else values)
 
     def _batches(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
@@ -297,11 +298,13 @@ def preprocess(pixels: np.ndarray, contract: Contract) -> np.ndarray:
     return (values - np.asarray(steps.mean, np.float32)) / np.asarray(steps.std, np.float32)
 
 
-def expand_paths(paths: Sequence[str | Path]) -> list[Path]:
-    """Expand folders to the pictures in them, sorted; other paths stay as they are.
+def expand_paths(paths: Iterable[str | Path]) -> list[Path]:
+    """Expand folders to the pictures in them and patterns such as ``photos/*.jpg`` to what they match, sorted.
+
+    Other paths stay as they are.
 
     Raises:
-        ImageError: a path does not exist, or a folder holds no pictures.
+        ImageError: a path does not exist, a folder holds no pictures, or a pattern matches nothing.
     """
     found: list[Path] = []
     suffixes = Image.registered_extensions()
@@ -313,6 +316,12 @@ def expand_paths(paths: Sequence[str | Path]) -> list[Path]:
             found += inside
         elif path.exists():
             found.append(path)
+        elif glob.has_magic(str(path)):
+            names = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute patterns)
+            matched = sorted(item for item in map(Path, names) if item.is_file())
+            if not matched:
+                raise ImageError(f"no picture matches {path}")
+            found += matched
         else:
             raise ImageError(f"no such picture: {path}")
     return found

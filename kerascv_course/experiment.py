@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,14 +158,23 @@ def check_run(run: Run, path: Path | None = None, *, data_dir: Path | None = Non
     recipe = run.recipe()
     task = get_task(recipe.task)
     splits, info = load_for(recipe, task, data_dir or _remembered_data_dir(run), run.path)
-    return _check(task.serving_graph(load_best(run), recipe, info), path or run / "model.onnx", recipe, task, splits)
+    model = load_best(run)
+    labels = task.describe(model, recipe, info, run.read_json("metrics.json"))["labels"]
+    return _check(task.serving_graph(model, recipe, info), path or run / "model.onnx", recipe, task, splits, labels)
 
 
-def _check(serving: keras.Model, path: Path, recipe: Recipe, task: Task, splits: Splits) -> ParityReport:
+def _check(serving: keras.Model, path: Path, recipe: Recipe, task: Task, splits: Splits, labels: Sequence[str]) -> ParityReport:
     from export import check_parity
 
-    test, tolerance = splits.test, recipe.export.tolerance
-    return check_parity(serving, path, test.images, targets=test.targets, answer=task.answer, tolerance=tolerance)
+    return check_parity(
+        serving,
+        path,
+        splits.test.images,
+        targets=splits.test.targets,
+        answer=task.answer,
+        labels=labels,
+        tolerance=recipe.export.tolerance,
+    )
 
 
 def load_best(run: Run) -> keras.Model:
@@ -247,10 +256,11 @@ def export_run(
     Raises:
         ParityError: the file gives other answers than Keras.
     """
-    from export import ParityError, export_model
+    from export import ParityError, certify, export_model
+    from export.files import replace_model
 
     log.info("exporting, and checking the file on all %d test images", len(splits.test))
-    serving = task.serving_graph(model, recipe, info)
+    serving, described = task.serving_graph(model, recipe, info), task.describe(model, recipe, info, metrics)
     candidate = run / "model.rejected.onnx"
     export_model(
         serving,
@@ -263,16 +273,22 @@ def export_run(
         resize=recipe.data.resize,
         data={"source": info.source, "fingerprint": info.fingerprint, "citation": info.citation},
         versions=package_versions(),
-        **task.describe(model, recipe, info, metrics),
+        license=recipe.export.license,
+        layout=recipe.export.layout,
+        **described,
     )
     try:
-        report = _check(serving, candidate, recipe, task, splits)
+        report = _check(serving, candidate, recipe, task, splits, described["labels"])
     except ParityError as error:
         run.write_json("parity.json", error.report.to_plain())
         write_run_page(run)
         raise
     run.write_json("parity.json", report.to_plain())
-    candidate.replace(run / "model.onnx")
+    run.write_figure(
+        "plots/parity.png", plots.difference_histogram(report.histograms(), report.decades, recipe.export.tolerance)
+    )
+    certify(candidate, report)
+    replace_model(candidate, run / "model.onnx")
     log.info("%s", report.summary())
     return run / "model.onnx"
 

@@ -12,6 +12,7 @@ __all__ = [
     "class_accuracy",
     "compare_curves",
     "confusion_matrix",
+    "difference_histogram",
     "learning_curves",
     "palette_shares",
     "picture_grid",
@@ -179,4 +180,30 @@ def compare_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], keys:
         )
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
+    return figure
+
+
+def difference_histogram(counts: Mapping[str, Sequence[int]], decades: Sequence[float], tolerance: float) -> Figure:
+    """How many values of each output differ by how much.
+
+    Args:
+        counts: by output: values that differ by exactly 0, by less than each of `decades`, and by more than the last.
+        decades: bounds, rising.
+        tolerance: where a line marks what is allowed.
+    """
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    axes = figure.subplots()
+    names = ["0", *(f"< {bound:.0e}" for bound in decades), f"≥ {decades[-1]:.0e}"]
+    positions = np.arange(len(names))
+    width = 0.8 / max(len(counts), 1)
+    for i, (output, values) in enumerate(counts.items()):
+        shares = np.asarray(values) / max(sum(values), 1)
+        axes.bar(positions + (i - (len(counts) - 1) / 2) * width, 100 * shares, width, label=output)
+    allowed = np.searchsorted(decades, tolerance) + 1.5
+    axes.axvline(allowed, color=BEST, linestyle=":", label=f"allowed: {tolerance:g}")
+    axes.set_xticks(positions, names, rotation=30, ha="right")
+    axes.set(xlabel="absolute difference between Keras and the file", ylabel="values, %")
+    axes.set_ylim(0, 100)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend()
     return figure
