@@ -125,7 +125,7 @@ function scoreLists(labels, scores) {
     );
   const parts = [list(order.slice(0, SHOWN))];
   if (order.length > SHOWN) {
-    parts.push(make("details", "", make("summary", "", `all ${order.length} classes`), list(order.slice(SHOWN))));
+    parts.push(make("details", "", make("summary", "", `the other ${order.length - SHOWN} classes`), list(order.slice(SHOWN))));
   }
   return { best: labels[order[0]] ?? String(order[0]), share: scores[order[0]], parts };
 }

@@ -330,6 +330,28 @@ def test_the_page_gives_the_predictors_scores(tiny_run, real_runtime, visit, tmp
     assert "not a picture" in page.locator("article").nth(1).inner_text()
 
 
+def test_pictures_can_be_dropped_and_samples_be_reached_by_the_keyboard(tiny_run, real_runtime, visit, tmp_path):
+    page = visit(write_page(tiny_run / "model.onnx", tmp_path / "demo", runtime=real_runtime))
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "files"
+    while page.evaluate("document.activeElement.className") != "sample":
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.locator("article").wait_for()
+    dropped = page.evaluate_handle(
+        """async () => {
+          const transfer = new DataTransfer();
+          const picture = await (await fetch(document.querySelector(".sample img").src)).blob();
+          transfer.items.add(new File([picture], "dropped.png", { type: "image/png" }));
+          return transfer;
+        }"""
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
+    page.locator("article").nth(1).wait_for()
+    first, second = (page.locator("article h3").nth(i).inner_text() for i in (0, 1))
+    assert first == second and "dropped.png" in page.locator("article").first.inner_text()
+
+
 def test_labels_do_not_become_html_in_the_browser(hostile_run, real_runtime, visit, tmp_path):
     page = visit(write_page(hostile_run, tmp_path / "demo", runtime=real_runtime))
     Image.new("L", (32, 32)).save(tmp_path / "black.png")
