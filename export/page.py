@@ -312,14 +312,17 @@ def _facts(contract: Contract, data: bytes, source: Path) -> list[tuple[str, str
     facts.append(("trained on", ": ".join(filter(None, (contract.data.get("source"), contract.data.get("citation"))))))
     facts.append(("licence", contract.license))
     facts.append(("file", f"model.onnx, {len(data):,} bytes, SHA-256 {hashlib.sha256(data).hexdigest()[:16]}…"))
-    facts.append(("runs on", f"onnxruntime-web {_runtime_version(source)} (WebAssembly, one thread)".replace("  ", " ")))
+    facts.append(("runs on", _describe_runtime(source)))
     return [(name, value) for name, value in facts if value]
 
 
-def _runtime_version(source: Path) -> str:
-    """Version of the npm package, or nothing where it does not say."""
+def _describe_runtime(source: Path) -> str:
+    """Name, version and licence of the npm package; what it does not say is left out."""
     try:
         package = json.loads((source.parent / "package.json").read_bytes())
     except (OSError, ValueError):
-        return ""
-    return _text(package.get("version")) if isinstance(package, dict) else ""
+        package = {}
+    version, licence = (_text(package.get(key)) for key in ("version", "license")) if isinstance(package, dict) else ("", "")
+    return " ".join(
+        filter(None, ("onnxruntime-web", version, f"({licence} licence)" if licence else "", "in WebAssembly, one thread"))
+    )

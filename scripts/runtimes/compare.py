@@ -1,4 +1,4 @@
-"""Do other runtimes give the same answers? ``python scripts/runtimes/compare.py MODEL.onnx …`` writes docs/runtimes.md.
+"""Do other runtimes give the same answers? ``python scripts/runtimes/compare.py MODEL.onnx …`` says it in docs/runtimes.md.
 
 The test pictures of each file's own recipe are written as PNG files; every runtime's example program beside this one reads those and
 the .onnx file, nothing else; its answers are held against those of `OnnxModel` (onnxruntime in Python).
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -129,15 +130,6 @@ def compare(model: OnnxModel, command: list[str], folder: Path, names: list[str]
     )
 
 
-def describe_file(model: OnnxModel) -> str:
-    contract = model.contract
-    kind = contract.precision.kind if contract.precision else "float32"
-    shape = f"{contract.input.height}×{contract.input.width}×{contract.input.channels}"
-    return (
-        f"`{contract.name}`, {contract.recipe.get('model', 'network')}, {kind}, {model.path.stat().st_size:,} bytes, {shape} in"
-    )
-
-
 def table(rows: list[Row]) -> Iterator[str]:
     yield "| runtime | images | same top-1 | largest \\|Δ logit\\| | largest \\|Δ probability\\| | accuracy | seconds |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
@@ -149,14 +141,31 @@ def table(rows: list[Row]) -> Iterator[str]:
         )
 
 
-def page(parts: list[list[str]], command: str) -> str:
-    machine, versions = describe_machine(), package_versions()
-    ours = ", ".join(f"{name} {version}" for name, version in versions.items() if name.startswith(("onnx", "numpy", "pillow")))
-    text = (HERE / "runtimes.md").read_text(encoding="utf-8")
-    where = f"{machine['processor']}, {machine['cores']} cores, {machine['system']}; Python's side: {ours}"
-    return text.format(
-        command=command, date=datetime.now(UTC).date(), machine=where, tables="\n".join(line for part in parts for line in part)
+def section(model: OnnxModel, rows: list[Row]) -> str:
+    """What is written of one file."""
+    contract, machine = model.contract, describe_machine()
+    versions = [f"{name} {version}" for name, version in package_versions().items() if re.match("onnx|numpy|pillow", name)]
+    path = "/".join(model.path.resolve().parts[-2:])  # in its run folder, wherever that stands
+    return "\n".join(
+        [
+            f"## {contract.recipe['model']}, {contract.precision.kind if contract.precision else 'float32'}",
+            "",
+            f"Recipe {contract.name}, {model.path.stat().st_size:,} bytes. "
+            f"Made by `python scripts/runtimes/compare.py {path}` on {datetime.now(UTC).date()}: {machine['processor']}, "
+            f"{machine['cores']} cores, {machine['system'].split('-')[0]}; Python's side: {', '.join(versions)}.",
+            "",
+            *table(rows),
+            "",
+        ]
     )
+
+
+def merge(existing: str, new: list[str]) -> str:
+    """The document with new sections: those of the same heading are replaced, the rest stays."""
+    first, *old = existing.split("\n## ")
+    sections = {text.split("\n")[0]: f"## {text.rstrip()}\n" for text in old}
+    sections |= {text.removeprefix("## ").split("\n")[0]: text for text in new}
+    return "\n".join([first.rstrip() + "\n", *sections.values()])
 
 
 def main() -> int:
@@ -177,7 +186,8 @@ def main() -> int:
     if unknown := set(arguments.runtimes) - set(commands):
         raise InputError(f"unknown runtimes: {', '.join(sorted(unknown))}; known: {', '.join(commands)}")
     lines = {name: commands[name]() for name in arguments.runtimes}  # what is missing is told before anything runs
-    parts = []
+    existing = arguments.output.read_text(encoding="utf-8") if arguments.output.exists() else "# The file in other runtimes\n"
+    sections: list[str] = []
     for path in arguments.models:
         model = OnnxModel(path)
         with tempfile.TemporaryDirectory() as folder:
@@ -187,21 +197,10 @@ def main() -> int:
                 limit = arguments.reference_images if name == "reference" else len(names)
                 rows.append(compare(model, command, Path(folder), names[:limit], targets[:limit], node))
                 print(rows[-1], flush=True)
-        parts.append([f"## {describe_file(model)}", "", *table(rows), ""])
-        _write(
-            arguments.output, page(parts, f"python scripts/runtimes/compare.py {' '.join(_short(p) for p in arguments.models)}")
-        )
+        sections.append(section(model, rows))
+        with write_beside(arguments.output) as temporary:
+            temporary.write_text(merge(existing, sections), encoding="utf-8")
     return 0
-
-
-def _short(path: Path) -> str:
-    """The file in its run folder, wherever that stands."""
-    return "/".join(path.resolve().parts[-2:])
-
-
-def _write(path: Path, text: str) -> None:
-    with write_beside(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
