@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import onnx
 import onnx.reference
+import onnx.version_converter
 from PIL import Image
 
 #: Pictures at once: some operators are loops in Python.
@@ -23,6 +24,9 @@ if image["dtype"] != "uint8":
     sys.exit(f"this example feeds uint8 pixels; {path} takes {image['dtype']}")
 mode, filter = {"gray": "L", "RGB": "RGB"}[image["color"]], Image.Resampling[image["resize"].upper()]
 
+opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
+if opset < 19 and any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+    model = onnx.version_converter.convert_version(model, 19)  # the evaluator has int8's operators from there on
 evaluator = onnx.reference.ReferenceEvaluator(model)
 print(json.dumps({"runtime": f"onnx.reference {onnx.__version__}"}))
 for start in range(0, len(pictures), BATCH):
