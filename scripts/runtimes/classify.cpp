@@ -41,7 +41,8 @@ Picture read_png(const char* path, int channels) {
   if (uint64_t(image.width) * image.height > 100'000'000) throw std::runtime_error(std::string(path) + " is too large");
   image.format = PNG_FORMAT_RGBA;
   Bytes rgba(PNG_IMAGE_SIZE(image));
-  if (!png_image_finish_read(&image, nullptr, rgba.data(), 0, nullptr)) throw std::runtime_error(std::string(path) + ": " + image.message);
+  if (!png_image_finish_read(&image, nullptr, rgba.data(), 0, nullptr))
+    throw std::runtime_error(std::string(path) + ": " + image.message);
   Picture picture{int(image.width), int(image.height), channels, {}};
   for (size_t i = 0; i < rgba.size(); i += 4) {
     int color[3];
@@ -62,8 +63,8 @@ double kernel(const std::string& filter, double x) {
   throw std::runtime_error("this example does not know the filter " + filter);
 }
 
-// One axis of Pillow's resize: `lines` lines of `from` pixels, `step` bytes apart, lines `stride` bytes apart; sums of weights of
-// 2^-22 are exact.
+// One axis of Pillow's resize: `lines` lines of `from` pixels, `step` bytes apart, lines `stride` bytes apart; sums of weights
+// of 2^-22 are exact.
 void resize_axis(const uint8_t* source, uint8_t* target, int from, int to, const std::string& filter, int lines, int channels,
                  size_t source_step, size_t source_stride, size_t target_step, size_t target_stride) {
   double scale = double(from) / to, stretch = std::max(scale, 1.0);
@@ -79,7 +80,8 @@ void resize_axis(const uint8_t* source, uint8_t* target, int from, int to, const
     for (int line = 0; line < lines; line++) {
       for (int c = 0; c < channels; c++) {
         int64_t total = 1 << 21;
-        for (size_t k = 0; k < weights.size(); k++) total += weights[k] * source[line * source_stride + (first + k) * source_step + c];
+        for (size_t k = 0; k < weights.size(); k++)
+          total += weights[k] * source[line * source_stride + (first + k) * source_step + c];
         target[line * target_stride + i * target_step + c] = uint8_t(std::clamp<int64_t>(total >> 22, 0, 255));
       }
     }
@@ -100,7 +102,8 @@ void resize_columns(Picture& picture, int height, const std::string& filter) {
   int channels = picture.channels;
   size_t row = size_t(picture.width) * channels;
   Bytes high(row * height);
-  resize_axis(picture.pixels.data(), high.data(), picture.height, height, filter, picture.width, channels, row, channels, row, channels);
+  resize_axis(picture.pixels.data(), high.data(), picture.height, height, filter, picture.width, channels, row, channels, row,
+              channels);
   picture = {picture.width, height, channels, high};
 }
 
@@ -145,12 +148,15 @@ int main(int count, char** words) try {
   if (image["dtype"] != "uint8") throw std::runtime_error("this example feeds uint8 pixels");
   int height = image["height"], width = image["width"], channels = image["channels"];
   bool planes = image["layout"] == "NCHW";
-  std::vector<int64_t> shape = planes ? std::vector<int64_t>{1, channels, height, width} : std::vector<int64_t>{1, height, width, channels};
+  std::vector<int64_t> shape =
+      planes ? std::vector<int64_t>{1, channels, height, width} : std::vector<int64_t>{1, height, width, channels};
   std::string name = image["name"];
   const char* inputs[] = {name.c_str()};
   const char* outputs[] = {"logits", "probabilities"};
 
-  std::printf("%s\n", json({{"runtime", std::string("onnxruntime ") + OrtGetApiBase()->GetVersionString() + ", C API"}}).dump().c_str());
+  std::printf(
+      "%s\n",
+      json({{"runtime", std::string("onnxruntime ") + OrtGetApiBase()->GetVersionString() + ", C API"}}).dump().c_str());
   for (int i = 2; i < count; i++) {
     Bytes pixels = resize(read_png(words[i], channels), width, height, image["resize"]).pixels;
     if (planes) {
