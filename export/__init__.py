@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from export.contract import Contract, ContractError, read_contract
     from export.convert import export_model
+    from export.doctor import Diagnosis, diagnose
     from export.parity import ParityError, ParityReport, certify, check_parity
     from export.quantize import quantize_model
     from export.runtime import OnnxModel, Predictions
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Contract",
     "ContractError",
+    "Diagnosis",
     "OnnxModel",
     "ParityError",
     "ParityReport",
@@ -27,12 +29,15 @@ __all__ = [
     "RefusedError",
     "certify",
     "check_parity",
+    "diagnose",
     "export_model",
     "quantize_model",
     "read_contract",
 ]
 
 _MODULES = {
+    "Diagnosis": "doctor",
+    "diagnose": "doctor",
     "export_model": "convert",
     "OnnxModel": "runtime",
     "Predictions": "runtime",

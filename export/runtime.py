@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +13,8 @@ import onnxruntime
 from PIL import Image
 
 from export.contract import Contract, ContractError, parse_contract
+from export.guard import alive
+from export.screen import screen
 from kerascv_course.errors import CourseError, InputError
 from kerascv_course.images import ImageError, convert_image, read_image, resize_image
 
@@ -25,6 +27,10 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 #: Side of the tiles that large pictures are coloured in, pixels: about 150 MB for 24 colours.
 TILE = 512
+
+
+#: Bytes of pictures that are loaded at once, where they are read from files.
+MAX_LOADED = 2**26
 
 
 class ProviderError(CourseError):
@@ -61,10 +67,7 @@ def open_session(path: Any, *, provider: Provider = "cpu", optimize: bool = True
         ProviderError: the session does not run on the provider asked for.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ContractError(f"{path} is a folder: give the ONNX file, in a run folder {path / 'model.onnx'}")
-    if not path.is_file():
-        raise ContractError(f"no such file: {path}")
+    screen(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     if not optimize:
@@ -76,7 +79,7 @@ def open_session(path: Any, *, provider: Provider = "cpu", optimize: bool = True
         session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise ContractError(
-            f"{path} is not an ONNX model that can be run: cut short, damaged or not ONNX ({str(error).splitlines()[0][:200]})"
+            f"{path} is not an ONNX model that can be run: cut short, damaged or not ONNX ({_first_line(error)})"
         ) from None
     if wanted not in session.get_providers():
         raise ProviderError(f"{wanted} is not to be had on this machine (onnxruntime would run on the CPU instead, silently)")
@@ -106,6 +109,7 @@ class OnnxModel:
         spec = self.contract.input
         self._input, self._dtype, self._size = spec.name, np.dtype(spec.dtype), (spec.height, spec.width, spec.channels)
         self._names = [output.name for output in self.contract.outputs]
+        self._shapes = {output.name: output.shape for output in self.contract.outputs}
         self._scores = [output.name for output in self.contract.outputs if output.meaning == "probabilities"]
         self._check_graph()
 
@@ -177,7 +181,7 @@ class OnnxModel:
         return lay_colors(self._colorize_tiles(small, tile), pixels)
 
     def _colorize_tiles(self, pixels: np.ndarray, tile: int) -> np.ndarray:
-        spec, tiling = self.contract.input, self.contract.tiling
+        tiling = self.contract.tiling
         picture = self.contract.output("picture")
         assert picture is not None  # the contract of a colouriser has one
         height, width = pixels.shape[:2]
@@ -190,7 +194,12 @@ class OnnxModel:
             for left in range(0, width, step):
                 above, before = max(top - overlap, 0), max(left - overlap, 0)
                 part = pixels[None, above : top + step + overlap, before : left + step + overlap]
-                (answer,) = self.session.run([picture.name], {spec.name: self.feed(part)})
+                answer = self._call([picture.name], part)[0]
+                if answer.shape != (1, *part.shape[1:3], 3) or answer.dtype != np.uint8:
+                    raise ContractError(
+                        f"{self.path} promises uint8 pictures of the input's size; it answers {answer.dtype} {answer.shape} for "
+                        f"{part.shape}"
+                    )
                 kept = answer[0, top - above :, left - before :][:step, :step]
                 result[top : top + step, left : left + step] = kept
         return result
@@ -228,7 +237,22 @@ class OnnxModel:
         return self._run_batch(pixels, self._names)
 
     def _run_batch(self, pixels: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
-        return dict(zip(names, self.session.run(names, {self._input: self.feed(pixels)}), strict=True))
+        outputs = dict(zip(names, self._call(names, pixels), strict=True))
+        for name, output in outputs.items():
+            shape = (len(pixels), *self._shapes[name])
+            if output.shape != shape and not _fits(output.shape, shape):
+                raise ContractError(f"{self.path} promises {name!r} of the shape {shape}; it answers {output.shape}")
+        return outputs
+
+    def _call(self, names: list[str] | None, pixels: np.ndarray) -> list[np.ndarray]:
+        try:
+            outputs = self.session.run(names, {self._input: self.feed(pixels)})
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise ContractError(f"{self.path} fails on pictures of {pixels.shape[1:]}: {_first_line(error)}") from None
+        alive()
+        if not all(isinstance(output, np.ndarray) for output in outputs):
+            raise ContractError(f"{self.path} answers with something else than arrays of numbers")
+        return outputs
 
     def feed(self, pixels: np.ndarray) -> np.ndarray:
         """What the graph takes, made of pictures as `run_batch` takes them: the contract's preprocessing and layout."""
@@ -240,8 +264,7 @@ class OnnxModel:
         if not isinstance(images, np.ndarray) or images.ndim != 4 or not images.size:
             return False
         size = images.shape[1:]
-        fits = size == self._size or all(wanted in (None, n) for wanted, n in zip(self._size, size, strict=True))
-        return fits and (images.dtype == self._dtype or images.dtype == np.uint8)
+        return (size == self._size or _fits(size, self._size)) and (images.dtype == self._dtype or images.dtype == np.uint8)
 
     def _batches(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
         if self._is_ready(images):
@@ -251,6 +274,9 @@ class OnnxModel:
             images = list(images)
         elif isinstance(images, np.ndarray | str | Path):
             images = [images]
+        spec = self.contract.input
+        if spec.height is not None and spec.width is not None:
+            batch_size = min(batch_size, max(1, MAX_LOADED // (spec.height * spec.width * spec.channels)))
         for i in range(0, len(images), batch_size):
             loaded = [self.load(image) for image in images[i : i + batch_size]]
             # a file of any size may be given pictures of several: those in a row that have one size are run together
@@ -278,6 +304,16 @@ class OnnxModel:
             raise ImageError(f"a picture has the shape (height, width[, 1, 3 or 4]); received {np.shape(image)}")
         picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
         return resize_image(convert_image(picture, spec.channels), spec.height, spec.width, spec.resize)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
+def _fits(shape: Sequence[int], promised: Sequence[int | None]) -> bool:
+    """Whether a shape is the promised one, in which None stands for any size."""
+    return len(shape) == len(promised) and all(wanted in (None, n) for n, wanted in zip(shape, promised, strict=True))
 
 
 def lay_colors(small: np.ndarray, pixels: np.ndarray) -> np.ndarray:
