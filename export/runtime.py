@@ -108,6 +108,7 @@ class OnnxModel:
         self.contract: Contract = parse_contract(self.session.get_modelmeta().custom_metadata_map, what=str(path))
         spec = self.contract.input
         self._input, self._dtype, self._size = spec.name, np.dtype(spec.dtype), (spec.height, spec.width, spec.channels)
+        self._nchw = spec.layout == "NCHW"
         self._names = [output.name for output in self.contract.outputs]
         self._shapes = {output.name: output.shape for output in self.contract.outputs}
         self._scores = [output.name for output in self.contract.outputs if output.meaning == "probabilities"]
@@ -238,8 +239,9 @@ class OnnxModel:
 
     def _run_batch(self, pixels: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
         outputs = dict(zip(names, self._call(names, pixels), strict=True))
+        count = len(pixels)
         for name, output in outputs.items():
-            shape = (len(pixels), *self._shapes[name])
+            shape = (count, *self._shapes[name])
             if output.shape != shape and not _fits(output.shape, shape):
                 raise ContractError(f"{self.path} promises {name!r} of the shape {shape}; it answers {output.shape}")
         return outputs
@@ -250,14 +252,15 @@ class OnnxModel:
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise ContractError(f"{self.path} fails on pictures of {pixels.shape[1:]}: {_first_line(error)}") from None
         alive()
-        if not all(isinstance(output, np.ndarray) for output in outputs):
-            raise ContractError(f"{self.path} answers with something else than arrays of numbers")
+        for output in outputs:  # not all(…): a generator takes longer than what it checks
+            if not isinstance(output, np.ndarray):
+                raise ContractError(f"{self.path} answers with something else than arrays of numbers")
         return outputs
 
     def feed(self, pixels: np.ndarray) -> np.ndarray:
         """What the graph takes, made of pictures as `run_batch` takes them: the contract's preprocessing and layout."""
         values = pixels if pixels.dtype == self._dtype else preprocess(pixels, self.contract)
-        return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if self.contract.input.layout == "NCHW" else values)
+        return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if self._nchw else values)
 
     def _is_ready(self, images: Any) -> bool:
         """Whether pictures are (N, height, width, channels) of the contract's size and need no loading."""
