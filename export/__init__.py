@@ -11,23 +11,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from export.contract import Contract, ContractError, read_contract
     from export.convert import export_model
+    from export.doctor import Diagnosis, diagnose
     from export.parity import ParityError, ParityReport, certify, check_parity
     from export.runtime import OnnxModel, Predictions
 
 __all__ = [
     "Contract",
     "ContractError",
+    "Diagnosis",
     "OnnxModel",
     "ParityError",
     "ParityReport",
     "Predictions",
     "certify",
     "check_parity",
+    "diagnose",
     "export_model",
     "read_contract",
 ]
 
 _MODULES = {
+    "Diagnosis": "doctor",
+    "diagnose": "doctor",
     "export_model": "convert",
     "OnnxModel": "runtime",
     "Predictions": "runtime",

@@ -13,6 +13,8 @@ import onnxruntime
 from PIL import Image
 
 from export.contract import Contract, ContractError, parse_contract
+from export.guard import alive
+from export.screen import screen
 from kerascv_course.errors import CourseError, InputError
 from kerascv_course.images import ImageError, convert_image, read_image, resize_image
 
@@ -25,6 +27,10 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 #: Side of the tiles that large pictures are coloured in, pixels: about 150 MB for 24 colours.
 TILE = 512
+
+
+#: Bytes of pictures that are loaded at once, where they are read from files.
+MAX_LOADED = 2**26
 
 
 class ProviderError(CourseError):
@@ -61,10 +67,7 @@ def open_session(path: Any, *, provider: Provider = "cpu", optimize: bool = True
         ProviderError: the session does not run on the provider asked for.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ContractError(f"{path} is a folder: give the ONNX file, in a run folder {path / 'model.onnx'}")
-    if not path.is_file():
-        raise ContractError(f"no such file: {path}")
+    screen(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     if not optimize:
@@ -76,7 +79,7 @@ def open_session(path: Any, *, provider: Provider = "cpu", optimize: bool = True
         session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise ContractError(
-            f"{path} is not an ONNX model that can be run: cut short, damaged or not ONNX ({str(error).splitlines()[0][:200]})"
+            f"{path} is not an ONNX model that can be run: cut short, damaged or not ONNX ({_first_line(error)})"
         ) from None
     if wanted not in session.get_providers():
         raise ProviderError(f"{wanted} is not to be had on this machine (onnxruntime would run on the CPU instead, silently)")
@@ -175,7 +178,7 @@ class OnnxModel:
         return lay_colors(self._colorize_tiles(small, tile), pixels)
 
     def _colorize_tiles(self, pixels: np.ndarray, tile: int) -> np.ndarray:
-        spec, tiling = self.contract.input, self.contract.tiling
+        tiling = self.contract.tiling
         picture = self.contract.output("picture")
         assert picture is not None  # the contract of a colouriser has one
         height, width = pixels.shape[:2]
@@ -188,7 +191,12 @@ class OnnxModel:
             for left in range(0, width, step):
                 above, before = max(top - overlap, 0), max(left - overlap, 0)
                 part = pixels[None, above : top + step + overlap, before : left + step + overlap]
-                (answer,) = self.session.run([picture.name], {spec.name: self.feed(part)})
+                answer = self._call([picture.name], part)[0]
+                if answer.shape != (1, *part.shape[1:3], 3) or answer.dtype != np.uint8:
+                    raise ContractError(
+                        f"{self.path} promises uint8 pictures of the input's size; it answers {answer.dtype} {answer.shape} for "
+                        f"{part.shape}"
+                    )
                 kept = answer[0, top - above :, left - before :][:step, :step]
                 result[top : top + step, left : left + step] = kept
         return result
@@ -218,8 +226,23 @@ class OnnxModel:
         Args:
             pixels: uint8; for a file of float32 input also float32, which is what preprocessing makes of pixels.
         """
-        outputs = self.session.run(None, {self.contract.input.name: self.feed(pixels)})
+        outputs = self._call(None, pixels)
+        for promised, output in zip(self.contract.outputs, outputs, strict=True):
+            shape = (len(pixels), *promised.shape)
+            fits = output.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, output.shape, strict=True))
+            if not fits:
+                raise ContractError(f"{self.path} promises {promised.name!r} of the shape {shape}; it answers {output.shape}")
         return dict(zip((output.name for output in self.contract.outputs), outputs, strict=True))
+
+    def _call(self, names: list[str] | None, pixels: np.ndarray) -> list[np.ndarray]:
+        try:
+            outputs = self.session.run(names, {self.contract.input.name: self.feed(pixels)})
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise ContractError(f"{self.path} fails on pictures of {pixels.shape[1:]}: {_first_line(error)}") from None
+        alive()
+        if not all(isinstance(output, np.ndarray) for output in outputs):
+            raise ContractError(f"{self.path} answers with something else than arrays of numbers")
+        return outputs
 
     def feed(self, pixels: np.ndarray) -> np.ndarray:
         """What the graph takes, made of pictures as `run_batch` takes them: the contract's preprocessing and layout."""
@@ -237,6 +260,8 @@ class OnnxModel:
             images = list(images)
         elif isinstance(images, np.ndarray | str | Path):
             images = [images]
+        if spec.height is not None and spec.width is not None:
+            batch_size = min(batch_size, max(1, MAX_LOADED // (spec.height * spec.width * spec.channels)))
         for i in range(0, len(images), batch_size):
             loaded = [self.load(image) for image in images[i : i + batch_size]]
             # a file of any size may be given pictures of several: those in a row that have one size are run together
@@ -264,6 +289,11 @@ class OnnxModel:
             raise ImageError(f"a picture has the shape (height, width[, 1, 3 or 4]); received {np.shape(image)}")
         picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
         return resize_image(convert_image(picture, spec.channels), spec.height, spec.width, spec.resize)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
 
 
 def lay_colors(small: np.ndarray, pixels: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from kerascv_course.data import DataInfo, Splits, load
 from kerascv_course.environment import describe_environment, package_versions
 from kerascv_course.errors import CourseError, InputError
 from kerascv_course.files import write_beside
+from kerascv_course.keras_file import load_keras
 from kerascv_course.recipe import Recipe
 from kerascv_course.run_page import write_run_page
 from kerascv_course.tasks import Task, get_task
@@ -33,7 +34,7 @@ from kerascv_course.training.trainer import prepare, train
 if TYPE_CHECKING:
     from export import ParityReport
 
-__all__ = ["Interrupted", "Result", "check_run", "evaluate_run", "export_again", "run_recipe"]
+__all__ = ["Interrupted", "Result", "check_run", "evaluate_run", "export_again", "run_recipe", "serving_reference"]
 
 #: Fields of a recipe that may change when a run is resumed.
 RESUMABLE = ("epochs", "patience")
@@ -156,11 +157,18 @@ def check_run(run: Run, path: Path | None = None, *, data_dir: Path | None = Non
         ParityError: the file gives other answers than Keras.
     """
     recipe = run.recipe()
+    serving, splits, labels = serving_reference(run, data_dir=data_dir)
+    return _check(serving, path or run / "model.onnx", recipe, get_task(recipe.task), splits, labels)
+
+
+def serving_reference(run: Run, *, data_dir: Path | None = None) -> tuple[keras.Model, Splits, list[str]]:
+    """What a run's exported file should answer like: the serving graph of its best weights, the data, and the labels."""
+    recipe = run.recipe()
     task = get_task(recipe.task)
     splits, info = load_for(recipe, task, data_dir or _remembered_data_dir(run), run.path)
     model = load_best(run)
     labels = task.describe(model, recipe, info, run.read_json("metrics.json"))["labels"]
-    return _check(task.serving_graph(model, recipe, info), path or run / "model.onnx", recipe, task, splits, labels)
+    return task.serving_graph(model, recipe, info), splits, list(labels)
 
 
 def _check(serving: keras.Model, path: Path, recipe: Recipe, task: Task, splits: Splits, labels: Sequence[str]) -> ParityReport:
@@ -186,10 +194,7 @@ def load_best(run: Run) -> keras.Model:
     path = run / "best.keras"
     if not path.is_file():
         raise InputError(f"{path} is missing: the run stopped before its first checkpoint; start it anew")
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is damaged: {error}") from None
+    return load_keras(path)
 
 
 def measure(

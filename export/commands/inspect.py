@@ -25,8 +25,10 @@ def add_parsers(commands: Commands) -> None:
 def inspect_command(arguments: argparse.Namespace) -> int:
     """Print the contract, and the graph's summary where the package onnx is installed."""
     from export.contract import read_contract
+    from export.guard import limit_memory
     from kerascv_course.jsondata import to_json
 
+    limit_memory(arguments.model)
     contract = read_contract(arguments.model)
     if arguments.json:
         print(to_json(contract), end="")
@@ -40,9 +42,8 @@ def inspect_command(arguments: argparse.Namespace) -> int:
     from kerascv_course.analysis import summarize
 
     summary = summarize(arguments.model)
-    print(
-        f"{'graph':<14} {len(summary.rows)} nodes, {summary.parameters:,} parameters, {summary.macs:,} multiply-accumulates an image"
-    )
+    parameters, macs = ("an unknown number of" if n is None else f"{n:,}" for n in (summary.parameters, summary.macs))
+    print(f"{'graph':<14} {len(summary.rows)} nodes, {parameters} parameters, {macs} multiply-accumulates an image")
     return 0
 
 

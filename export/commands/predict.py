@@ -46,10 +46,13 @@ def add_parsers(commands: Commands) -> None:
 
 def predict_command(arguments: argparse.Namespace) -> int:
     """Answer for each picture by the file's task."""
+    from export.guard import limit_memory
     from export.runtime import OnnxModel, expand_paths
 
     if arguments.top < 1:
         raise InputError(f"--top is 1 or more; received {arguments.top}")
+    if arguments.provider == "cpu":
+        limit_memory(arguments.model)
     model = OnnxModel(arguments.model, provider=arguments.provider)
     paths = expand_paths(word for given in arguments.images for word in (stdin_lines() if given == "-" else [given]))
     if not paths:
@@ -84,10 +87,14 @@ class Progress:
 
 def classify_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.Namespace) -> int:
     """Print the best classes of each picture; those that cannot be read are told at the end."""
+    from export.commands.inspect import printable
+    from export.guard import alive
+
     width = max(len(str(path)) for path in paths)
     skipped, progress = Skipped(len(paths)), Progress(len(paths))
     for start in range(0, len(paths), BATCH):
         progress.tell(start)
+        alive()
         pictures = {
             path: picture
             for path in paths[start : start + BATCH]
@@ -102,7 +109,7 @@ def classify_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.N
                 scores = [{"label": labels[number], "score": round(score, 6)} for number, score in best]
                 print(json.dumps({"file": str(path), "label": scores[0]["label"], "scores": scores}, ensure_ascii=False))
             else:
-                print(f"{path!s:<{width}}  " + "   ".join(f"{labels[number]} {score:.1%}" for number, score in best))
+                print(f"{path!s:<{width}}  " + "   ".join(f"{printable(labels[number])} {score:.1%}" for number, score in best))
     progress.tell(len(paths))
     skipped.tell()
     return 0
@@ -151,6 +158,7 @@ def colorize_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.N
     """Write each picture coloured, and print its path."""
     from PIL import Image
 
+    from export.guard import alive
     from kerascv_course.files import write_beside
 
     given = set(map(str, arguments.images))
@@ -174,6 +182,7 @@ def colorize_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.N
     skipped, progress = Skipped(len(targets)), Progress(len(targets))
     for done, (path, target) in enumerate(targets.items()):
         progress.tell(done)
+        alive()
         colored = skipped.unless_read(lambda path: model.colorize(path, colors_at=arguments.colors_at), path)
         if colored is None:
             continue

@@ -101,6 +101,7 @@ def export_keras_file(arguments: argparse.Namespace) -> int:
     from export.convert import export_model
     from export.files import replace_model
     from export.parity import ParityError, certify, check_parity
+    from kerascv_course.keras_file import load_keras
 
     model = load_keras(arguments.run)
     output = arguments.output or arguments.run.with_suffix(".onnx")
@@ -159,27 +160,6 @@ def read_preprocessing(given: list[str] | None) -> Any:
         )
     half = len(values) // 2
     return values[:half], values[half:]
-
-
-def load_keras(path: Path) -> keras.Model:
-    """A model from a file of anybody's: nothing in it is run but Keras's own layers.
-
-    Raises:
-        InputError: missing, damaged, or with layers that are not Keras's.
-    """
-    import keras
-
-    if not path.is_file():
-        raise InputError(f"no such file: {path}")
-    if path.suffix != ".keras":
-        raise InputError(f"{path} is not a .keras file, the one format that is read: save the model with model.save('x.keras')")
-    try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # a stranger's file fails in many ways
-        raise InputError(
-            f"{path} cannot be loaded ({type(error).__name__}: {str(error)[:300]}); layers that are not Keras's own, and Lambda "
-            "layers, which hold code, are refused: build such a model in Python and call export_model on it"
-        ) from None
 
 
 def gate_images(arguments: argparse.Namespace, model: keras.Model, labels: list[str]) -> tuple[Any, Any]:
