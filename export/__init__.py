@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from export.convert import export_model
     from export.doctor import Diagnosis, diagnose
     from export.parity import ParityError, ParityReport, certify, check_parity
+    from export.quantize import quantize_model
     from export.runtime import OnnxModel, Predictions
+    from export.verdict import PrecisionReport, RefusedError
 
 __all__ = [
     "Contract",
@@ -22,11 +24,14 @@ __all__ = [
     "OnnxModel",
     "ParityError",
     "ParityReport",
+    "PrecisionReport",
     "Predictions",
+    "RefusedError",
     "certify",
     "check_parity",
     "diagnose",
     "export_model",
+    "quantize_model",
     "read_contract",
 ]
 
@@ -43,6 +48,9 @@ _MODULES = {
     "Contract": "contract",
     "ContractError": "contract",
     "read_contract": "contract",
+    "quantize_model": "quantize",
+    "PrecisionReport": "verdict",
+    "RefusedError": "verdict",
 }
 
 

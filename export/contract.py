@@ -182,23 +182,29 @@ class Precision:
         kind: ``int8``: static quantisation of weights and activations; ``float16``: half precision.
         method: in words.
         calibration_images: training images whose activations gave the ranges; 0 for float16.
-        float_nodes: nodes that stay in float32, because accuracy falls without.
-        images: how many accuracy was measured on.
+        float_nodes: nodes with weights that stay in float32, because accuracy falls without.
+        split: images that accuracy was measured on: ``test``, or another name.
+        images: how many.
         accuracy_float32: share of right answers of the float32 file.
         accuracy: share of right answers of this file.
-        speedup: time of the float32 file divided by this one's, at the batch size that is named in `method`.
-        machine: where that was measured.
+        batch_sizes: images a call that speed was measured at.
+        speedups: at each of them, the median time of the float32 file divided by this one's.
+        machine: where that was measured: processor or GPU, cores, onnxruntime's provider.
+        refused: why the file was not worth keeping, where somebody kept it all the same; empty: it was.
     """
 
     kind: Literal["int8", "float16"]
     method: str
     calibration_images: int
     float_nodes: tuple[str, ...]
+    split: str
     images: int
     accuracy_float32: float
     accuracy: float
-    speedup: float
+    batch_sizes: tuple[int, ...]
+    speedups: tuple[float, ...]
     machine: str
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -256,6 +262,10 @@ class Contract:
         for what, share in self._shares():
             _require(share is None or 0 <= share <= 1, f"{what} of 0 to 1, not {share}")
         _require(all(math.isfinite(metric.value) for metric in self.metrics), "finite metrics")
+        if self.precision is not None:
+            speedups = self.precision.speedups
+            _require(len(speedups) == len(self.precision.batch_sizes), "one speedup a batch size")
+            _require(all(math.isfinite(value) and value > 0 for value in speedups), "speedups above 0")
         if self.tiling is not None:
             _require(
                 self.tiling.multiple >= 1 and 0 <= self.tiling.overlap <= MAX_OVERLAP,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -106,6 +106,12 @@ class OnnxModel:
         self.path = Path(path)
         self.session = open_session(path, provider=provider)
         self.contract: Contract = parse_contract(self.session.get_modelmeta().custom_metadata_map, what=str(path))
+        spec = self.contract.input
+        self._input, self._dtype, self._size = spec.name, np.dtype(spec.dtype), (spec.height, spec.width, spec.channels)
+        self._nchw = spec.layout == "NCHW"
+        self._names = [output.name for output in self.contract.outputs]
+        self._shapes = {output.name: output.shape for output in self.contract.outputs}
+        self._scores = [output.name for output in self.contract.outputs if output.meaning == "probabilities"]
         self._check_graph()
 
     def _check_graph(self) -> None:
@@ -140,11 +146,9 @@ class OnnxModel:
         if not self.contract.classifies:
             other = "colorize" if self.contract.task == "colorize" else "run"
             raise ContractError(f"{self.path} has the task {self.contract.task!r}, whose outputs have no labels: use {other}()")
-        output = self.contract.output("probabilities")
-        assert output is not None  # the contract of a classifier has one
-        scores = self.run(images, batch_size=batch_size)[output.name]
+        scores = self._run(images, batch_size, self._scores)[self._scores[0]]
         names = self.contract.labels or [str(number) for number in range(scores.shape[1])]
-        return Predictions([names[best] for best in scores.argmax(axis=1)], scores)
+        return Predictions([names[best] for best in scores.argmax(axis=1).tolist()], scores)
 
     def colorize(self, image: np.ndarray | str | Path, *, colors_at: int | None = None, tile: int = TILE) -> np.ndarray:
         """Colour one picture.
@@ -209,7 +213,12 @@ class OnnxModel:
         Raises:
             ImageError: as `predict`; or pictures of several sizes whose answers are of several sizes too.
         """
-        batches = [self.run_batch(batch) for batch in self._batches(images, batch_size)]
+        return self._run(images, batch_size, self._names)
+
+    def _run(self, images: Any, batch_size: int, names: list[str]) -> dict[str, np.ndarray]:
+        if self._is_ready(images) and len(images) <= batch_size:
+            return self._run_batch(images, names)  # at once: a small network answers in microseconds
+        batches = [self._run_batch(batch, names) for batch in self._batches(images, batch_size)]
         if not batches:
             raise ImageError("no pictures to predict: give one or more")
         outputs = {}
@@ -226,40 +235,49 @@ class OnnxModel:
         Args:
             pixels: uint8; for a file of float32 input also float32, which is what preprocessing makes of pixels.
         """
-        outputs = self._call(None, pixels)
-        for promised, output in zip(self.contract.outputs, outputs, strict=True):
-            shape = (len(pixels), *promised.shape)
-            fits = output.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, output.shape, strict=True))
-            if not fits:
-                raise ContractError(f"{self.path} promises {promised.name!r} of the shape {shape}; it answers {output.shape}")
-        return dict(zip((output.name for output in self.contract.outputs), outputs, strict=True))
+        return self._run_batch(pixels, self._names)
+
+    def _run_batch(self, pixels: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
+        outputs = dict(zip(names, self._call(names, pixels), strict=True))
+        count = len(pixels)
+        for name, output in outputs.items():
+            shape = (count, *self._shapes[name])
+            if output.shape != shape and not _fits(output.shape, shape):
+                raise ContractError(f"{self.path} promises {name!r} of the shape {shape}; it answers {output.shape}")
+        return outputs
 
     def _call(self, names: list[str] | None, pixels: np.ndarray) -> list[np.ndarray]:
         try:
-            outputs = self.session.run(names, {self.contract.input.name: self.feed(pixels)})
+            outputs = self.session.run(names, {self._input: self.feed(pixels)})
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise ContractError(f"{self.path} fails on pictures of {pixels.shape[1:]}: {_first_line(error)}") from None
         alive()
-        if not all(isinstance(output, np.ndarray) for output in outputs):
-            raise ContractError(f"{self.path} answers with something else than arrays of numbers")
+        for output in outputs:  # not all(…): a generator takes longer than what it checks
+            if not isinstance(output, np.ndarray):
+                raise ContractError(f"{self.path} answers with something else than arrays of numbers")
         return outputs
 
     def feed(self, pixels: np.ndarray) -> np.ndarray:
         """What the graph takes, made of pictures as `run_batch` takes them: the contract's preprocessing and layout."""
-        values = pixels if pixels.dtype == self.contract.input.dtype else preprocess(pixels, self.contract)
-        return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if self.contract.input.layout == "NCHW" else values)
+        values = pixels if pixels.dtype == self._dtype else preprocess(pixels, self.contract)
+        return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if self._nchw else values)
+
+    def _is_ready(self, images: Any) -> bool:
+        """Whether pictures are (N, height, width, channels) of the contract's size and need no loading."""
+        if not isinstance(images, np.ndarray) or images.ndim != 4 or not images.size:
+            return False
+        size = images.shape[1:]
+        return (size == self._size or _fits(size, self._size)) and (images.dtype == self._dtype or images.dtype == np.uint8)
 
     def _batches(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
-        spec = self.contract.input
+        if self._is_ready(images):
+            yield from (images[i : i + batch_size] for i in range(0, len(images), batch_size))
+            return
         if isinstance(images, np.ndarray) and images.ndim == 4:
-            wanted = (spec.height, spec.width, spec.channels)
-            fits = all(size in (None, n) for n, size in zip(images.shape[1:], wanted, strict=True))
-            if images.dtype in (np.uint8, spec.dtype) and fits and images.size:
-                yield from (images[i : i + batch_size] for i in range(0, len(images), batch_size))
-                return
             images = list(images)
         elif isinstance(images, np.ndarray | str | Path):
             images = [images]
+        spec = self.contract.input
         if spec.height is not None and spec.width is not None:
             batch_size = min(batch_size, max(1, MAX_LOADED // (spec.height * spec.width * spec.channels)))
         for i in range(0, len(images), batch_size):
@@ -294,6 +312,11 @@ class OnnxModel:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200]
+
+
+def _fits(shape: Sequence[int], promised: Sequence[int | None]) -> bool:
+    """Whether a shape is the promised one, in which None stands for any size."""
+    return len(shape) == len(promised) and all(wanted in (None, n) for n, wanted in zip(shape, promised, strict=True))
 
 
 def lay_colors(small: np.ndarray, pixels: np.ndarray) -> np.ndarray:

@@ -34,7 +34,16 @@ from kerascv_course.training.trainer import prepare, train
 if TYPE_CHECKING:
     from export import ParityReport
 
-__all__ = ["Interrupted", "Result", "check_run", "evaluate_run", "export_again", "run_recipe", "serving_reference"]
+__all__ = [
+    "Interrupted",
+    "Result",
+    "check_run",
+    "evaluate_run",
+    "export_again",
+    "run_data",
+    "run_recipe",
+    "serving_reference",
+]
 
 #: Fields of a recipe that may change when a run is resumed.
 RESUMABLE = ("epochs", "patience")
@@ -113,6 +122,12 @@ def load_for(recipe: Recipe, task: Task, data_dir: Path | None, run_dir: Path | 
     """A recipe's data with its task's targets; `run_dir`: a run whose choices are kept (None: a new one)."""
     splits, info = load(recipe.data, data_dir)
     return task.label(recipe, splits, info, run_dir)
+
+
+def run_data(run: Run, *, data_dir: Path | None = None) -> tuple[Splits, DataInfo]:
+    """The data that a run was made with, from where it stood then or from `data_dir`."""
+    recipe = run.recipe()
+    return load_for(recipe, get_task(recipe.task), data_dir or _remembered_data_dir(run), run.path)
 
 
 def evaluate_run(run: Run, *, data_dir: Path | None = None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ __all__ = [
     "compare_curves",
     "confusion_matrix",
     "difference_histogram",
+    "engine_latencies",
     "learning_curves",
     "palette_shares",
     "picture_grid",
@@ -180,6 +181,29 @@ def compare_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], keys:
         )
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
+    return figure
+
+
+def engine_latencies(latencies: Mapping[str, Sequence[float]], batch_sizes: Sequence[int], *, title: str) -> Figure:
+    """Horizontal bars on a logarithmic axis: one panel a batch size, one bar an engine.
+
+    Args:
+        latencies: name of an engine to its milliseconds a call, one for each batch size.
+        batch_sizes: images a call.
+        title: above all.
+    """
+    names = list(latencies)
+    figure = Figure(figsize=(1.5 + 3.6 * len(batch_sizes), 1.4 + 0.34 * len(names)), layout="constrained")
+    figure.suptitle(title)
+    for number, (axes, size) in enumerate(
+        zip(figure.subplots(1, len(batch_sizes), squeeze=False)[0], batch_sizes, strict=True)
+    ):
+        values = [latencies[name][number] for name in names]
+        bars = axes.barh(range(len(names)), values, color=TRAIN)
+        axes.bar_label(bars, [f"{value:.3g}" for value in values], padding=3, fontsize=8)
+        axes.set_yticks(range(len(names)), names if number == 0 else [""] * len(names), fontsize=8)
+        axes.invert_yaxis()
+        axes.set(xscale="log", xlim=(min(values) / 2, max(values) * 4), xlabel="milliseconds a call", title=f"batch {size}")
     return figure
 
 

@@ -43,6 +43,7 @@ def write_run_page(run: Run) -> None:
         environment=_json(run, "environment.json"),
         metrics=_json(run, "metrics.json"),
         parity=_json(run, "parity.json"),
+        precisions=_json(run, "quantize.json") or {},
         history=_history(run),
         plots=[plot for plot in plots if plot["name"] != "parity"],
         parity_plot=next((plot for plot in plots if plot["name"] == "parity"), None),

@@ -80,8 +80,11 @@ def describe_contract(contract: Contract) -> dict[str, str]:
     if contract.precision is not None:
         low = contract.precision
         lines["precision"] = (
-            f"{low.kind}: accuracy {low.accuracy:.4f} (float32: {low.accuracy_float32:.4f}) on {low.images:,} images, "
-            f"{low.speedup:.2f} times as fast on {printable(low.machine)}"
+            f"{low.kind}: accuracy {low.accuracy:.4f} (float32: {low.accuracy_float32:.4f}) on {low.images:,} "
+            f"{printable(low.split)} images; "
+            + ", ".join(f"{f:.2f} times as fast at batch {n}" for n, f in zip(low.batch_sizes, low.speedups, strict=True))
+            + f" on {printable(low.machine)}"
+            + "".join(f"; NOT worth keeping: {printable(reason)}" for reason in low.refused)
         )
     if contract.data:
         lines["data"] = ", ".join(f"{key} {printable(value)}" for key, value in contract.data.items())
