@@ -38,8 +38,11 @@ SETTINGS = {
     "group",
     "num_groups",
     "blocksize",
+    "shape",
+    "num_outputs",
+    "hidden_size",
+    "k",
 }
-SETTINGS |= {"shape", "num_outputs", "hidden_size", "k"}
 
 #: Those that onnxruntime divides by, or steps by: 1 or more.
 POSITIVE = {"kernel_shape", "strides", "dilations", "group", "num_groups", "blocksize", "hidden_size", "num_outputs"}
@@ -65,15 +68,23 @@ SIZED = {
 }
 
 #: Operators that repeat a graph as often as the file says, and those whose answers differ from call to call.
-REFUSED = {"Loop", "Scan", "SequenceMap", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"}
-REFUSED |= {"Multinomial", "Bernoulli"}
+REPEATING = {"Loop", "Scan", "SequenceMap"}
+REFUSED = REPEATING | {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
 #: Where operators may come from: ONNX itself, and what onnxruntime adds for quantised files.
 DOMAINS = {"", "ai.onnx", "com.microsoft"}
 
 #: Bytes of an element by TensorProto.DataType; texts have none. Four bits take half a byte.
-ITEM_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16}
-ITEM_BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8}
+ITEM_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16} | {
+    17: 8,
+    18: 8,
+    19: 8,
+    20: 8,
+    21: 4,
+    22: 4,
+    23: 4,
+    24: 8,
+}
 
 
 @dataclass
