@@ -187,7 +187,10 @@ def read_graph(model: Any, input_shape: Sequence[int] | None = None) -> Graph:
         raise InputError(f"an .onnx or .keras file is analysed; received {path}: save the model in one of these formats")
     from kerascv_course.analysis.onnx_graph import read_onnx
 
-    return read_onnx(path, input_shape)
+    try:
+        return read_onnx(path, input_shape)
+    except (ArithmeticError, LookupError, TypeError, AttributeError) as error:  # a graph that no converter writes
+        raise InputError(f"{path} cannot be analysed: its graph does not hold together ({error})") from error
 
 
 def _in_run(path: Path) -> Path:
