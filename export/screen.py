@@ -226,7 +226,7 @@ class _Walker(WireReader):
         if domain not in DOMAINS:
             raise MalformedError(f"the operator {operator[:80]!r} of the domain {domain[:80]!r}, which is none of ONNX's")
         if operator in REFUSED:
-            raise MalformedError(f"the operator {operator!r}, which repeats as often as the file says, or answers by chance")
+            raise MalformedError(f"the operator {operator!r}, which no exported file has")
         self.seen.operators[operator] = self.seen.operators.get(operator, 0) + 1
         if operator in ("Resize", "Upsample"):
             factors = (inputs[2:3] if operator == "Resize" else inputs[1:2]) or [""]
