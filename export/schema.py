@@ -38,11 +38,11 @@ def _of_class(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     hints = typing.get_type_hints(kind)
     texts = _attribute_texts(kind.__doc__)
     fields = dataclasses.fields(kind)
-    properties = {field.name: {**_of_type(hints[field.name], definitions), "description": texts[field.name]} for field in fields}
+    properties = {
+        field.name: {**_of_type(hints[field.name], definitions), "description": texts[field.name]} for field in fields
+    }
     required = [
-        field.name
-        for field in fields
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        field.name for field in fields if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     return {
         "description": kind.__doc__.split("\n")[0],

@@ -49,7 +49,9 @@ PLAIN = {
 @given(st.data())
 def test_what_the_schema_refuses_the_reader_refuses(data):
     plain = copy.deepcopy(PLAIN)
-    target = data.draw(st.sampled_from([plain, plain["input"], plain["preprocessing"], plain["outputs"][0], plain["metrics"][0]]))
+    target = data.draw(
+        st.sampled_from([plain, plain["input"], plain["preprocessing"], plain["outputs"][0], plain["metrics"][0]])
+    )
     value = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3)
     value = value | st.lists(value, max_size=2) | st.dictionaries(st.text(max_size=3), value, max_size=2)
     if data.draw(st.booleans()):

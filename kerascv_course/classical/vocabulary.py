@@ -1,0 +1,148 @@
+"""What encoders learn from descriptors: words (k-means), principal axes, Gaussian mixtures."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from kerascv_course.classical.encoders import check_words
+from kerascv_course.errors import InputError
+
+__all__ = ["find_words", "fit_mixture", "principal_axes", "sample_descriptors"]
+
+#: Descriptors that k-means++ chooses its first centres from.
+START = 30_000
+
+
+def sample_descriptors(model: keras.Model, images: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Descriptors from random places of all images, as many from each.
+
+    Args:
+        model: one uint8 image (1, height, width, channels) to descriptors (1, N, dimensions).
+        images: uint8 (M, height, width, channels).
+        count: descriptors in all, about.
+        seed: the same seed takes the same places.
+
+    Returns:
+        float32 (about `count`, dimensions); those without contrast are left out.
+
+    Raises:
+        InputError: no image has any contrast.
+    """
+    import tensorflow as tf
+
+    describe = tf.function(lambda image: model(image)[0], reduce_retracing=True)
+    each = -(-count // len(images))
+    rng = np.random.default_rng(seed)
+    found = []
+    for image in tqdm(images, desc="sampling descriptors", leave=False, disable=None):
+        descriptors = describe(tf.constant(image[None])).numpy()
+        descriptors = descriptors[descriptors.any(axis=1)]
+        found.append(descriptors[rng.permutation(len(descriptors))[:each]])
+    sample = np.concatenate(found)
+    if not len(sample):
+        raise InputError("the training images have no contrast anywhere, so there is nothing to learn words from")
+    return sample
+
+
+def find_words(sample: np.ndarray, words: int, seed: int, iterations: int = 40) -> np.ndarray:
+    """Visual words by k-means (Lloyd), started by k-means++.
+
+    Args:
+        sample: float32 (N, dimensions).
+        words: how many.
+        seed: of the start.
+        iterations: at most; it ends when the mean squared distance falls by less than 0.05 %.
+
+    Returns:
+        float32 (words, dimensions).
+
+    Raises:
+        InputError: more words than different descriptors.
+    """
+    from sklearn.cluster import KMeans, kmeans_plusplus
+
+    rng = np.random.default_rng(seed)
+    start = sample[rng.permutation(len(sample))[: max(START, words)]]
+    check_words(words, len(sample))
+    if words > len(start) // 10:
+        check_words(words, len(np.unique(sample, axis=0)))
+    centers, _ = kmeans_plusplus(start, words, random_state=seed)
+    before = np.inf
+    for _ in (bar := tqdm(range(iterations), desc=f"{words} words", leave=False, disable=None)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it says after each step that one step is not enough
+            step = KMeans(words, init=centers, n_init=1, max_iter=1, algorithm="lloyd").fit(sample)
+        centers = step.cluster_centers_
+        bar.set_postfix(distance=f"{(step.inertia_ / len(sample)) ** 0.5:.1f}")
+        if step.inertia_ > before * (1 - 5e-4):
+            break
+        before = step.inertia_
+    return centers.astype(np.float32)
+
+
+def principal_axes(sample: np.ndarray, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and the axes of largest variance.
+
+    Args:
+        sample: (N, D).
+        dimensions: axes kept, 1 to D.
+
+    Returns:
+        float32 (D,) and (D, dimensions), columns of norm 1.
+
+    Raises:
+        InputError: more axes than dimensions.
+    """
+    if not 1 <= dimensions <= sample.shape[1]:
+        raise InputError(f"a descriptor of {sample.shape[1]} numbers is compressed to 1 to as many; received {dimensions}")
+    mean = sample.mean(axis=0, dtype=np.float64)
+    covariance = np.cov(sample, rowvar=False, dtype=np.float64)
+    _, vectors = np.linalg.eigh(covariance)
+    axes = vectors[:, ::-1][:, :dimensions]
+    axes = axes * np.where(axes[np.abs(axes).argmax(axis=0), np.arange(dimensions)] < 0, -1, 1)
+    return mean.astype(np.float32), axes.astype(np.float32)
+
+
+def fit_mixture(
+    sample: np.ndarray, components: int, seed: int, iterations: int = 40
+) -> dict[Literal["means", "variances", "priors"], np.ndarray]:
+    """A Gaussian mixture with diagonal covariances by expectation maximisation, started by k-means.
+
+    Args:
+        sample: float32 (N, dimensions).
+        components: how many.
+        seed: of the start.
+        iterations: at most.
+
+    Returns:
+        float32 ``means`` and ``variances`` (components, dimensions), ``priors`` (components,) that add up to 1.
+
+    Raises:
+        InputError: more components than different descriptors.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    check_words(components, len(np.unique(sample[:: max(1, len(sample) // START)], axis=0)))
+    floor = 1e-3 * float(sample.var(axis=0).mean())
+    mixture = GaussianMixture(
+        components, covariance_type="diag", reg_covar=floor, max_iter=1, warm_start=True, random_state=seed, tol=0.0
+    )
+    before = -np.inf
+    for _ in (bar := tqdm(range(iterations), desc=f"{components} Gaussians", leave=False, disable=None)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # likewise
+            mixture.fit(sample)
+        bar.set_postfix(likelihood=f"{mixture.lower_bound_:.3f}")
+        if mixture.lower_bound_ < before + 1e-3:
+            break
+        before = mixture.lower_bound_
+    return {
+        "means": mixture.means_.astype(np.float32),
+        "variances": mixture.covariances_.astype(np.float32),
+        "priors": mixture.weights_.astype(np.float32),
+    }
