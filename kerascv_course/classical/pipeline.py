@@ -34,7 +34,7 @@ from kerascv_course.classical.tiny import TinyImage
 from kerascv_course.classical.vocabulary import find_words, fit_mixture, principal_axes, sample_descriptors
 from kerascv_course.recipe import Scenes
 
-__all__ = ["Classifier", "Features", "fit_classifier", "split_model"]
+__all__ = ["Classifier", "Features", "fit_classifier", "scores", "split_model"]
 
 #: Images encoded between two entries of the cache.
 CHUNK = 100
@@ -191,7 +191,7 @@ class _Encoding:
 
     def _mixture(self) -> dict[str, np.ndarray]:
         log.info("fitting %d Gaussians", self.config.words)
-        return dict(fit_mixture(self._learning_sample(), self.config.words, self.config.vocabulary_seed))
+        return fit_mixture(self._learning_sample(), self.config.words, self.config.vocabulary_seed)
 
 
 class Classifier:
@@ -224,6 +224,12 @@ def split_model(model: keras.Model) -> tuple[Features, Classifier]:
     """The two parts of a model that `Classifier.whole` made, also one that was loaded from a file."""
     scene = model.get_layer("by_image").layer
     return Features(scene.get_layer("features")), Classifier(scene.layers[-1])
+
+
+def scores(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Votes or margins float32 (N, classes) of uint8 images, their encoding from the cache where it is there."""
+    features, classify = split_model(model)
+    return classify(features.encode(images))
 
 
 def fit_classifier(config: Scenes, vectors: np.ndarray, targets: np.ndarray, classes: int, setting: float) -> Classifier:

@@ -209,9 +209,11 @@ class DenseSIFT(FixedLayer):
         column_centers, columns = _bin_centers(grid.columns, bin_size)
         binned = ops.matmul(maps, _band(column_centers, width, weights).T)
         binned = ops.matmul(_band(row_centers, height, weights), binned)
-        binned = ops.take(ops.take(binned, rows, axis=2), columns, axis=3)
-        binned = ops.reshape(binned, (-1, ORIENTATIONS, BINS, len(grid.rows), BINS, len(grid.columns)))
-        bins = ops.reshape(ops.transpose(binned, (0, 3, 5, 2, 4, 1)), (-1, len(grid.centers), DIMENSIONS))
+        places = len(row_centers) * len(column_centers)
+        binned = ops.transpose(ops.reshape(binned, (-1, ORIENTATIONS, places)), (0, 2, 1))
+        index = rows[:, None, :, None] * len(column_centers) + columns[None, :, None, :]
+        bins = ops.take(binned, index.reshape(-1).astype(np.int32), axis=1)
+        bins = ops.reshape(bins, (-1, len(grid.centers), DIMENSIONS))
         return self._normalize(bins, 2 * scale * total**2)
 
     def _normalize(self, bins: Any, unit: float) -> Any:
@@ -252,10 +254,10 @@ def _orientation_maps(vertical: Any, horizontal: Any, scale: int) -> Any:
 
 
 def _bin_centers(places: np.ndarray, bin_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every bin centre once, and which of them each (bin, descriptor) has."""
-    centers = places[None, :] + np.arange(BINS)[:, None] * bin_size
+    """Every bin centre once, and which of them each descriptor has: (centres,) and (descriptors, 4)."""
+    centers = places[:, None] + np.arange(BINS) * bin_size
     unique, index = np.unique(centers, return_inverse=True)
-    return unique, index.reshape(-1).astype(np.int32)
+    return unique, index.reshape(centers.shape)
 
 
 def _band(centers: np.ndarray, size: int, weights: np.ndarray) -> np.ndarray:

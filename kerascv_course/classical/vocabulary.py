@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Literal
 
 import keras
 import numpy as np
@@ -15,7 +14,10 @@ from kerascv_course.errors import InputError
 __all__ = ["find_words", "fit_mixture", "principal_axes", "sample_descriptors"]
 
 #: Descriptors that k-means++ chooses its first centres from.
-START = 30_000
+START = 10_000
+
+#: Descriptors of a step of k-means, and steps.
+BATCH, STEPS = 8192, 120
 
 
 def sample_descriptors(model: keras.Model, images: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -49,14 +51,13 @@ def sample_descriptors(model: keras.Model, images: np.ndarray, count: int, seed:
     return sample
 
 
-def find_words(sample: np.ndarray, words: int, seed: int, iterations: int = 40) -> np.ndarray:
-    """Visual words by k-means (Lloyd), started by k-means++.
+def find_words(sample: np.ndarray, words: int, seed: int) -> np.ndarray:
+    """Visual words by mini-batch k-means (Sculley 2010), started by k-means++.
 
     Args:
         sample: float32 (N, dimensions).
         words: how many.
-        seed: of the start.
-        iterations: at most; it ends when the mean squared distance falls by less than 0.05 %.
+        seed: of the start and of the order.
 
     Returns:
         float32 (words, dimensions).
@@ -64,25 +65,21 @@ def find_words(sample: np.ndarray, words: int, seed: int, iterations: int = 40) 
     Raises:
         InputError: more words than different descriptors.
     """
-    from sklearn.cluster import KMeans, kmeans_plusplus
+    from sklearn.cluster import MiniBatchKMeans, kmeans_plusplus
 
     rng = np.random.default_rng(seed)
-    start = sample[rng.permutation(len(sample))[: max(START, words)]]
+    start = sample[rng.permutation(len(sample))[: max(START, 5 * words)]]
     check_words(words, len(sample))
     if words > len(start) // 10:
         check_words(words, len(np.unique(sample, axis=0)))
     centers, _ = kmeans_plusplus(start, words, random_state=seed)
-    before = np.inf
-    for _ in (bar := tqdm(range(iterations), desc=f"{words} words", leave=False, disable=None)):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it says after each step that one step is not enough
-            step = KMeans(words, init=centers, n_init=1, max_iter=1, algorithm="lloyd").fit(sample)
-        centers = step.cluster_centers_
-        bar.set_postfix(distance=f"{(step.inertia_ / len(sample)) ** 0.5:.1f}")
-        if step.inertia_ > before * (1 - 5e-4):
-            break
-        before = step.inertia_
-    return centers.astype(np.float32)
+    batch = max(BATCH, 10 * words)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of threads, on Windows
+        machine = MiniBatchKMeans(words, init=centers, n_init=1, batch_size=batch, random_state=seed)
+        for _ in tqdm(range(STEPS), desc=f"{words} words", leave=False, disable=None):
+            machine.partial_fit(sample[rng.integers(0, len(sample), batch)])
+    return machine.cluster_centers_.astype(np.float32)
 
 
 def principal_axes(sample: np.ndarray, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
@@ -108,9 +105,7 @@ def principal_axes(sample: np.ndarray, dimensions: int) -> tuple[np.ndarray, np.
     return mean.astype(np.float32), axes.astype(np.float32)
 
 
-def fit_mixture(
-    sample: np.ndarray, components: int, seed: int, iterations: int = 40
-) -> dict[Literal["means", "variances", "priors"], np.ndarray]:
+def fit_mixture(sample: np.ndarray, components: int, seed: int, iterations: int = 40) -> dict[str, np.ndarray]:
     """A Gaussian mixture with diagonal covariances by expectation maximisation, started by k-means.
 
     Args:

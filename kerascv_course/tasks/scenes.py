@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kerascv_course import plots
-from kerascv_course.classical.pipeline import Features, fit_classifier, split_model
+from kerascv_course.classical.pipeline import Features, fit_classifier, scores
 from kerascv_course.classical.sift import Grid
 from kerascv_course.data import DataInfo, Split, Splits
 from kerascv_course.errors import InputError
@@ -174,7 +174,7 @@ class SceneRecognition:
         return metrics
 
     def _measure(self, model: keras.Model, split: Split, classes: int) -> tuple[np.ndarray, np.ndarray]:
-        answers = self._scores(model, split).argmax(axis=1)
+        answers = scores(model, split.images).argmax(axis=1)
         return answers == split.targets, confusion(answers, split.targets, classes)
 
     def headline(self, metrics: Mapping[str, Any]) -> dict[str, str]:
@@ -196,7 +196,7 @@ class SceneRecognition:
             "confusion_matrix": plots.confusion_matrix(counts[np.ix_(order, order)], names, test["accuracy"]),
             "class_accuracy": plots.class_accuracy(test["class_accuracy"], info.labels),
         }
-        answers = self._scores(model, splits.test).argmax(axis=1)
+        answers = scores(model, splits.test.images).argmax(axis=1)
         images, captions = [], []
         for pair in confused_pairs(counts, 6):
             for true, answer in (pair[:2], pair[1::-1]):
@@ -239,8 +239,3 @@ class SceneRecognition:
             split: {"accuracy": metrics[split]["accuracy"]} for split in ("train", "validation", "test") if split in metrics
         }
         return {"labels": info.labels, "metrics": measured, "preprocessing": "pixels"}
-
-    def _scores(self, model: keras.Model, split: Split) -> np.ndarray:
-        """Votes or margins (N, classes), the encoding of the images from the cache where it is there."""
-        features, classify = split_model(model)
-        return classify(features.encode(split.images))
