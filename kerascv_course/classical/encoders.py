@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from kerascv_course.classical.fixed import FixedLayer
@@ -121,7 +122,9 @@ class _WordEncoder(Encoder):
 
     def nearest(self, descriptors: Any) -> Any:
         """One-hot nearest word, of equally near ones the first."""
-        return ops.one_hot(ops.argmax(self.closeness(descriptors), axis=-1), self.words, dtype="float32")
+        # not keras.ops.argmax, whose handling of −0 by bits cannot be converted to ONNX
+        word = tf.argmax(self.closeness(descriptors), axis=-1, output_type=tf.int32)
+        return ops.one_hot(word, self.words, dtype="float32")
 
 
 @keras.saving.register_keras_serializable(package="kerascv_course")

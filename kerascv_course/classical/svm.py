@@ -70,7 +70,7 @@ class KernelMap(FixedLayer):
     Args:
         kernel: ``intersection``: Σ min(a, b); ``chi2``: Σ 2ab / (a + b).
         order: the map has 2 · order + 1 numbers for each value.
-        period: sampling step of the spectrum (L of section 5); None: 0.9 for intersection, 0.65 for chi2, which suit order 1.
+        period: sampling step of the spectrum (L of section 5); None: what VLFeat's ``homkermap`` takes for the order.
     """
 
     def __init__(
@@ -82,7 +82,8 @@ class KernelMap(FixedLayer):
     ) -> None:
         super().__init__(**kwargs)
         self.kernel, self.order = kernel, order
-        self.period = period or {"intersection": 0.9, "chi2": 0.65}[kernel]
+        usual = {"intersection": 2.38 * np.log(order + 0.8) + 5.6, "chi2": 5.86 * np.sqrt(order) + 3.65}
+        self.period = period or float(2 * np.pi / usual[kernel])
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""

@@ -16,8 +16,8 @@ __all__ = ["find_words", "fit_mixture", "principal_axes", "sample_descriptors"]
 #: Descriptors that k-means++ chooses its first centres from.
 START = 10_000
 
-#: Descriptors of a step of k-means, and steps.
-BATCH, STEPS = 8192, 120
+#: Descriptors of a step of k-means, at most, and how often each descriptor is looked at, on average.
+BATCH, PASSES = 8192, 10
 
 
 def sample_descriptors(model: keras.Model, images: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -73,11 +73,12 @@ def find_words(sample: np.ndarray, words: int, seed: int) -> np.ndarray:
     if words > len(start) // 10:
         check_words(words, len(np.unique(sample, axis=0)))
     centers, _ = kmeans_plusplus(start, words, random_state=seed)
-    batch = max(BATCH, 10 * words)
+    batch = min(max(BATCH, 10 * words), len(sample))
+    steps = -(-PASSES * len(sample) // batch)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of threads, on Windows
         machine = MiniBatchKMeans(words, init=centers, n_init=1, batch_size=batch, random_state=seed)
-        for _ in tqdm(range(STEPS), desc=f"{words} words", leave=False, disable=None):
+        for _ in tqdm(range(steps), desc=f"{words} words", leave=False, disable=None):
             machine.partial_fit(sample[rng.integers(0, len(sample), batch)])
     return machine.cluster_centers_.astype(np.float32)
 
@@ -123,7 +124,7 @@ def fit_mixture(sample: np.ndarray, components: int, seed: int, iterations: int 
     from sklearn.mixture import GaussianMixture
 
     check_words(components, len(np.unique(sample[:: max(1, len(sample) // START)], axis=0)))
-    floor = 1e-3 * float(sample.var(axis=0).mean())
+    floor = 1e-4 * float(sample.var(axis=0).mean())
     mixture = GaussianMixture(
         components, covariance_type="diag", reg_covar=floor, max_iter=1, warm_start=True, random_state=seed, tol=0.0
     )

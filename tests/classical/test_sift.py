@@ -142,7 +142,9 @@ def test_opencv_describes_the_same_keypoints_alike(scene15_dir):
         smooth = cv2.GaussianBlur(image, (0, 0), (1.6**2 - 0.5**2) ** 0.5)
         grid = Grid(200, 200, 8, size)
         middle = 1.5 * size
-        keypoints = [cv2.KeyPoint(float(x + middle), float(y + middle), size / 1.5, 0.0) for y in grid.rows for x in grid.columns]
+        keypoints = [
+            cv2.KeyPoint(float(x + middle), float(y + middle), size / 1.5, 0.0) for y in grid.rows for x in grid.columns
+        ]
         _, theirs = cv2.SIFT_create().compute(image, keypoints)
         # OpenCV's angles run counter-clockwise
         theirs = theirs.reshape(-1, 4, 4, 8)[..., -np.arange(8) % 8].reshape(-1, 128)
