@@ -1,4 +1,4 @@
-"""Benchmarks. ``python scripts/benchmark.py models`` writes docs/models.md.
+"""Benchmarks. ``python scripts/benchmark.py models`` writes docs/models.md, ``classical`` docs/scenes_speed.md.
 
 What is compared is timed in turns, round after round, so that a slow spell of the machine meets all alike; medians are reported,
 with the machine named.
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import tyro
+from benchmark_classical import classical
 
 from kerascv_course.environment import describe_machine, package_versions, start_tensorflow
 from kerascv_course.files import write_beside
@@ -133,4 +134,4 @@ def _table(candidates: list[Measured], rounds: int) -> str:
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"models": models}, prog="python scripts/benchmark.py")
+    tyro.extras.subcommand_cli_from_dict({"models": models, "classical": classical}, prog="python scripts/benchmark.py")

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from kerascv_course.classical.fixed import FixedLayer
+from kerascv_course.classical.fixed import FixedLayer, to_float32
 from kerascv_course.errors import InputError
 
 __all__ = ["VLAD", "BagOfWords", "Compress", "Encoder", "FisherVector", "Normalize", "cell_order", "pyramid_weights"]
@@ -304,7 +304,8 @@ class Normalize(FixedLayer):
         weights = np.asarray(self.weights_of_cells)
         if self.norm in ("l2", "hellinger", "power"):
             weights = np.sqrt(weights)
-        return ops.cast(ops.reshape(x * weights[:, None], (-1, cells.shape[1] * cells.shape[2])), "float32")
+        vector = ops.reshape(x * weights[:, None], (-1, cells.shape[1] * cells.shape[2]))
+        return to_float32(vector, 1 if self.norm != "none" else 2**18)
 
 
 def _l2(values: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from kerascv_course.classical.fixed import FixedLayer
+from kerascv_course.classical.fixed import FixedLayer, to_float32
 
 __all__ = ["TinyImage"]
 
@@ -46,4 +46,4 @@ class TinyImage(FixedLayer):
             if self.norm == "l2":
                 size = ops.sqrt(ops.sum(x * x, axis=1, keepdims=True))
             x = x / ops.maximum(size, 1e-9)
-        return ops.cast(x, "float32")
+        return to_float32(x, 1 if self.norm != "none" else 256)
