@@ -177,7 +177,7 @@ class Scenes:
     """SIFT: descriptors of less contrast, in grey levels a pixel, are zero."""
     color: Literal["gray", "rgb", "opponent"] = "gray"
     """SIFT of pictures with three channels: of their luma, of each channel, or of opponent colours."""
-    samples: int = 200_000
+    samples: int = 100_000
     """Descriptors that words are learnt from."""
     words: int = 400
     """Size of the vocabulary; for fisher, components of the mixture."""

@@ -106,7 +106,7 @@ def principal_axes(sample: np.ndarray, dimensions: int) -> tuple[np.ndarray, np.
     return mean.astype(np.float32), axes.astype(np.float32)
 
 
-def fit_mixture(sample: np.ndarray, components: int, seed: int, iterations: int = 40) -> dict[str, np.ndarray]:
+def fit_mixture(sample: np.ndarray, components: int, seed: int, iterations: int = 25) -> dict[str, np.ndarray]:
     """A Gaussian mixture with diagonal covariances by expectation maximisation, started by k-means.
 
     Args:
@@ -123,10 +123,25 @@ def fit_mixture(sample: np.ndarray, components: int, seed: int, iterations: int 
     """
     from sklearn.mixture import GaussianMixture
 
-    check_words(components, len(np.unique(sample[:: max(1, len(sample) // START)], axis=0)))
+    centers = find_words(sample, components, seed)
+    nearest = (sample @ centers.T - 0.5 * (centers**2).sum(axis=1)).argmax(axis=1)
+    counts = np.maximum(np.bincount(nearest, minlength=components), 1)
     floor = 1e-4 * float(sample.var(axis=0).mean())
+    squares = np.stack(
+        [np.bincount(nearest, (sample[:, d] - centers[nearest, d]) ** 2, components) for d in range(sample.shape[1])]
+    )
     mixture = GaussianMixture(
-        components, covariance_type="diag", reg_covar=floor, max_iter=1, warm_start=True, random_state=seed, tol=0.0
+        components,
+        covariance_type="diag",
+        means_init=centers,
+        weights_init=counts / counts.sum(),
+        precisions_init=1 / (squares.T / counts[:, None] + floor),
+        init_params="random_from_data",  # of which nothing is used
+        reg_covar=floor,
+        max_iter=1,
+        warm_start=True,
+        random_state=seed,
+        tol=0.0,
     )
     before = -np.inf
     for _ in (bar := tqdm(range(iterations), desc=f"{components} Gaussians", leave=False, disable=None)):
@@ -134,7 +149,7 @@ def fit_mixture(sample: np.ndarray, components: int, seed: int, iterations: int 
             warnings.simplefilter("ignore")  # likewise
             mixture.fit(sample)
         bar.set_postfix(likelihood=f"{mixture.lower_bound_:.3f}")
-        if mixture.lower_bound_ < before + 1e-3:
+        if mixture.lower_bound_ < before + 5e-3:
             break
         before = mixture.lower_bound_
     return {

@@ -78,6 +78,17 @@ class SceneRecognition:
         "confused_pairs": "Test pictures of the pairs of classes that are most often taken for one another.",
     }
 
+    def __init__(self) -> None:
+        self._known: list[tuple[keras.Model, Split, np.ndarray]] = []
+
+    def _answers(self, model: keras.Model, split: Split) -> np.ndarray:
+        """Answers (N,), each split's once."""
+        for known, images, answers in self._known:
+            if known is model and images is split:
+                return answers
+        self._known.append((model, split, scores(model, split.images).argmax(axis=1)))
+        return self._known[-1][2]
+
     def label(self, recipe: Recipe, splits: Splits, info: DataInfo, run_dir: Path | None) -> tuple[Splits, DataInfo]:
         """The source's own classes.
 
@@ -174,7 +185,7 @@ class SceneRecognition:
         return metrics
 
     def _measure(self, model: keras.Model, split: Split, classes: int) -> tuple[np.ndarray, np.ndarray]:
-        answers = scores(model, split.images).argmax(axis=1)
+        answers = self._answers(model, split)
         return answers == split.targets, confusion(answers, split.targets, classes)
 
     def headline(self, metrics: Mapping[str, Any]) -> dict[str, str]:
@@ -196,7 +207,7 @@ class SceneRecognition:
             "confusion_matrix": plots.confusion_matrix(counts[np.ix_(order, order)], names, test["accuracy"]),
             "class_accuracy": plots.class_accuracy(test["class_accuracy"], info.labels),
         }
-        answers = scores(model, splits.test.images).argmax(axis=1)
+        answers = self._answers(model, splits.test)
         images, captions = [], []
         for pair in confused_pairs(counts, 6):
             for true, answer in (pair[:2], pair[1::-1]):
