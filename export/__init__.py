@@ -11,31 +11,46 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from export.contract import Contract, ContractError, read_contract
     from export.convert import export_model
-    from export.parity import ParityError, ParityReport, check_parity
+    from export.doctor import Diagnosis, diagnose
+    from export.parity import ParityError, ParityReport, certify, check_parity
+    from export.quantize import quantize_model
     from export.runtime import OnnxModel, Predictions
+    from export.verdict import PrecisionReport, RefusedError
 
 __all__ = [
     "Contract",
     "ContractError",
+    "Diagnosis",
     "OnnxModel",
     "ParityError",
     "ParityReport",
+    "PrecisionReport",
     "Predictions",
+    "RefusedError",
+    "certify",
     "check_parity",
+    "diagnose",
     "export_model",
+    "quantize_model",
     "read_contract",
 ]
 
 _MODULES = {
+    "Diagnosis": "doctor",
+    "diagnose": "doctor",
     "export_model": "convert",
     "OnnxModel": "runtime",
     "Predictions": "runtime",
     "ParityError": "parity",
     "ParityReport": "parity",
+    "certify": "parity",
     "check_parity": "parity",
     "Contract": "contract",
     "ContractError": "contract",
     "read_contract": "contract",
+    "quantize_model": "quantize",
+    "PrecisionReport": "verdict",
+    "RefusedError": "verdict",
 }
 
 

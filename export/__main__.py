@@ -1,4 +1,4 @@
-"""Command line of the export layer: ``python -m export RUN``, ``check``, ``predict``, ``inspect``.
+"""Command line of the export layer: ``python -m export RUN``, ``check``, ``predict``, ``inspect``, ``page``.
 
 argparse, for `predict` and `inspect` run where only NumPy, onnxruntime and Pillow are installed.
 """
@@ -9,7 +9,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from export.commands import inspect, predict, run, schema
+from export.commands import benchmark, doctor, inspect, page, predict, quantize, run, schema
+from export.guard import run_guarded
 from kerascv_course.errors import run_cli
 
 PROG = "python -m export"
@@ -19,7 +20,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
     """The parser, and the names of all commands."""
     parser = argparse.ArgumentParser(prog=PROG, description=f"{__doc__}".split("\n")[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (run, predict, inspect, schema):
+    for module in (run, predict, inspect, schema, doctor, page, quantize, benchmark):
         module.add_parsers(commands)
     return parser, list(commands.choices)
 
@@ -34,5 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return arguments.call(arguments)
 
 
+#: Commands that open files of anybody's and need no TensorFlow.
+GUARDED = ("predict", "inspect")
+
+
+def guarded_main() -> int:
+    """The command line, in a child process where it opens a file of anybody's."""
+    return run_guarded(main) if sys.argv[1:2] and sys.argv[1] in GUARDED else main()
+
+
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(guarded_main)

@@ -9,10 +9,11 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from kerascv_course.errors import InputError
-from kerascv_course.jsondata import from_json, to_json
+from kerascv_course.jsondata import from_plain, parse_json, to_json
 
 __all__ = [
     "KEY",
@@ -40,11 +41,15 @@ VERSION = 2
 #: Longest document that is read, characters.
 MAX_CHARACTERS = 16_000_000
 
+#: Longest rule that an error tells, characters: it quotes values.
+MAX_RULE = 500
+
 #: Largest overlap of tiles that is believed, pixels.
 MAX_OVERLAP = 4096
 
-#: Largest height and width of a fixed input that is believed, pixels.
+#: Largest height and width of a fixed input that is believed, pixels, and the largest product.
 MAX_SIDE = 16_384
+MAX_AREA = 2**24
 
 Meaning = Literal["logits", "probabilities", "classes", "picture", "embedding", "neighbors", "distances", "values"]
 
@@ -177,23 +182,29 @@ class Precision:
         kind: ``int8``: static quantisation of weights and activations; ``float16``: half precision.
         method: in words.
         calibration_images: training images whose activations gave the ranges; 0 for float16.
-        float_nodes: nodes that stay in float32, because accuracy falls without.
-        images: how many accuracy was measured on.
+        float_nodes: nodes with weights that stay in float32, because accuracy falls without.
+        split: images that accuracy was measured on: ``test``, or another name.
+        images: how many.
         accuracy_float32: share of right answers of the float32 file.
         accuracy: share of right answers of this file.
-        speedup: time of the float32 file divided by this one's, at the batch size that is named in `method`.
-        machine: where that was measured.
+        batch_sizes: images a call that speed was measured at.
+        speedups: at each of them, the median time of the float32 file divided by this one's.
+        machine: where that was measured: processor or GPU, cores, onnxruntime's provider.
+        refused: why the file was not worth keeping, where somebody kept it all the same; empty: it was.
     """
 
     kind: Literal["int8", "float16"]
     method: str
     calibration_images: int
     float_nodes: tuple[str, ...]
+    split: str
     images: int
     accuracy_float32: float
     accuracy: float
-    speedup: float
+    batch_sizes: tuple[int, ...]
+    speedups: tuple[float, ...]
     machine: str
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -245,16 +256,16 @@ class Contract:
         Raises:
             ContractError: parts that contradict each other.
         """
-        if self.version != VERSION:
-            raise ContractError(
-                f"the contract has version {self.version}; this reader knows version {VERSION}: "
-                + ("export the model again" if self.version < VERSION else "update the reader")
-            )
+        _check_version(self.version)
         self._check_input()
         self._check_outputs()
         for what, share in self._shares():
             _require(share is None or 0 <= share <= 1, f"{what} of 0 to 1, not {share}")
         _require(all(math.isfinite(metric.value) for metric in self.metrics), "finite metrics")
+        if self.precision is not None:
+            speedups = self.precision.speedups
+            _require(len(speedups) == len(self.precision.batch_sizes), "one speedup a batch size")
+            _require(all(math.isfinite(value) and value > 0 for value in speedups), "speedups above 0")
         if self.tiling is not None:
             _require(
                 self.tiling.multiple >= 1 and 0 <= self.tiling.overlap <= MAX_OVERLAP,
@@ -268,6 +279,10 @@ class Contract:
         _require(
             size == (None, None) or all(n is not None and 1 <= n <= MAX_SIDE for n in size),
             f"input height and width of 1 to {MAX_SIDE}, or neither, not {image.height}×{image.width}",
+        )
+        _require(
+            (image.height or 1) * (image.width or 1) <= MAX_AREA,
+            f"an input of at most {MAX_AREA:,} pixels, not {image.height}×{image.width}",
         )
         colors = {"gray": 1, "RGB": 3}
         _require(
@@ -334,9 +349,17 @@ class Contract:
         return next((output for output in self.outputs if output.meaning == meaning), None)
 
 
+def _check_version(version: Any) -> None:
+    if version != VERSION and isinstance(version, int):
+        raise ContractError(
+            f"the contract has version {str(version)[:20]}; this reader knows version {VERSION}: "
+            + ("export the model again" if version < VERSION else "update the reader")
+        )
+
+
 def _require(ok: bool, rule: str) -> None:
     if not ok:
-        raise ContractError(f"a contract has {rule}")
+        raise ContractError(f"a contract has {rule if len(rule) < MAX_RULE else rule[:MAX_RULE] + ' …'}")
 
 
 def dump_contract(contract: Contract) -> str:
@@ -374,7 +397,10 @@ def parse_contract(metadata: Mapping[str, str], *, what: str) -> Contract:
     if len(text) > MAX_CHARACTERS:
         raise ContractError(f"the contract of {what} has {len(text):,} characters; at most {MAX_CHARACTERS:,} are read")
     try:
-        return from_json(Contract, text, what=f"the contract of {what}")
+        plain = parse_json(text, what=f"the contract of {what}")
+        if isinstance(plain, dict):
+            _check_version(plain.get("version", VERSION))  # before its fields, which are other ones in other versions
+        return from_plain(Contract, plain, what=f"the contract of {what}")
     except ContractError:
         raise
     except InputError as error:
@@ -382,11 +408,11 @@ def parse_contract(metadata: Mapping[str, str], *, what: str) -> Contract:
 
 
 def read_contract(path: Any) -> Contract:
-    """The contract of an ONNX file.
+    """The contract of an ONNX file, which is not run.
 
     Raises:
         ContractError: the file is missing, is no ONNX model, or has no valid contract.
     """
-    from export.runtime import OnnxModel
+    from export.screen import screen
 
-    return OnnxModel(path).contract
+    return parse_contract(screen(Path(path)).metadata, what=str(path))

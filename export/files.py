@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import DecodeError
 
 from export.contract import KEY, Contract, dump_contract
 from kerascv_course.files import WriteError, write_beside
 
-__all__ = ["describe", "rewrite_contract", "save_model"]
+__all__ = ["describe", "replace_model", "rewrite_contract", "save_model"]
 
 #: Largest file without external data, bytes: protobuf refuses messages of 2 GiB.
 MAX_SINGLE_FILE = 2**31 - 2**24
@@ -65,8 +67,8 @@ def _single(contract: Contract) -> tuple[float, float]:
 def save_model(proto: onnx.ModelProto, path: Path, check: Callable[[Path], None]) -> None:
     """Write a model, check the written file, and only then give it its name.
 
-    Weights of a model beyond `MAX_SINGLE_FILE` go to ``NAME.HASH.data`` beside the file. The name changes with the weights,
-    so that a file which is replaced never meets another's weights.
+    Weights of a model beyond `MAX_SINGLE_FILE` go to ``weights-HASH.data`` beside the file. The name changes with the weights,
+    so that a file never meets another's.
 
     Args:
         proto: the model; its weights may move out of it.
@@ -90,19 +92,43 @@ def save_model(proto: onnx.ModelProto, path: Path, check: Callable[[Path], None]
         digest = hashlib.sha256()
         for tensor in proto.graph.initializer:
             digest.update(tensor.raw_data)
-        data = f"{path.stem}.{digest.hexdigest()[:16]}.data"
-        onnx.save(proto, folder / path.name, save_as_external_data=True, all_tensors_to_one_file=True, location=data)
+        data = f"weights-{digest.hexdigest()[:16]}.data"
+        onnx.save(
+            proto,
+            folder / path.name,
+            save_as_external_data=True,
+            all_tensors_to_one_file=True,
+            location=data,
+            size_threshold=256,
+        )
         check(folder / path.name)
         (folder / data).replace(path.parent / data)
-        (folder / path.name).replace(path)
-        for other in path.parent.glob(f"{path.stem}.{'[0-9a-f]' * 16}.data"):
-            if other.name != data:
-                other.unlink()
+        replace_model(folder / path.name, path)
     except OSError as error:
         raise WriteError(f"cannot write {path}: {error}; what was there before is unchanged") from error
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(folder)
+
+
+def replace_model(source: Path, target: Path) -> None:
+    """Give a written file its final name in the folder that it is for; weights that only the replaced file used are removed."""
+    before = _weight_files(target)
+    source.replace(target)
+    for name in before - _weight_files(target):
+        (target.parent / name).unlink(missing_ok=True)
+
+
+def _weight_files(path: Path) -> set[str]:
+    """The names of the files that `save_model` put a model's weights into; no other name in a file is believed."""
+    if not path.is_file() or path.stat().st_size > MAX_SINGLE_FILE:
+        return set()
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except DecodeError:  # what is replaced may be anything
+        return set()
+    locations = {entry.value for tensor in proto.graph.initializer for entry in tensor.external_data if entry.key == "location"}
+    return {name for name in locations if re.fullmatch(r"weights-[0-9a-f]{16}\.data", name)}
 
 
 def rewrite_contract(path: Path, contract: Contract) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from export.optimize import prune
+from export.graph import prune
 
 __all__ = ["drop_idle_nodes"]
 
@@ -78,7 +78,8 @@ def _idle(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> set[str]:
     kind = np.uint8 if image.type == "tensor(uint8)" else np.float32
     idle = {node.output[0] for node in nodes}
     for height, width in _TRIALS:
-        pixels = np.zeros((1, height, width, image.shape[3]), kind)
+        sizes = {"height": height, "width": width}
+        pixels = np.zeros((1, *(sizes.get(size, size) for size in image.shape[1:])), kind)
         shapes = dict(zip(names, session.run(list(names.values()), {image.name: pixels}), strict=True))
         idle -= {node.output[0] for node in nodes if shapes[node.input[0]].tolist() != shapes[node.output[0]].tolist()}
     return idle

@@ -6,7 +6,7 @@ Only onnx and NumPy are imported at the top.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import permutations
 from typing import NamedTuple
 
@@ -15,7 +15,10 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-__all__ = ["collapse_nearest_upsampling", "fold_crops", "optimize_graph", "prune"]
+from export.flatten import fold_flattening
+from export.graph import inputs_of, prune
+
+__all__ = ["collapse_nearest_upsampling", "fold_crops", "optimize_graph"]
 
 #: Operators that move values without changing them: what TensorFlow's repeat is made of.
 _MOVERS = {"Unsqueeze", "Squeeze", "Tile", "Expand", "Reshape", "Transpose", "Identity"}
@@ -35,8 +38,8 @@ class _Match(NamedTuple):
 def optimize_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     """Every rewrite that a fresh conversion gains from.
 
-    Crops become the padding of the transposed convolution before them, up-samplings become one node, and the transposes around
-    those are taken out.
+    Crops become the padding of the transposed convolution before them, up-samplings become one node, the transposes around those
+    are taken out, and those before a dense layer go into its kernel.
 
     Args:
         model: as `tf2onnx.convert` gives it; it is left as it is.
@@ -44,7 +47,7 @@ def optimize_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     Returns:
         A new model with the same inputs and outputs, or the given one where there was nothing to do.
     """
-    folded = fold_crops(model)
+    folded = fold_flattening(fold_crops(model))
     collapsed = collapse_nearest_upsampling(folded)
     if len(collapsed.graph.node) == len(folded.graph.node):
         return folded
@@ -71,7 +74,7 @@ def fold_crops(model: onnx.ModelProto) -> onnx.ModelProto:
         A new model, or the given one where there is nothing to fold.
     """
     producers = {name: index for index, node in enumerate(model.graph.node) for name in node.output}
-    readers = Counter(name for node in model.graph.node for name in _inputs(node))
+    readers = Counter(name for node in model.graph.node for name in inputs_of(node))
     readers.update(output.name for output in model.graph.output)
     constants = {entry.name: entry for entry in model.graph.initializer}
     crops = {}
@@ -295,34 +298,6 @@ def _replace(graph: onnx.GraphProto, match: _Match, index: int) -> None:
     place = next(i for i, node in enumerate(rest) if match.target in node.output)
     del graph.node[:]
     graph.node.extend([*rest[:place], *nodes, *rest[place + 1 :]])
-
-
-def prune(graph: onnx.GraphProto) -> None:
-    """Take out nodes and constants whose results nobody reads any more."""
-    needed = {output.name for output in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(_inputs(node))
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-    constants = [entry for entry in graph.initializer if entry.name in needed]
-    del graph.initializer[:]
-    graph.initializer.extend(constants)
-    infos = [info for info in graph.value_info if info.name in needed]
-    del graph.value_info[:]
-    graph.value_info.extend(infos)
-
-
-def _inputs(node: onnx.NodeProto) -> Iterable[str]:
-    """Tensors that a node reads, those of its subgraphs included."""
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
-            for inner in graph.node:
-                yield from _inputs(inner)
-            yield from (output.name for output in graph.output)
 
 
 def _shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:

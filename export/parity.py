@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import keras
 import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
 
-from export.contract import Contract, Output
+from export.contract import Contract, Output, Parity
+from export.files import rewrite_contract
 from export.runtime import OnnxModel, open_session, preprocess
 from export.serving import serving_graph
 from kerascv_course.errors import CourseError, InputError
 
-__all__ = ["ParityError", "ParityReport", "ParityRow", "check_parity"]
+__all__ = ["ParityError", "ParityReport", "ParityRow", "certify", "check_parity"]
 
 #: Share of the images whose answer must be the same; the difference in accuracy that is allowed.
 MIN_AGREEMENT = 0.9999
@@ -27,8 +31,17 @@ KERAS_BATCH = 256
 #: Images compared at once: a whole number of batches of each usual size, and a bound on the memory.
 CHUNK = 7 * 128
 
+#: Seconds after which onnx.reference, plain NumPy and thus slow, is given no further image; pictures that it is not tried on.
+REFERENCE_SECONDS, REFERENCE_PIXELS = 5.0, 64 * 64
+
+#: Bounds of the histogram of differences: the first bin is exactly 0, the last everything from 1 on.
+DECADES = tuple(10.0**power for power in range(-9, 1))
+
 #: A file that takes any size is also shown this many images cut by these rows and columns: sizes that fit nothing evenly.
 CUT_IMAGES, CUTS = 4, ((1, 0), (2, 3), (5, 6))
+
+
+Evaluator = Literal["optimised", "as written", "onnx.reference"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,8 @@ class ParityRow:
     Attributes:
         output: name.
         batch_size: images a call of the file (Keras was called once, in batches of its own).
-        optimized: whether onnxruntime was allowed to rewrite the graph.
+        evaluator: ``optimised``: onnxruntime, which rewrites the graph; ``as written``: onnxruntime without; or
+            ``onnx.reference``: ONNX's own definition of each operator, on a few images.
         max_absolute: largest absolute difference of any value; of classes and pictures it is only told.
         max_relative: the same divided by the largest absolute value that Keras gives.
         agreement: share of answers (argmax over the last axis), classes or pixels that are the same (pixels: within one level); None
@@ -46,16 +60,18 @@ class ParityRow:
         margin: how far apart Keras's two best scores are, at most, where another class was answered; 0 where none was.
         exact: the values themselves are held to the tolerance (classes and pictures are held to their agreement: a class that
             changes at a tie changes by any amount).
+        histogram: how many values differ by exactly 0, by less than each of `DECADES`, and by 1 or more; empty where shapes differ.
     """
 
     output: str
     batch_size: int
-    optimized: bool
+    evaluator: Evaluator
     max_absolute: float
     max_relative: float
     agreement: float | None
     exact: bool = True
     margin: float = 0.0
+    histogram: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,9 @@ class ParityReport:
     accuracy_keras: float | None
     accuracy_onnx: float | None
     failures: tuple[str, ...]
+
+    #: Bounds of the bins of `ParityRow.histogram`.
+    decades: ClassVar[tuple[float, ...]] = DECADES
 
     @property
     def ok(self) -> bool:
@@ -105,13 +124,30 @@ class ParityReport:
 
     def table(self) -> str:
         """The rows as text."""
-        head = f"{'output':<16}{'batch':>6}  {'graph':<11}{'max |Δ|':>10}{'relative':>10}{'same answer':>13}"
+        head = f"{'output':<16}{'batch':>6}  {'graph':<15}{'max |Δ|':>10}{'relative':>10}{'same answer':>13}"
         lines = [
-            f"{row.output:<16}{row.batch_size:>6}  {'optimised' if row.optimized else 'as written':<11}{row.max_absolute:>10.1e}"
+            f"{row.output:<16}{row.batch_size:>6}  {row.evaluator:<15}{row.max_absolute:>10.1e}"
             f"{row.max_relative:>10.1e}" + ("" if row.agreement is None else f"{row.agreement:>13.4%}")
             for row in self.rows
         ]
         return "\n".join([head, *lines])
+
+    def histograms(self) -> dict[str, tuple[int, ...]]:
+        """How many values of each output differ by how much, over the whole of `images` (see `ParityRow.histogram`)."""
+        return {row.output: row.histogram for row in self.rows if row.evaluator == "as written" and row.histogram}
+
+    def for_contract(self) -> Parity:
+        """What the contract keeps of it."""
+        exact = [row for row in self.rows if row.exact]
+        agreements = [row.agreement for row in self.rows if row.agreement is not None]
+        return Parity(
+            images=self.images,
+            tolerance=self.tolerance,
+            largest_difference=max((row.max_absolute for row in exact), default=0.0),
+            agreement=min(agreements, default=None),
+            accuracy_keras=self.accuracy_keras,
+            accuracy_onnx=self.accuracy_onnx,
+        )
 
 
 class ParityError(CourseError):
@@ -129,12 +165,15 @@ def check_parity(
     *,
     targets: np.ndarray | None = None,
     answer: str | None = None,
+    labels: Sequence[str] | None = None,
     tolerance: float = 1e-4,
     batch_sizes: Sequence[int] = (1, 7, 64),
+    reference_images: int = 4,
 ) -> ParityReport:
     """Compare a file with the Keras model it was made from: every output, on every image, at several batch sizes.
 
-    onnxruntime runs the graph as optimised by it at each batch size, and once as written, at the largest.
+    onnxruntime runs the graph as optimised by it at each batch size, and once as written, at the largest; small pictures are also
+    run through ``onnx.reference``, which shares no code with it.
 
     Args:
         model: what was given to `export_model`.
@@ -143,16 +182,19 @@ def check_parity(
             model takes them.
         targets: int, the right answers, (N,) or the shape of the answers; for the accuracy of both.
         answer: output whose argmax over the last axis is the answer; None: ``logits``, else ``probabilities``, else none.
+        labels: names of the model's classes, which the file must have in the same order; None: not compared.
         tolerance: largest absolute difference allowed in any value of any output.
         batch_sizes: images a call.
+        reference_images: how many images ``onnx.reference`` is given, fewer where it takes long, none beyond 64×64 pixels.
 
     Raises:
         InputError: images of another type or shape than the file takes, or a file that is none of ours.
-        ParityError: a value differs by more than `tolerance` or is NaN, an output is missing, fewer than 99.99 % of the answers
-            are the same, a class differs where the two best scores are more than twice `tolerance` apart, or the accuracies
+        ParityError: a value differs by more than `tolerance` or is NaN, an output is missing, a label is another, fewer than
+            99.99 % of the answers are the same, a class differs where the two best scores are more than twice `tolerance`
+            apart, or the accuracies
             differ by more than 0.01 points.
     """
-    sessions = {True: open_session(path), False: open_session(path, optimize=False)}
+    sessions = {"optimised": open_session(path), "as written": open_session(path, optimize=False)}
     onnx_model = OnnxModel(path)
     contract = onnx_model.contract
     spec = contract.input
@@ -166,9 +208,12 @@ def check_parity(
     if answer is None:
         answer = next((output.name for output in contract.outputs if output.meaning in ("logits", "probabilities")), None)
     serving = _serving(model, contract)
-    variants = [*((size, True) for size in batch_sizes), (max(batch_sizes), False)]
-    tallies: dict[tuple[str, int, bool], _Tally] = {}
-    failures: list[str] = []
+    variants: list[tuple[int, Evaluator]] = [
+        *((size, "optimised") for size in batch_sizes),
+        (max(batch_sizes), "as written"),
+    ]
+    tallies: dict[tuple[str, int, Evaluator], _Tally] = {}
+    failures = _other_labels(contract, labels)
     right_keras, right_onnx = 0, dict.fromkeys(variants, 0)
     missing = False
     for start in range(0, len(images), CHUNK):
@@ -181,17 +226,20 @@ def check_parity(
         missing = answer not in reference or answer not in _names(contract)
         if truth is not None and not missing:
             right_keras += int((reference[str(answer)].argmax(axis=-1) == truth).sum())
-        for batch_size, optimized in variants:
-            onnx_model.session = sessions[optimized]
+        for batch_size, evaluator in variants:
+            onnx_model.session = sessions[evaluator]
             outputs = onnx_model.run(part, batch_size=batch_size)
             for output in contract.outputs:
                 if output.name not in reference:
                     failures.append(f"output {output.name!r} of the file is none of the Keras model's: {sorted(reference)}")
                     continue
-                tally = tallies.setdefault((output.name, batch_size, optimized), _Tally(_answers_of(output, answer)))
+                tally = tallies.setdefault((output.name, batch_size, evaluator), _Tally(_answers_of(output, answer)))
                 tally.add(reference[output.name], outputs[output.name], reference.get(str(answer)))
             if truth is not None and not missing:
-                right_onnx[batch_size, optimized] += int((outputs[str(answer)].argmax(axis=-1) == truth).sum())
+                right_onnx[batch_size, evaluator] += int((outputs[str(answer)].argmax(axis=-1) == truth).sum())
+    if reference_images:
+        tallies |= _by_reference(serving, onnx_model, images[:reference_images], answer)
+        variants += [key[1:] for key in tallies if key[1:] not in variants]
     rows = tuple(
         tally.row(*key) for key, tally in sorted(tallies.items(), key=lambda item: _order(item[0], variants, contract))
     )
@@ -214,11 +262,24 @@ def check_parity(
     return report
 
 
+def certify(path: str | Path, report: ParityReport) -> None:
+    """Write into a file's contract what was proved of it.
+
+    Raises:
+        ParityError: nothing was: the report has failures.
+        WriteError: the file cannot be written.
+    """
+    if not report.ok:
+        raise ParityError(report)
+    path = Path(path)
+    rewrite_contract(path, dataclasses.replace(OnnxModel(path).contract, parity=report.for_contract()))
+
+
 def _names(contract: Contract) -> list[str]:
     return [output.name for output in contract.outputs]
 
 
-def _order(key: tuple[str, int, bool], variants: list[tuple[int, bool]], contract: Contract) -> tuple[int, int]:
+def _order(key: tuple[str, int, Evaluator], variants: list[tuple[int, Evaluator]], contract: Contract) -> tuple[int, int]:
     return variants.index(key[1:]), _names(contract).index(key[0])
 
 
@@ -251,6 +312,7 @@ class _Tally:
         self.answers = answers
         self.largest, self.scale, self.same, self.count = 0.0, 0.0, 0, 0
         self.margin = 0.0
+        self.histogram = np.zeros(len(DECADES) + 2, np.int64)
 
     def add(self, reference: np.ndarray, outputs: np.ndarray, scores: np.ndarray | None) -> None:
         """Take a chunk in; `scores`: what Keras's classes are the argmax of, where that is an output as well."""
@@ -261,6 +323,8 @@ class _Tally:
         difference = np.abs(reference.astype(np.float64) - outputs.astype(np.float64))
         self.largest = float(np.maximum(self.largest, difference.max()))
         self.scale = float(np.maximum(self.scale, np.abs(reference).max()))
+        bins = np.where(difference > 0, 1 + np.digitize(difference, DECADES), 0)
+        self.histogram += np.bincount(bins.ravel(), minlength=len(self.histogram))
         if self.answers == "argmax":
             self._count(reference.argmax(axis=-1) == outputs.argmax(axis=-1))
         elif self.answers:
@@ -272,12 +336,47 @@ class _Tally:
     def _count(self, same: np.ndarray) -> None:
         self.same, self.count = self.same + int(same.sum()), self.count + same.size
 
-    def row(self, output: str, batch_size: int, optimized: bool) -> ParityRow:
+    def row(self, output: str, batch_size: int, evaluator: Evaluator) -> ParityRow:
         """The figures."""
         relative = self.largest / self.scale if self.scale else (0.0 if np.isfinite(self.largest) else np.inf)
         agreement = self.same / self.count if self.answers else None
         exact = self.answers in (None, "argmax")
-        return ParityRow(output, batch_size, optimized, self.largest, relative, agreement, exact, self.margin)
+        histogram = tuple(self.histogram.tolist()) if self.histogram.any() else ()
+        return ParityRow(output, batch_size, evaluator, self.largest, relative, agreement, exact, self.margin, histogram)
+
+
+def _other_labels(contract: Contract, labels: Sequence[str] | None) -> list[str]:
+    """What differs between the file's labels and those of the model's classes."""
+    if labels is None or list(contract.labels) == list(labels):
+        return []
+    if len(contract.labels) != len(labels):
+        return [f"the file has {len(contract.labels)} labels, the model {len(labels)} classes"]
+    pairs = enumerate(zip(contract.labels, labels, strict=True))
+    number, (theirs, ours) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+    return [f"class {number} is called {theirs!r} in the file and is {ours!r}"]
+
+
+def _by_reference(
+    serving: keras.Model, onnx_model: OnnxModel, images: np.ndarray, answer: str | None
+) -> dict[tuple[str, int, Evaluator], _Tally]:
+    """The outputs of ONNX's own evaluator, image by image, as long as it takes no more than `REFERENCE_SECONDS`."""
+    if np.prod(images.shape[1:3]) > REFERENCE_PIXELS:
+        return {}
+    contract = onnx_model.contract
+    evaluator = ReferenceEvaluator(onnx.load(onnx_model.path))
+    tallies: dict[tuple[str, int, Evaluator], _Tally] = {}
+    started = time.monotonic()
+    for start in range(len(images)):
+        part = images[start : start + 1]
+        reference = _keras_outputs(serving, contract, part)
+        values = evaluator.run(None, {contract.input.name: onnx_model.feed(part)})
+        for output, value in zip(contract.outputs, values, strict=True):
+            if output.name in reference:
+                tally = tallies.setdefault((output.name, 1, "onnx.reference"), _Tally(_answers_of(output, answer)))
+                tally.add(reference[output.name], value, reference.get(str(answer)))
+        if time.monotonic() - started > REFERENCE_SECONDS:
+            break
+    return tallies
 
 
 def _cut_sizes(
@@ -298,13 +397,14 @@ def _cut_sizes(
                 tally.add(reference[output.name], outputs[output.name], reference.get(str(answer)))
                 failures += [
                     f"pictures of {cut.shape[1]}×{cut.shape[2]}, {failure}"
-                    for failure in _judge(tally.row(output.name, len(cut), False), tolerance)
+                    for failure in _judge(tally.row(output.name, len(cut), "as written"), tolerance)
                 ]
     return failures
 
 
 def _judge(row: ParityRow, tolerance: float) -> list[str]:
-    where = f"output {row.output!r}, batch size {row.batch_size}, graph {'optimised' if row.optimized else 'as written'}"
+    graph = row.evaluator if row.evaluator == "onnx.reference" else f"graph {row.evaluator}"
+    where = f"output {row.output!r}, batch size {row.batch_size}, {graph}"
     failures = []
     if row.exact and not row.max_absolute <= tolerance:
         failures.append(f"{where}: differs by {row.max_absolute:.3g}, more than {tolerance:g}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +13,8 @@ import onnxruntime
 from PIL import Image
 
 from export.contract import Contract, ContractError, parse_contract
+from export.guard import alive
+from export.screen import screen
 from kerascv_course.errors import CourseError, InputError
 from kerascv_course.images import ImageError, convert_image, read_image, resize_image
 
@@ -24,6 +27,10 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 #: Side of the tiles that large pictures are coloured in, pixels: about 150 MB for 24 colours.
 TILE = 512
+
+
+#: Bytes of pictures that are loaded at once, where they are read from files.
+MAX_LOADED = 2**26
 
 
 class ProviderError(CourseError):
@@ -60,10 +67,7 @@ def open_session(path: Any, *, provider: Provider = "cpu", optimize: bool = True
         ProviderError: the session does not run on the provider asked for.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ContractError(f"{path} is a folder: give the ONNX file, in a run folder {path / 'model.onnx'}")
-    if not path.is_file():
-        raise ContractError(f"no such file: {path}")
+    screen(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     if not optimize:
@@ -75,7 +79,7 @@ def open_session(path: Any, *, provider: Provider = "cpu", optimize: bool = True
         session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise ContractError(
-            f"{path} is not an ONNX model that can be run: cut short, damaged or not ONNX ({str(error).splitlines()[0][:200]})"
+            f"{path} is not an ONNX model that can be run: cut short, damaged or not ONNX ({_first_line(error)})"
         ) from None
     if wanted not in session.get_providers():
         raise ProviderError(f"{wanted} is not to be had on this machine (onnxruntime would run on the CPU instead, silently)")
@@ -102,6 +106,12 @@ class OnnxModel:
         self.path = Path(path)
         self.session = open_session(path, provider=provider)
         self.contract: Contract = parse_contract(self.session.get_modelmeta().custom_metadata_map, what=str(path))
+        spec = self.contract.input
+        self._input, self._dtype, self._size = spec.name, np.dtype(spec.dtype), (spec.height, spec.width, spec.channels)
+        self._nchw = spec.layout == "NCHW"
+        self._names = [output.name for output in self.contract.outputs]
+        self._shapes = {output.name: output.shape for output in self.contract.outputs}
+        self._scores = [output.name for output in self.contract.outputs if output.meaning == "probabilities"]
         self._check_graph()
 
     def _check_graph(self) -> None:
@@ -136,11 +146,9 @@ class OnnxModel:
         if not self.contract.classifies:
             other = "colorize" if self.contract.task == "colorize" else "run"
             raise ContractError(f"{self.path} has the task {self.contract.task!r}, whose outputs have no labels: use {other}()")
-        output = self.contract.output("probabilities")
-        assert output is not None  # the contract of a classifier has one
-        scores = self.run(images, batch_size=batch_size)[output.name]
+        scores = self._run(images, batch_size, self._scores)[self._scores[0]]
         names = self.contract.labels or [str(number) for number in range(scores.shape[1])]
-        return Predictions([names[best] for best in scores.argmax(axis=1)], scores)
+        return Predictions([names[best] for best in scores.argmax(axis=1).tolist()], scores)
 
     def colorize(self, image: np.ndarray | str | Path, *, colors_at: int | None = None, tile: int = TILE) -> np.ndarray:
         """Colour one picture.
@@ -174,7 +182,7 @@ class OnnxModel:
         return lay_colors(self._colorize_tiles(small, tile), pixels)
 
     def _colorize_tiles(self, pixels: np.ndarray, tile: int) -> np.ndarray:
-        spec, tiling = self.contract.input, self.contract.tiling
+        tiling = self.contract.tiling
         picture = self.contract.output("picture")
         assert picture is not None  # the contract of a colouriser has one
         height, width = pixels.shape[:2]
@@ -187,7 +195,12 @@ class OnnxModel:
             for left in range(0, width, step):
                 above, before = max(top - overlap, 0), max(left - overlap, 0)
                 part = pixels[None, above : top + step + overlap, before : left + step + overlap]
-                (answer,) = self.session.run([picture.name], {spec.name: self._arranged(part)})
+                answer = self._call([picture.name], part)[0]
+                if answer.shape != (1, *part.shape[1:3], 3) or answer.dtype != np.uint8:
+                    raise ContractError(
+                        f"{self.path} promises uint8 pictures of the input's size; it answers {answer.dtype} {answer.shape} for "
+                        f"{part.shape}"
+                    )
                 kept = answer[0, top - above :, left - before :][:step, :step]
                 result[top : top + step, left : left + step] = kept
         return result
@@ -200,7 +213,12 @@ class OnnxModel:
         Raises:
             ImageError: as `predict`; or pictures of several sizes whose answers are of several sizes too.
         """
-        batches = [self.run_batch(batch) for batch in self._batches(images, batch_size)]
+        return self._run(images, batch_size, self._names)
+
+    def _run(self, images: Any, batch_size: int, names: list[str]) -> dict[str, np.ndarray]:
+        if self._is_ready(images) and len(images) <= batch_size:
+            return self._run_batch(images, names)  # at once: a small network answers in microseconds
+        batches = [self._run_batch(batch, names) for batch in self._batches(images, batch_size)]
         if not batches:
             raise ImageError("no pictures to predict: give one or more")
         outputs = {}
@@ -217,25 +235,51 @@ class OnnxModel:
         Args:
             pixels: uint8; for a file of float32 input also float32, which is what preprocessing makes of pixels.
         """
-        values = pixels if pixels.dtype == self.contract.input.dtype else preprocess(pixels, self.contract)
-        outputs = self.session.run(None, {self.contract.input.name: self._arranged(values)})
-        return dict(zip((output.name for output in self.contract.outputs), outputs, strict=True))
+        return self._run_batch(pixels, self._names)
 
-    def _arranged(self, values: np.ndarray) -> np.ndarray:
-        """Pictures (N, height, width, channels) in the file's layout."""
-        return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if self.contract.input.layout == "NCHW" else values)
+    def _run_batch(self, pixels: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
+        outputs = dict(zip(names, self._call(names, pixels), strict=True))
+        count = len(pixels)
+        for name, output in outputs.items():
+            shape = (count, *self._shapes[name])
+            if output.shape != shape and not _fits(output.shape, shape):
+                raise ContractError(f"{self.path} promises {name!r} of the shape {shape}; it answers {output.shape}")
+        return outputs
+
+    def _call(self, names: list[str] | None, pixels: np.ndarray) -> list[np.ndarray]:
+        try:
+            outputs = self.session.run(names, {self._input: self.feed(pixels)})
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise ContractError(f"{self.path} fails on pictures of {pixels.shape[1:]}: {_first_line(error)}") from None
+        alive()
+        for output in outputs:  # not all(…): a generator takes longer than what it checks
+            if not isinstance(output, np.ndarray):
+                raise ContractError(f"{self.path} answers with something else than arrays of numbers")
+        return outputs
+
+    def feed(self, pixels: np.ndarray) -> np.ndarray:
+        """What the graph takes, made of pictures as `run_batch` takes them: the contract's preprocessing and layout."""
+        values = pixels if pixels.dtype == self._dtype else preprocess(pixels, self.contract)
+        return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if self._nchw else values)
+
+    def _is_ready(self, images: Any) -> bool:
+        """Whether pictures are (N, height, width, channels) of the contract's size and need no loading."""
+        if not isinstance(images, np.ndarray) or images.ndim != 4 or not images.size:
+            return False
+        size = images.shape[1:]
+        return (size == self._size or _fits(size, self._size)) and (images.dtype == self._dtype or images.dtype == np.uint8)
 
     def _batches(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
-        spec = self.contract.input
+        if self._is_ready(images):
+            yield from (images[i : i + batch_size] for i in range(0, len(images), batch_size))
+            return
         if isinstance(images, np.ndarray) and images.ndim == 4:
-            wanted = (spec.height, spec.width, spec.channels)
-            fits = all(size in (None, n) for n, size in zip(images.shape[1:], wanted, strict=True))
-            if images.dtype in (np.uint8, spec.dtype) and fits and images.size:
-                yield from (images[i : i + batch_size] for i in range(0, len(images), batch_size))
-                return
             images = list(images)
         elif isinstance(images, np.ndarray | str | Path):
             images = [images]
+        spec = self.contract.input
+        if spec.height is not None and spec.width is not None:
+            batch_size = min(batch_size, max(1, MAX_LOADED // (spec.height * spec.width * spec.channels)))
         for i in range(0, len(images), batch_size):
             loaded = [self.load(image) for image in images[i : i + batch_size]]
             # a file of any size may be given pictures of several: those in a row that have one size are run together
@@ -263,6 +307,16 @@ class OnnxModel:
             raise ImageError(f"a picture has the shape (height, width[, 1, 3 or 4]); received {np.shape(image)}")
         picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
         return resize_image(convert_image(picture, spec.channels), spec.height, spec.width, spec.resize)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
+def _fits(shape: Sequence[int], promised: Sequence[int | None]) -> bool:
+    """Whether a shape is the promised one, in which None stands for any size."""
+    return len(shape) == len(promised) and all(wanted in (None, n) for n, wanted in zip(shape, promised, strict=True))
 
 
 def lay_colors(small: np.ndarray, pixels: np.ndarray) -> np.ndarray:
@@ -297,11 +351,13 @@ def preprocess(pixels: np.ndarray, contract: Contract) -> np.ndarray:
     return (values - np.asarray(steps.mean, np.float32)) / np.asarray(steps.std, np.float32)
 
 
-def expand_paths(paths: Sequence[str | Path]) -> list[Path]:
-    """Expand folders to the pictures in them, sorted; other paths stay as they are.
+def expand_paths(paths: Iterable[str | Path]) -> list[Path]:
+    """Expand folders to the pictures in them and patterns such as ``photos/*.jpg`` to what they match, sorted.
+
+    Other paths stay as they are.
 
     Raises:
-        ImageError: a path does not exist, or a folder holds no pictures.
+        ImageError: a path does not exist, a folder holds no pictures, or a pattern matches nothing.
     """
     found: list[Path] = []
     suffixes = Image.registered_extensions()
@@ -313,6 +369,12 @@ def expand_paths(paths: Sequence[str | Path]) -> list[Path]:
             found += inside
         elif path.exists():
             found.append(path)
+        elif glob.has_magic(str(path)):
+            names = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute patterns)
+            matched = sorted(item for item in map(Path, names) if item.is_file())
+            if not matched:
+                raise ImageError(f"no picture matches {path}")
+            found += matched
         else:
             raise ImageError(f"no such picture: {path}")
     return found

@@ -16,7 +16,15 @@ from typing import Any
 
 from kerascv_course._version import __version__
 
-__all__ = ["describe_environment", "package_versions", "quiet_stderr", "source_commit", "start_tensorflow"]
+__all__ = [
+    "cores",
+    "describe_environment",
+    "package_versions",
+    "processor",
+    "quiet_stderr",
+    "source_commit",
+    "start_tensorflow",
+]
 
 PACKAGES = ("tensorflow", "keras", "onnx", "tf2onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow", "scikit-learn")
 
@@ -45,15 +53,20 @@ def describe_machine() -> dict[str, Any]:
     """System, processor, cores that may be used, and GPUs that TensorFlow sees."""
     import tensorflow as tf
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = [
         tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
         for gpu in tf.config.list_physical_devices("GPU")
     ]
-    return {"system": platform.platform(), "processor": _processor(), "cores": cores, "gpus": gpus}
+    return {"system": platform.platform(), "processor": processor(), "cores": cores(), "gpus": gpus}
 
 
-def _processor() -> str:
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """The processor's name."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

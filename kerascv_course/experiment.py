@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from kerascv_course.data import DataInfo, Splits, load
 from kerascv_course.environment import describe_environment, package_versions
 from kerascv_course.errors import CourseError, InputError
 from kerascv_course.files import write_beside
+from kerascv_course.keras_file import load_keras
 from kerascv_course.recipe import Recipe
 from kerascv_course.run_page import write_run_page
 from kerascv_course.tasks import FittedTask, Task, get_task
@@ -34,7 +35,16 @@ from kerascv_course.training.trainer import prepare, train
 if TYPE_CHECKING:
     from export import ParityReport
 
-__all__ = ["Interrupted", "Result", "check_run", "evaluate_run", "export_again", "run_recipe"]
+__all__ = [
+    "Interrupted",
+    "Result",
+    "check_run",
+    "evaluate_run",
+    "export_again",
+    "run_data",
+    "run_recipe",
+    "serving_reference",
+]
 
 #: Fields of a recipe that may change when a run is resumed.
 RESUMABLE = ("epochs", "patience")
@@ -132,6 +142,12 @@ def load_for(recipe: Recipe, task: Task, data_dir: Path | None, run_dir: Path | 
     return task.label(recipe, splits, info, run_dir)
 
 
+def run_data(run: Run, *, data_dir: Path | None = None) -> tuple[Splits, DataInfo]:
+    """The data that a run was made with, from where it stood then or from `data_dir`."""
+    recipe = run.recipe()
+    return load_for(recipe, get_task(recipe.task), data_dir or _remembered_data_dir(run), run.path)
+
+
 def evaluate_run(run: Run, *, data_dir: Path | None = None) -> dict[str, Any]:
     """Measure a run's best weights anew over the whole of each split; nothing is written.
 
@@ -174,17 +190,34 @@ def check_run(run: Run, path: Path | None = None, *, data_dir: Path | None = Non
         ParityError: the file gives other answers than Keras.
     """
     recipe = run.recipe()
+    serving, splits, labels = serving_reference(run, data_dir=data_dir)
+    return _check(serving, path or run / "model.onnx", recipe, get_task(recipe.task), splits, labels)
+
+
+def serving_reference(run: Run, *, data_dir: Path | None = None) -> tuple[keras.Model, Splits, list[str]]:
+    """What a run's exported file should answer like: the serving graph of its best weights, the data, and the labels."""
+    recipe = run.recipe()
     task = get_task(recipe.task)
     splits, info = load_for(recipe, task, data_dir or _remembered_data_dir(run), run.path)
-    return _check(task.serving_graph(load_best(run), recipe, info), path or run / "model.onnx", recipe, task, splits)
+    model = load_best(run)
+    labels = task.describe(model, recipe, info, run.read_json("metrics.json"))["labels"]
+    return task.serving_graph(model, recipe, info), splits, list(labels)
 
 
-def _check(serving: keras.Model, path: Path, recipe: Recipe, task: Task, splits: Splits) -> ParityReport:
+def _check(serving: keras.Model, path: Path, recipe: Recipe, task: Task, splits: Splits, labels: Sequence[str]) -> ParityReport:
     from export import check_parity
 
-    test, tolerance = splits.test, recipe.export.tolerance
-    options = {"batch_sizes": task.batch_sizes} if isinstance(task, FittedTask) else {}
-    return check_parity(serving, path, test.images, targets=test.targets, answer=task.answer, tolerance=tolerance, **options)
+    options: dict[str, Any] = {"batch_sizes": task.batch_sizes} if isinstance(task, FittedTask) else {}
+    return check_parity(
+        serving,
+        path,
+        splits.test.images,
+        targets=splits.test.targets,
+        answer=task.answer,
+        labels=labels,
+        tolerance=recipe.export.tolerance,
+        **options,
+    )
 
 
 def load_best(run: Run) -> keras.Model:
@@ -196,10 +229,7 @@ def load_best(run: Run) -> keras.Model:
     path = run / "best.keras"
     if not path.is_file():
         raise InputError(f"{path} is missing: the run stopped before its first checkpoint; start it anew")
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is damaged: {error}") from None
+    return load_keras(path)
 
 
 def measure(
@@ -267,10 +297,11 @@ def export_run(
     Raises:
         ParityError: the file gives other answers than Keras.
     """
-    from export import ParityError, export_model
+    from export import ParityError, certify, export_model
+    from export.files import replace_model
 
     log.info("exporting, and checking the file on all %d test images", len(splits.test))
-    serving = task.serving_graph(model, recipe, info)
+    serving, described = task.serving_graph(model, recipe, info), task.describe(model, recipe, info, metrics)
     candidate = run / "model.rejected.onnx"
     normalization = (recipe.data.normalize_mean, recipe.data.normalize_std)
     export_model(
@@ -283,16 +314,22 @@ def export_run(
         resize=recipe.data.resize,
         data={"source": info.source, "fingerprint": info.fingerprint, "citation": info.citation},
         versions=package_versions(),
-        **{"preprocessing": normalization, **task.describe(model, recipe, info, metrics)},
+        license=recipe.export.license,
+        layout=recipe.export.layout,
+        **{"preprocessing": normalization, **described},
     )
     try:
-        report = _check(serving, candidate, recipe, task, splits)
+        report = _check(serving, candidate, recipe, task, splits, described["labels"])
     except ParityError as error:
         run.write_json("parity.json", error.report.to_plain())
         write_run_page(run)
         raise
     run.write_json("parity.json", report.to_plain())
-    candidate.replace(run / "model.onnx")
+    run.write_figure(
+        "plots/parity.png", plots.difference_histogram(report.histograms(), report.decades, recipe.export.tolerance)
+    )
+    certify(candidate, report)
+    replace_model(candidate, run / "model.onnx")
     log.info("%s", report.summary())
     return run / "model.onnx"
 

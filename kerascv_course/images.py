@@ -15,8 +15,12 @@ from kerascv_course.errors import DataError
 
 __all__ = ["COLORS", "MAX_PIXELS", "Filter", "ImageError", "convert_image", "read_image", "resize_image"]
 
-#: Pictures with more pixels are refused before they are decoded: a small file can unpack to gigabytes.
-MAX_PIXELS = 100_000_000
+#: Pictures with more pixels are refused before they are decoded: a small file can unpack to gigabytes. With its copies of 4 bytes a
+#: pixel a picture of this size stays under 1 GiB.
+MAX_PIXELS = 50_000_000
+
+#: Formats that are opened. Pillow knows more, some of which run other programs (EPS).
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PCX")
 
 #: Number of channels of each colour order.
 COLORS = {"gray": 1, "RGB": 3}
@@ -54,19 +58,29 @@ def read_image(
     if not path.is_file():
         raise ImageError(f"no such picture: {path}")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{path} has {image.width}×{image.height} pixels; at most {MAX_PIXELS:,} are read: shrink it")
             image.load()
-            return resize_image(convert_image(ImageOps.exif_transpose(image), channels), height, width, filter)
+            ImageOps.exif_transpose(image, in_place=True)
+            picture = convert_image(image, channels)
+        return resize_image(picture, height, width, filter)
     except ImageError as error:
         raise ImageError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     except UnidentifiedImageError:
         raise ImageError(f"{path} is not a picture that Pillow can read (PNG, JPEG, BMP, GIF, TIFF, WebP …)") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{path} has far more than {MAX_PIXELS:,} pixels, which is the most that is read: shrink it") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise ImageError(f"{path} is a damaged picture: {error}") from None
+    except MemoryError:
+        raise ImageError(f"{path} takes more memory than there is: shrink it") from None
+    except Exception as error:  # Pillow's readers raise all sorts for damaged files
+        raise ImageError(f"{path} is a damaged picture: {str(error)[:200]}") from None
+
+
+def _formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def convert_image(image: Image.Image, channels: int) -> Image.Image:
@@ -78,12 +92,15 @@ def convert_image(image: Image.Image, channels: int) -> Image.Image:
     if channels not in COLORS.values():
         raise ImageError(f"pictures have 1 (gray) or 3 (RGB) channels; received {channels}")
     if image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        values = np.asarray(image)
+        scaled = np.empty(values.shape, np.uint8)
+        for row, line in enumerate(values):  # a line at a time: whole, the copies would be four times the picture
+            scaled[row] = (line.astype(np.uint32) + 128) // 257
+        image = Image.fromarray(scaled)
     elif image.mode in ("I", "F"):
         raise ImageError(f"pixels of mode {image.mode!r} have no known range; save the picture with 8 or 16 bits a channel")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("L" if channels == 1 else "RGB")
 

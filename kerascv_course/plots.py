@@ -13,6 +13,8 @@ __all__ = [
     "class_accuracy",
     "compare_curves",
     "confusion_matrix",
+    "difference_histogram",
+    "engine_latencies",
     "learning_curves",
     "palette_shares",
     "picture_grid",
@@ -200,5 +202,54 @@ def accuracy_lines(places: Sequence[str], lines: Mapping[str, Sequence[float]], 
     axes.set_xticks(range(len(places)), places, rotation=45 if crowded else 0, ha="right" if crowded else "center")
     axes.set(xlabel=label, ylabel="accuracy", title=title)
     axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def engine_latencies(latencies: Mapping[str, Sequence[float]], batch_sizes: Sequence[int], *, title: str) -> Figure:
+    """Horizontal bars on a logarithmic axis: one panel a batch size, one bar an engine.
+
+    Args:
+        latencies: name of an engine to its milliseconds a call, one for each batch size.
+        batch_sizes: images a call.
+        title: above all.
+    """
+    names = list(latencies)
+    figure = Figure(figsize=(1.5 + 3.6 * len(batch_sizes), 1.4 + 0.34 * len(names)), layout="constrained")
+    figure.suptitle(title)
+    for number, (axes, size) in enumerate(
+        zip(figure.subplots(1, len(batch_sizes), squeeze=False)[0], batch_sizes, strict=True)
+    ):
+        values = [latencies[name][number] for name in names]
+        bars = axes.barh(range(len(names)), values, color=TRAIN)
+        axes.bar_label(bars, [f"{value:.3g}" for value in values], padding=3, fontsize=8)
+        axes.set_yticks(range(len(names)), names if number == 0 else [""] * len(names), fontsize=8)
+        axes.invert_yaxis()
+        axes.set(xscale="log", xlim=(min(values) / 2, max(values) * 4), xlabel="milliseconds a call", title=f"batch {size}")
+    return figure
+
+
+def difference_histogram(counts: Mapping[str, Sequence[int]], decades: Sequence[float], tolerance: float) -> Figure:
+    """How many values of each output differ by how much.
+
+    Args:
+        counts: by output: values that differ by exactly 0, by less than each of `decades`, and by more than the last.
+        decades: bounds, rising.
+        tolerance: where a line marks what is allowed.
+    """
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    axes = figure.subplots()
+    names = ["0", *(f"< {bound:.0e}" for bound in decades), f"≥ {decades[-1]:.0e}"]
+    positions = np.arange(len(names))
+    width = 0.8 / max(len(counts), 1)
+    for i, (output, values) in enumerate(counts.items()):
+        shares = np.asarray(values) / max(sum(values), 1)
+        axes.bar(positions + (i - (len(counts) - 1) / 2) * width, 100 * shares, width, label=output)
+    allowed = np.searchsorted(decades, tolerance) + 1.5
+    axes.axvline(allowed, color=BEST, linestyle=":", label=f"allowed: {tolerance:g}")
+    axes.set_xticks(positions, names, rotation=30, ha="right")
+    axes.set(xlabel="absolute difference between Keras and the file", ylabel="values, %")
+    axes.set_ylim(0, 100)
+    axes.grid(axis="y", alpha=0.3)
     axes.legend()
     return figure

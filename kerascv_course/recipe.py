@@ -249,8 +249,12 @@ class Export:
 
     enabled: bool = True
     """Write model.onnx and check it against Keras on the whole test split."""
-    opset: Literal[15, 16, 17, 18] = 17
-    """ONNX operator set."""
+    opset: Literal[15, 16, 17, 18, 19, 20, 21, 22, 23] = 17
+    """ONNX operator set; beyond 18 by ONNX's version converter."""
+    layout: Literal["NHWC", "NCHW"] = "NHWC"
+    """Of the file's input: (batch, height, width, channels), or channels first."""
+    license: str = ""
+    """Licence of the weights, an SPDX name or words, for the contract."""
     tolerance: float = 1e-4
     """Largest absolute difference of any output between Keras and ONNX (see `export.parity`)."""
 

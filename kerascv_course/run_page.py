@@ -19,6 +19,8 @@ LEARNING_CURVES = (
     "Learning curves. Training figures are means over the period while the weights move; validation is measured at its end."
 )
 
+PARITY = "How much the values of each output differ, over all images, graph as written."
+
 
 def write_run_page(run: Run) -> None:
     """Write report.html from whatever the run has by now; parts that are missing are left out.
@@ -33,15 +35,18 @@ def write_run_page(run: Run) -> None:
         lstrip_blocks=True,
     )
     recipe = run.recipe()
-    captions = {"learning_curves": LEARNING_CURVES, **get_task(recipe.task).captions}
+    captions = {"learning_curves": LEARNING_CURVES, "parity": PARITY, **get_task(recipe.task).captions}
+    plots = _pictures(run, "plots", captions)
     page = environment.get_template("run_page.html.jinja").render(
         run=run.path,
         recipe=_json(run, "recipe.json"),
         environment=_json(run, "environment.json"),
         metrics=_json(run, "metrics.json"),
         parity=_json(run, "parity.json"),
+        precisions=_json(run, "quantize.json") or {},
         history=_history(run),
-        plots=_pictures(run, "plots", captions),
+        plots=[plot for plot in plots if plot["name"] != "parity"],
+        parity_plot=next((plot for plot in plots if plot["name"] == "parity"), None),
         snapshots=_pictures(run, "snapshots", {}),
         samples=[path.relative_to(run.path).as_posix() for path in sorted((run / "samples").glob("*.png"))],
     )

@@ -1,4 +1,5 @@
-"""Benchmarks. ``python scripts/benchmark.py models`` writes docs/models.md, ``classical`` docs/scenes_speed.md.
+"""Benchmarks. ``python scripts/benchmark.py models`` writes docs/models.md, ``engines`` the table of docs/export.md, ``classical``
+docs/scenes_speed.md.
 
 What is compared is timed in turns, round after round, so that a slow spell of the machine meets all alike; medians are reported,
 with the machine named.
@@ -6,6 +7,7 @@ with the machine named.
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -133,5 +135,85 @@ def _table(candidates: list[Measured], rounds: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def untrained(name: str, folder: Path) -> None:
+    """A network of the registry with random weights, its Keras model and its exported file, to be timed by python -m export benchmark.
+
+    Args:
+        name: of the network, taken for 10 classes of 32×32.
+        folder: gets best.keras and model.onnx.
+    """
+    start_tensorflow()
+    from export import export_model
+    from kerascv_course import create_model
+    from kerascv_course.registry import model_spec
+    from kerascv_course.tasks.classify import normalized, serving_classifier
+
+    channels = model_spec(name).input_shape[-1]
+    model = normalized(create_model(name, 10, (32, 32, channels)), (0.5,), (0.25,))
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save(folder / "best.keras")
+    export_model(serving_classifier(model), folder / "model.onnx", name=name, task="classify", preprocessing=((0.5,), (0.25,)))
+
+
+def engines(
+    reports: tuple[Path, ...], output: Path | None = None, plot: Path = ROOT / "docs" / "images" / "engines.png"
+) -> None:
+    """Tables and a picture of what python -m export benchmark --json has measured.
+
+    Args:
+        reports: its JSON files, one a network; the file's name names the network.
+        output: Markdown file; None: print it.
+        plot: PNG file.
+    """
+    from kerascv_course.plots import engine_latencies
+
+    plain = {path.stem: json.loads(path.read_bytes()) for path in reports}
+    first = next(iter(plain.values()))
+    sizes = [speed["batch_size"] for speed in first["rows"][0]["speeds"]]
+    lines = [
+        "| network | engine | "
+        + " | ".join(f"batch {size}: p50 / p95 ms | images/s" for size in sizes)
+        + " | load s | first answer s | peak MB | file MB |",
+        "| --- | --- | " + "---: | " * (2 * len(sizes) + 4),
+    ]
+    for network, report in plain.items():
+        for row in report["rows"]:
+            cells = [f"{s['p50_ms']:.3f} / {s['p95_ms']:.3f} | {s['images_per_second']:,.0f}" for s in row["speeds"]]
+            cells += [f"{row['load_seconds']:.2f}", f"{row['first_seconds']:.2f}", f"{row['peak_bytes'] / 1e6:,.0f}"]
+            lines.append(f"| `{network}` | {_engine(row)} | {' | '.join(cells)} | {row['bytes'] / 1e6:.2f} |")
+    lines += ["", f"Batch {sizes[0]}, medians, as ratios:", ""]
+    lines += [
+        "| network | predictor / bare session | `model.predict` / predictor | `tf.function` / predictor | float32 / int8 |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for network, report in plain.items():
+        ms = {_engine(row): row["speeds"][0]["p50_ms"] for row in report["rows"]}
+        ours = ms["predictor"]
+        int8 = f"{ours / ms['predictor, int8']:.1f}" if "predictor, int8" in ms else ""
+        lines.append(
+            f"| `{network}` | {ours / ms['onnxruntime']:.3f} | {ms['keras'] / ours:.1f} | {ms['tf.function'] / ours:.1f} | {int8} |"
+        )
+    machine = f"{first['machine']}; {first['measured'][:10]}"
+    latencies = {
+        f"{network}, {_engine(row)}": [speed["p50_ms"] for speed in row["speeds"]]
+        for network, report in plain.items()
+        for row in report["rows"]
+    }
+    with write_beside(plot) as path:
+        engine_latencies(latencies, sizes, title=f"Median milliseconds a call; {machine}").savefig(path, dpi=80)
+    text = "\n".join(lines) + "\n"
+    if output is not None:
+        with write_beside(output) as path:
+            path.write_text(text, encoding="utf-8")
+    print(text)
+
+
+def _engine(row: dict[str, Any]) -> str:
+    return row["engine"] + (", int8" if row["file"].endswith(".int8.onnx") else "")
+
+
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"models": models, "classical": classical}, prog="python scripts/benchmark.py")
+    tyro.extras.subcommand_cli_from_dict(
+        {"models": models, "engines": engines, "untrained": untrained, "classical": classical},
+        prog="python scripts/benchmark.py",
+    )

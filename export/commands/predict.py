@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,11 @@ def add_parsers(commands: Commands) -> None:
     """The command ``predict``."""
     predict = commands.add_parser("predict", help="classify or colour pictures with an exported file", allow_abbrev=False)
     predict.add_argument("model", type=Path, help="exported ONNX file")
-    predict.add_argument("images", nargs="+", help="pictures, or folders of them")
+    predict.add_argument(
+        "images",
+        nargs="+",
+        help="pictures, folders of them, or patterns such as 'photos/*.jpg'; -: a list on stdin, one a line",
+    )
     predict.add_argument("--top", type=int, default=3, help="how many classes to show (default: 3)")
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
     predict.add_argument(
@@ -41,12 +46,17 @@ def add_parsers(commands: Commands) -> None:
 
 def predict_command(arguments: argparse.Namespace) -> int:
     """Answer for each picture by the file's task."""
+    from export.guard import limit_memory
     from export.runtime import OnnxModel, expand_paths
 
     if arguments.top < 1:
         raise InputError(f"--top is 1 or more; received {arguments.top}")
+    if arguments.provider == "cpu":
+        limit_memory(arguments.model)
     model = OnnxModel(arguments.model, provider=arguments.provider)
-    paths = expand_paths(arguments.images)
+    paths = expand_paths(word for given in arguments.images for word in (stdin_lines() if given == "-" else [given]))
+    if not paths:
+        raise InputError("no pictures to predict: the list on stdin is empty")
     if model.contract.task == "colorize":
         return colorize_pictures(model, paths, arguments)
     if arguments.output or arguments.colors_at:
@@ -56,11 +66,35 @@ def predict_command(arguments: argparse.Namespace) -> int:
     return classify_pictures(model, paths, arguments)
 
 
+def stdin_lines() -> list[str]:
+    """The paths on stdin, one a line; empty lines are left out."""
+    return [line for line in sys.stdin.read().splitlines() if line]
+
+
+class Progress:
+    """How many of how many are done, on stderr; nothing where that is no terminal, or for what is done at once."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.shown = total > BATCH and sys.stderr.isatty()
+
+    def tell(self, done: int) -> None:
+        """Show the number, and clear the line at the end."""
+        if self.shown:
+            text = f"{done:,} of {self.total:,} pictures"
+            print(f"\r{text}" if done < self.total else "\r" + " " * len(text) + "\r", end="", file=sys.stderr, flush=True)
+
+
 def classify_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.Namespace) -> int:
     """Print the best classes of each picture; those that cannot be read are told at the end."""
+    from export.commands.inspect import printable
+    from export.guard import alive
+
     width = max(len(str(path)) for path in paths)
-    skipped = Skipped(len(paths))
+    skipped, progress = Skipped(len(paths)), Progress(len(paths))
     for start in range(0, len(paths), BATCH):
+        progress.tell(start)
+        alive()
         pictures = {
             path: picture
             for path in paths[start : start + BATCH]
@@ -75,7 +109,8 @@ def classify_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.N
                 scores = [{"label": labels[number], "score": round(score, 6)} for number, score in best]
                 print(json.dumps({"file": str(path), "label": scores[0]["label"], "scores": scores}, ensure_ascii=False))
             else:
-                print(f"{path!s:<{width}}  " + "   ".join(f"{labels[number]} {score:.1%}" for number, score in best))
+                print(f"{path!s:<{width}}  " + "   ".join(f"{printable(labels[number])} {score:.1%}" for number, score in best))
+    progress.tell(len(paths))
     skipped.tell()
     return 0
 
@@ -123,6 +158,7 @@ def colorize_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.N
     """Write each picture coloured, and print its path."""
     from PIL import Image
 
+    from export.guard import alive
     from kerascv_course.files import write_beside
 
     given = set(map(str, arguments.images))
@@ -143,8 +179,10 @@ def colorize_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.N
         if target.resolve() == path.resolve():
             raise InputError(f"--output is another file than the picture itself; received {target}")
         targets[path] = target
-    skipped = Skipped(len(targets))
-    for path, target in targets.items():
+    skipped, progress = Skipped(len(targets)), Progress(len(targets))
+    for done, (path, target) in enumerate(targets.items()):
+        progress.tell(done)
+        alive()
         colored = skipped.unless_read(lambda path: model.colorize(path, colors_at=arguments.colors_at), path)
         if colored is None:
             continue
@@ -158,5 +196,6 @@ def colorize_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.N
             print(json.dumps({"file": str(path), "output": str(target), **size}, ensure_ascii=False))
         else:
             print(f"{path}  ->  {target}")
+    progress.tell(len(targets))
     skipped.tell()
     return 0

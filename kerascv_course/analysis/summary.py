@@ -17,6 +17,7 @@ from kerascv_course.analysis.folding import inference_parameters
 from kerascv_course.analysis.graph import Graph, Node
 from kerascv_course.analysis.receptive import Field, ReceptiveField, receptive_fields, report
 from kerascv_course.errors import InputError
+from kerascv_course.keras_file import load_keras
 
 __all__ = ["Row", "Summary", "read_graph", "summarize", "summarize_graph"]
 
@@ -179,7 +180,7 @@ def read_graph(model: Any, input_shape: Sequence[int] | None = None) -> Graph:
     if path.suffix == ".keras":
         from kerascv_course.analysis.keras_graph import read_keras
 
-        return read_keras(_load_keras(path), input_shape)
+        return read_keras(load_keras(path), input_shape)
     if path.suffix != ".onnx" and not path.is_file():
         raise InputError(f"no such file: {path}" if not path.exists() else f"{path} is neither a model file nor a run folder")
     if path.suffix in (".h5", ".hdf5", ".pt", ".pth", ".pb", ".pkl", ".safetensors", ".npz"):
@@ -196,18 +197,6 @@ def _in_run(path: Path) -> Path:
         if (path / name).is_file():
             return path / name
     raise InputError(f"a run folder holds best.keras or model.onnx; {path} has neither")
-
-
-def _load_keras(path: Path) -> Any:
-    if not path.is_file():
-        raise InputError(f"no such file: {path}")
-    import keras
-
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except Exception as error:  # Keras raises all sorts for a damaged archive
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path} cannot be opened as a Keras model: {lines[0]}") from error
 
 
 def summarize_graph(graph: Graph) -> Summary:

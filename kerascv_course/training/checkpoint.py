@@ -68,7 +68,7 @@ def load_checkpoint(path: Path, model: keras.Model, fingerprint: str) -> Progres
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        progress = from_json(Progress, str(arrays.pop("progress")), what=f"{path}: progress")
+        progress = from_json(Progress, str(arrays.pop("progress")), what=f"{path}: progress", allow_nan=True)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"the checkpoint {path} is damaged or not ours: {error}") from None
     if progress.format != FORMAT:

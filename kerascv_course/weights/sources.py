@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from kerascv_course.errors import DataError, InputError
+from kerascv_course.keras_file import ALWAYS_ALLOWED, MAX_RATIO, check_archive
 
 __all__ = ["Arrays", "read_source"]
 
@@ -94,6 +95,7 @@ def _read_safetensors(path: Path) -> Arrays:
 
 
 def _read_npz(path: Path) -> Arrays:
+    check_archive(path)
     with np.load(path, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
@@ -101,26 +103,53 @@ def _read_npz(path: Path) -> Arrays:
 def _read_h5(path: Path | io.BytesIO) -> Arrays:
     import h5py
 
+    size = path.getbuffer().nbytes if isinstance(path, io.BytesIO) else path.stat().st_size
     with h5py.File(path, "r") as file:
-        return dict(_variables(file))
+        return dict(_variables(file, size))
 
 
 def _read_keras(path: Path) -> Arrays:
+    check_archive(path)
     with zipfile.ZipFile(path) as archive:
         return _read_h5(io.BytesIO(archive.read("model.weights.h5")))
 
 
-def _variables(group: Any, top: bool = True) -> Iterator[tuple[str, np.ndarray]]:
-    """Keras's layout: a group ``vars`` with the layer's name as attribute holds the layer's variables, numbered from 0."""
-    for key, child in group.items():
+def _variables(group: Any, size: int, top: bool = True) -> Iterator[tuple[str, np.ndarray]]:
+    """Keras's layout: a group ``vars`` with the layer's name as attribute holds the layer's variables, numbered from 0.
+
+    Args:
+        group: of an HDF5 file.
+        size: of the file, bytes.
+        top: it is the file's own.
+
+    Raises:
+        ValueError: a part that is in another file, or an array far larger than the file.
+    """
+    for key in group:
+        child = _own(group, key, size)
         if not hasattr(child, "items") or (top and key in ("optimizer", "metrics", "_metrics")):
             continue
         if key != "vars":
-            yield from _variables(child, top=False)
+            yield from _variables(child, size, top=False)
             continue
         layer = child.attrs.get("name", group.name.rsplit("/", 1)[-1])
-        for number, array in child.items():
-            yield f"{layer}/{number}", np.asarray(array)
+        for number in child:
+            yield f"{layer}/{number}", np.asarray(_own(child, number, size))
+
+
+def _own(group: Any, key: str, size: int) -> Any:
+    """A member of a group that is stored in the group's own file; HDF5 can point to any other file that can be read."""
+    import h5py
+
+    if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+        raise ValueError(f"{key[:80]!r} is a link, which weights do not have")
+    child = group[key]
+    if isinstance(child, h5py.Dataset):
+        if child.external or child.is_virtual:
+            raise ValueError(f"{key[:80]!r} is stored in another file, which weights are not")
+        if child.nbytes > max(ALWAYS_ALLOWED, MAX_RATIO * size):
+            raise ValueError(f"{key[:80]!r} unpacks to {child.nbytes:,} bytes, from a file of {size:,}")
+    return child
 
 
 def _require_network() -> None:

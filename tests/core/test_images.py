@@ -107,6 +107,34 @@ def test_pictures_with_too_many_pixels_are_refused(tmp_path, monkeypatch):
         read_image(save(tmp_path / "a.png", RGB), 2, 2, 3)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("inside"), MemoryError(), ZeroDivisionError("x"), TypeError("y")])
+def test_whatever_a_reader_raises_becomes_an_error_of_ours(tmp_path, monkeypatch, error):
+    path = save(tmp_path / "a.png", RGB)
+
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", broken)
+    with pytest.raises(ImageError, match=r"is a damaged picture|takes more memory"):
+        read_image(path, 2, 2, 3)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
+    path = tmp_path / "bomb.png"
+    Image.new("1", (20_000, 20_000)).save(path)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(ImageError, match=r"20000×20000 pixels; at most 50,000,000|far more than 50,000,000"):
+        read_image(path, 2, 2, 1)
+
+
+def test_formats_that_run_other_programs_are_not_opened(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "x.eps")
+    Image.fromarray(RGB).save(tmp_path / "y.eps", format="PNG")
+    with pytest.raises(ImageError, match="is not a picture that Pillow can read"):
+        read_image(tmp_path / "x.eps", 2, 2, 3)
+    assert read_image(tmp_path / "y.eps", 2, 2, 3).shape == (2, 2, 3)
+
+
 def test_recipes_and_images_know_the_same_filters():
     hint = typing.get_type_hints(recipe.Data)["resize"]
     assert hint == images.Filter == Literal["nearest", "bilinear", "bicubic", "lanczos"]

@@ -54,6 +54,39 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"name": "x", "anything": ' + "[" * 200_000, "is not valid JSON"),
+        ('{"name": "x", "anything": ' + "[" * 100 + "]" * 100 + "}", "nested deeper than 64"),
+        ('{"name": "x", "anything": NaN}', "a number that is not finite"),
+        ('{"name": "x", "anything": [1e999]}', "a number that is not finite"),
+        ('{"name": "x", "anything": ' + "9" * 5000 + "}", "is not valid JSON"),
+        ('{"name": "x", "parts": [{"kind": "a", "share": 1' + "0" * 400 + "}]}", "is a number below 1.8e308"),
+        ('{"name": "x", "name": "y"}', "a key stands twice"),
+        ('{"name": "\\ud83d"}', "half a character"),
+        ('{"name": "x", "anything": {"\\ud83d": 1}}', "half a character"),
+    ],
+)
+def test_json_that_only_python_reads_is_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        from_json(Whole, text, what="it")
+
+
+def test_nan_is_read_where_it_is_asked_for():
+    assert from_json(Whole, '{"name": "x", "anything": NaN}', what="it", allow_nan=True).anything != 0
+
+
+@pytest.mark.parametrize("key", ["name", "parts", "kind", "x" * 100_000])
+def test_errors_are_not_as_long_as_a_stranger_likes(key):
+    plain = {"name": "x", key: ["y" * 100_000] * 3}
+    if key == "kind":
+        plain = {"name": "x", "parts": [{"kind": "y" * 100_000}]}
+    with pytest.raises(InputError) as caught:
+        from_json(Whole, json.dumps(plain), what="it")
+    assert len(str(caught.value)) < 500
+
+
 @given(json_values)
 def test_any_json_is_read_or_refused_by_our_own_error(value):
     with contextlib.suppress(InputError):

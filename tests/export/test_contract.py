@@ -89,7 +89,7 @@ def test_a_file_without_a_contract_is_refused():
         ({"input": {**dataclasses.asdict(CONTRACT.input), "height": 0}}, "height and width of 1 to 16384, or neither, not 0"),
         ({"input": {**dataclasses.asdict(CONTRACT.input), "height": 10**9}}, "not 1000000000"),
         ({"preprocessing": {"where": "caller"}}, "preprocessing in the graph for uint8 input"),
-        ({"metrics": [{"name": "accuracy", "split": "test", "value": float("inf")}]}, "finite metrics"),
+        ({"metrics": [{"name": "accuracy", "split": "test", "value": float("inf")}]}, "a number that is not finite"),
         ({"parity": {"images": 1, "tolerance": 1e-4, "largest_difference": 0.0, "agreement": 2}}, "agreement of 0 to 1, not 2"),
         ({"task": "embed"}, "an output of embedding for the task embed"),
         ({"surprise": 1}, "unknown field 'surprise'"),
@@ -104,3 +104,21 @@ def test_a_contract_of_endless_length_is_refused(monkeypatch):
     monkeypatch.setattr("export.contract.MAX_CHARACTERS", 100)
     with pytest.raises(ContractError, match="at most 100 are read"):
         parse()
+
+
+def test_an_input_of_gigabytes_is_refused():
+    with pytest.raises(ContractError, match="an input of at most 16,777,216 pixels, not 16000×16000"):
+        parse(input={**dataclasses.asdict(CONTRACT.input), "height": 16_000, "width": 16_000})
+
+
+def test_another_version_is_told_before_its_fields():
+    with pytest.raises(ContractError, match=r"has version 1; .*export the model again"):
+        parse(version=1, metrics={"test_accuracy": 0.5})
+    with pytest.raises(ContractError, match=r"has version 3; .*update the reader"):
+        parse(version=3, news=1)
+
+
+def test_errors_of_a_contract_are_short():
+    with pytest.raises(ContractError) as caught:
+        parse(preprocessing={"where": "graph", "mean": [1e308] * 5000, "std": [-1.0] * 5000})
+    assert len(str(caught.value)) < 1000

@@ -11,7 +11,6 @@ import pytest
 
 from export import OnnxModel, ParityError, check_parity, export_model, read_contract
 from export.contract import KEY, ContractError
-from export.convert import ExportError
 from kerascv_course import create_model
 from kerascv_course.errors import InputError
 from kerascv_course.files import WriteError
@@ -152,14 +151,6 @@ def test_labels_must_fit_the_classes(network, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_operator_that_cannot_be_converted_is_named_and_nothing_written(tmp_path):
-    image = keras.Input((8, 8, 3))
-    model = keras.Model(image, keras.layers.Dense(2, activation="gelu")(keras.layers.Flatten()(image)))
-    with pytest.raises(ExportError, match="Erfc"):
-        export_model(model, tmp_path / "x.onnx")
-    assert not list(tmp_path.iterdir())
-
-
 # --- the gate ---
 
 
@@ -167,8 +158,8 @@ def test_the_gate_passes_and_reports_everything(served, tiny_run, digits):
     test = digits[0].test
     report = check_parity(served, tiny_run / "model.onnx", test.images, targets=test.targets)
     assert report.ok and report.images == 359
-    seen = {(row.output, row.batch_size, row.optimized) for row in report.rows}
-    sizes = [(1, True), (7, True), (64, True), (64, False)]
+    seen = {(row.output, row.batch_size, row.evaluator) for row in report.rows}
+    sizes = [(1, "optimised"), (7, "optimised"), (64, "optimised"), (64, "as written"), (1, "onnx.reference")]
     assert seen == {(output, *size) for output in ("logits", "probabilities") for size in sizes}
     assert max(row.max_absolute for row in report.rows) < 2e-5
     assert report.accuracy_keras == report.accuracy_onnx == tiny_run.read_json("metrics.json")["test"]["accuracy"]
@@ -223,12 +214,68 @@ def test_altered_files_fail_and_say_what_differs(served, tiny_run, digits, tmp_p
         assert any("the accuracy is" in failure for failure in caught.value.report.failures)
 
 
+def test_channels_swapped_in_the_graph_fail(network, noise, tmp_path):
+    def swap(model):
+        """The first convolution takes BGR for RGB."""
+        tensor = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4 and tensor.dims[1] == 3)
+        values = onnx.numpy_helper.to_array(tensor)[:, ::-1].copy()
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+
+    path = altered(export_model(network, tmp_path / "y.onnx"), tmp_path / "x.onnx", swap)
+    with pytest.raises(ParityError, match="output 'logits', batch size 1, graph optimised: differs by"):
+        check_parity(network, path, noise)
+
+
+def test_a_changed_label_fails(served, tiny_run, digits, tmp_path):
+    def swap(model):
+        prop = next(prop for prop in model.metadata_props if prop.key == KEY)
+        plain = json.loads(prop.value)
+        plain["labels"][3], plain["labels"][5] = plain["labels"][5], plain["labels"][3]
+        prop.value = json.dumps(plain)
+
+    path = altered(tiny_run / "model.onnx", tmp_path / "x.onnx", swap)
+    with pytest.raises(ParityError, match="class 3 is called '5' in the file and is '3'"):
+        check_parity(served, path, digits[0].test.images, labels=digits[1].labels)
+    with pytest.raises(ParityError, match="the file has 10 labels, the model 9 classes"):
+        check_parity(served, path, digits[0].test.images, labels=digits[1].labels[:9])
+
+
+def test_a_changed_label_fails_the_check_of_a_run(tiny_run, tmp_path):
+    from kerascv_course.experiment import check_run
+
+    def rename(model):
+        prop = next(prop for prop in model.metadata_props if prop.key == KEY)
+        prop.value = prop.value.replace('"7"', '"sieben"')
+
+    path = altered(tiny_run / "model.onnx", tmp_path / "x.onnx", rename)
+    with pytest.raises(ParityError, match="class 7 is called 'sieben' in the file and is '7'"):
+        check_run(tiny_run, path)
+
+
+def test_a_file_cut_short_is_refused(served, tiny_run, digits, tmp_path):
+    data = (tiny_run / "model.onnx").read_bytes()
+    for share in (0.2, 0.9, 0.999):
+        (tmp_path / "x.onnx").write_bytes(data[: int(share * len(data))])
+        with pytest.raises(ContractError, match=r"x\.onnx"):
+            check_parity(served, tmp_path / "x.onnx", digits[0].test.images)
+
+
+def test_the_report_tells_how_the_differences_spread(tiny_run):
+    plain = tiny_run.read_json("parity.json")
+    rows = [row for row in plain["rows"] if row["evaluator"] == "as written"]
+    assert [sum(row["histogram"]) for row in rows] == [3590, 3590]
+    contract = read_contract(tiny_run / "model.onnx")
+    assert contract.parity.images == 359 and contract.parity.accuracy_keras == contract.metric("accuracy")
+    assert (tiny_run / "plots" / "parity.png").is_file()
+
+
 def test_a_removed_output_fails(served, tiny_run, digits, tmp_path):
     def remove(model):
         del model.graph.output[0]
-        plain = json.loads(model.metadata_props[0].value)
+        prop = next(prop for prop in model.metadata_props if prop.key == KEY)
+        plain = json.loads(prop.value)
         plain["outputs"] = plain["outputs"][1:]
-        model.metadata_props[0].value = json.dumps(plain)
+        prop.value = json.dumps(plain)
 
     path = altered(tiny_run / "model.onnx", tmp_path / "x.onnx", remove)
     with pytest.raises(ParityError, match="output 'logits' of the Keras model is missing in the file"):
@@ -238,9 +285,10 @@ def test_a_removed_output_fails(served, tiny_run, digits, tmp_path):
 def test_a_contract_that_does_not_fit_the_graph_is_refused(tiny_run, tmp_path):
     def lie(field, value):
         def change(model):
-            plain = json.loads(model.metadata_props[0].value)
+            prop = next(prop for prop in model.metadata_props if prop.key == KEY)
+            plain = json.loads(prop.value)
             plain["input"][field] = value
-            model.metadata_props[0].value = json.dumps(plain)
+            prop.value = json.dumps(plain)
 
         return change
 

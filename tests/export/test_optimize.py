@@ -163,3 +163,30 @@ def test_nothing_to_do() -> None:
     before = convert(kcc.create_model("lenet5", 3, (16, 16, 1)))
     assert collapse_nearest_upsampling(before).SerializeToString() == before.SerializeToString()
     assert optimize_graph(before) is before
+
+
+def flattened_network(*, height=4, shared=False, keep=False):
+    """Two dense layers, or one, over a flattened convolution."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((height, 5, 3))
+    features = keras.layers.Conv2D(2, 2, bias_initializer="normal")(image)
+    flat = keras.layers.Flatten()(features)
+    outputs = [keras.layers.Dense(4, name="first")(flat)]
+    if shared:
+        outputs.append(keras.layers.Dense(3, name="second")(flat))
+    if keep:
+        outputs.append(flat)
+    return keras.Model(image, outputs)
+
+
+@pytest.mark.parametrize(("options", "transposes"), [({}, 0), ({"shared": True}, 1), ({"keep": True}, 1)])
+def test_flattening_goes_into_the_dense_kernel_where_nobody_else_reads_it(tmp_path, options, transposes):
+    from export import check_parity, export_model
+
+    model = flattened_network(**options)
+    path = export_model(model, tmp_path / "x.onnx", layout="NCHW", task="tensor")
+    counts = Counter(node.op_type for node in onnx.load(path).graph.node)
+    assert counts["Transpose"] == transposes
+    check_parity(model, path, np.random.default_rng(0).integers(0, 256, (9, 4, 5, 3), np.uint8), tolerance=1e-6)

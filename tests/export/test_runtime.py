@@ -120,3 +120,29 @@ def test_folders_are_expanded_to_their_pictures(tmp_path, seven):
         expand_paths([tmp_path / "empty"])
     with pytest.raises(ImageError, match="no such picture"):
         expand_paths([tmp_path / "none"])
+
+
+def test_a_file_that_answers_otherwise_than_it_promises_is_refused(tiny_run, seven, tmp_path):
+    def save(change):
+        model = onnx.load(tiny_run / "model.onnx")
+        change(model)
+        for output in model.graph.output:
+            output.type.tensor_type.ClearField("shape")
+        onnx.save(model, tmp_path / "x.onnx")
+        return OnnxModel(tmp_path / "x.onnx")
+
+    def widen(model):
+        node = next(node for node in model.graph.node if node.op_type == "Softmax")
+        node.output[0] = "narrow"
+        model.graph.node.append(onnx.helper.make_node("Concat", ["narrow", "narrow"], ["probabilities"], axis=1))
+
+    def break_down(model):
+        node = next(node for node in model.graph.node if node.op_type == "Softmax")
+        node.output[0] = "narrow"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([7, 7, 7]), "seven"))
+        model.graph.node.append(onnx.helper.make_node("Reshape", ["narrow", "seven"], ["probabilities"]))
+
+    with pytest.raises(ContractError, match=r"promises 'probabilities' of the shape \(1, 10\); it answers \(1, 20\)"):
+        save(widen).predict(seven)
+    with pytest.raises(ContractError, match=r"fails on pictures of \(32, 32, 1\)"):
+        save(break_down).predict(seven)

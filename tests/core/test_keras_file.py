@@ -1,0 +1,80 @@
+"""Opening .keras files that somebody made to do harm."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import pytest
+
+from kerascv_course.errors import InputError
+from kerascv_course.keras_file import check_archive, load_keras
+
+keras = pytest.importorskip("keras")
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """A small .keras file, and a way to write it with another config.json."""
+    path = tmp_path / "model.keras"
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(path)
+
+    def rewrite(config):
+        target = tmp_path / "other.keras"
+        with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as copy:
+            for name in source.namelist():
+                copy.writestr(name, config if name == "config.json" else source.read(name))
+        return target
+
+    return path, rewrite
+
+
+def test_a_whole_file_is_loaded(archive):
+    assert load_keras(archive[0]).output_shape == (None, 2)
+
+
+def test_a_lambda_layer_is_refused(tmp_path):
+    path = tmp_path / "lambda.keras"
+    keras.Sequential([keras.Input((4,)), keras.layers.Lambda(lambda x: x * 2)]).save(path)
+    with pytest.raises(InputError, match=r"cannot be opened as a Keras model: .*Lambda"):
+        load_keras(path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"module": "os", "class_name": "system", "config": {"command": "touch PWNED"}, "registered_name": None},
+        {
+            "module": "keras.utils",
+            "class_name": "get_file",
+            "config": {"origin": "file:///etc/passwd"},
+            "registered_name": None,
+        },
+        {"module": "builtins", "class_name": "function", "config": "print", "registered_name": "function"},
+        {"module": "keras.layers", "class_name": "Dense", "config": {"units": 3}, "registered_name": None},
+        {"module": "keras", "class_name": "Sequential", "config": {"layers": [{"deep": []}]}, "registered_name": None},
+        [],
+    ],
+)
+def test_what_is_no_model_of_keras_layers_is_refused(archive, config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"cannot be opened as a Keras model|holds no Keras model"):
+        load_keras(archive[1](json.dumps(config)))
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_deep_json_is_refused(archive):
+    with pytest.raises(InputError, match="cannot be opened as a Keras model"):
+        load_keras(archive[1]("[" * 200_000))
+
+
+def test_bombs_and_damaged_archives_are_refused_before_they_are_unpacked(archive, tmp_path):
+    path, rewrite = archive
+    with pytest.raises(InputError, match=r"is a bomb: 'config.json' unpacks from .* to 100,000,000 bytes"):
+        check_archive(rewrite(" " * 100_000_000))
+    cut = tmp_path / "cut.keras"
+    cut.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"no \.keras archive, or damaged"):
+        load_keras(cut)
+    with pytest.raises(InputError, match="no such file"):
+        load_keras(tmp_path / "none.keras")
