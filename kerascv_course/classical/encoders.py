@@ -124,7 +124,8 @@ class _WordEncoder(Encoder):
         """One-hot nearest word, of equally near ones the first."""
         # not keras.ops.argmax, whose handling of −0 by bits cannot be converted to ONNX
         word = tf.argmax(self.closeness(descriptors), axis=-1, output_type=tf.int32)
-        return ops.one_hot(word, self.words, dtype="float32")
+        # nor one_hot, whose size is a list of one number in ONNX, on which ONNX's own evaluator fails with NumPy 2.4
+        return ops.cast(word[..., None] == np.arange(self.words, dtype=np.int32), "float32")
 
 
 @keras.saving.register_keras_serializable(package="kerascv_course")
