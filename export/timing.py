@@ -12,19 +12,22 @@ __all__ = ["take_turns", "time_calls"]
 
 Key = TypeVar("Key", bound=Hashable)
 
-#: Calls in a row of one candidate last about so long, seconds.
-TURN = 0.02
+#: Calls in a row of one candidate last about so long, seconds: in shorter turns, two threads that the system has woken on one core
+#: stay there, and a call takes twice as long in one turn as in the next.
+TURN = 0.2
 
 #: Most calls in a row.
-MAX_CALLS = 20
+MAX_CALLS = 1000
 
 
 def time_calls(call: Callable[[], Any], count: int) -> list[float]:
-    """Seconds of each of `count` calls, after one that is not counted.
+    """Seconds of each of `count` calls, after one and a quarter of them that are not counted.
 
-    Until then the threads of whoever ran before may still be spinning, and the caches hold what is theirs.
+    Until then the threads of whoever ran before may still be spinning, the caches hold what is theirs, and the system has not yet
+    found a core for each thread.
     """
-    call()
+    for _ in range(1 + count // 4):
+        call()
     seconds = []
     for _ in range(count):
         started = time.perf_counter()
@@ -34,7 +37,7 @@ def time_calls(call: Callable[[], Any], count: int) -> list[float]:
 
 
 def take_turns(
-    turns: Mapping[Key, Callable[[int], Sequence[float]]], *, seconds: float = 2.0, min_rounds: int = 7
+    turns: Mapping[Key, Callable[[int], Sequence[float]]], *, seconds: float = 2.0, min_rounds: int = 5
 ) -> dict[Key, np.ndarray]:
     """Time candidates in turns, round after round.
 

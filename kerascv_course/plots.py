@@ -222,10 +222,11 @@ def engine_latencies(latencies: Mapping[str, Sequence[float]], batch_sizes: Sequ
     ):
         values = [latencies[name][number] for name in names]
         bars = axes.barh(range(len(names)), values, color=TRAIN)
-        axes.bar_label(bars, [f"{value:.3g}" for value in values], padding=3, fontsize=8)
+        texts = [f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" for value in values]
+        axes.bar_label(bars, texts, padding=3, fontsize=8)
         axes.set_yticks(range(len(names)), names if number == 0 else [""] * len(names), fontsize=8)
-        axes.invert_yaxis()
-        axes.set(xscale="log", xlim=(min(values) / 2, max(values) * 4), xlabel="milliseconds a call", title=f"batch {size}")
+        axes.set(xscale="log", xlim=(min(values) / 2, max(values) * 6), ylim=(len(names) - 0.4, -0.6))
+        axes.set(xlabel="milliseconds a call", title=f"batch {size}")
     return figure
 
 
