@@ -67,9 +67,13 @@ SIZED = {
     "TopK": {1: MAX_ELEMENTS},
 }
 
-#: Operators that repeat a graph as often as the file says, and those whose answers differ from call to call.
+#: Operators that repeat a graph as often as the file says, and those whose answers differ from call to call. One Loop is let through:
+#: outermost, and once for each picture (or each row, or column) that the caller feeds.
 REPEATING = {"Loop", "Scan", "SequenceMap"}
 REFUSED = REPEATING | {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+
+#: What leads from the shape of the input to one of its sizes.
+SHAPE_STEPS = {"Cast", "Slice", "Squeeze", "Gather", "Identity"}
 
 #: Where operators may come from: ONNX itself, and what onnxruntime adds for quantised files.
 DOMAINS = {"", "ai.onnx", "com.microsoft"}
@@ -144,6 +148,9 @@ class _Walker(WireReader):
         self.constants: dict[str, tuple[int, float]] = {}
         #: operator by the name of what it makes
         self.makers: dict[str, str] = {}
+        #: names of the outermost graph's inputs, and of what is one of their sizes, or all of them
+        self.fed: set[str] = set()
+        self.sizes: set[str] = set()
 
     # --- ONNX's messages ---
 
@@ -201,7 +208,9 @@ class _Walker(WireReader):
             elif number == 15:
                 raise MalformedError("sparse tensors, which no exported file has")
             elif number in (11, 12, 13):
-                self._value(value)
+                name = self._value(value)
+                if number == 11 and depth == 0:
+                    self.fed.add(name)
             elif number in (2, 10):
                 self.text(value, MAX_METADATA)
         for node in nodes:
@@ -225,8 +234,9 @@ class _Walker(WireReader):
                 self.text(value, MAX_METADATA)
         if domain not in DOMAINS:
             raise MalformedError(f"the operator {operator[:80]!r} of the domain {domain[:80]!r}, which is none of ONNX's")
-        if operator in REFUSED:
-            raise MalformedError(f"the operator {operator!r}, which no exported file has")
+        by_picture = operator == "Loop" and depth == 0 and inputs[:1] and inputs[0] in self.sizes
+        if operator in REFUSED and not by_picture:
+            raise MalformedError(f"the operator {operator!r}, which repeats as often as the file says, or answers by chance")
         self.seen.operators[operator] = self.seen.operators.get(operator, 0) + 1
         if operator in ("Resize", "Upsample"):
             factors = (inputs[2:3] if operator == "Resize" else inputs[1:2]) or [""]
@@ -234,6 +244,9 @@ class _Walker(WireReader):
             if factors[0] and elements > MAX_FACTORS and self.makers.get(factors[0]) not in FACTORS:
                 raise MalformedError(f"{operator} with factors that are none")
         self.makers.update(dict.fromkeys(outputs, operator))
+        if depth == 0 and inputs:
+            known = self.fed if operator == "Shape" else self.sizes if operator in SHAPE_STEPS else ()
+            self.sizes.update(outputs if inputs[0] in known else ())
         for attribute in attributes:
             self._attribute(attribute, depth, outputs)
         for place, most in SIZED.get(operator, {}).items():
@@ -261,15 +274,17 @@ class _Walker(WireReader):
         if name in SETTINGS and any(abs(number) > MAX_SETTING for number in numbers):
             raise MalformedError(f"{name} of {max(numbers, key=abs):,}; at most {MAX_SETTING:,} is believed")
 
-    def _value(self, span: Span) -> None:
-        """ValueInfoProto: the declared shape."""
+    def _value(self, span: Span) -> str:
+        """ValueInfoProto: the name; the declared shape is looked at."""
+        name = ""
         for number, value in self.spans(span):
             if number == 1:
-                self.text(value)
+                name = self.text(value)
             elif number == 2:
                 for kind, inner in self.spans(value):
                     if kind == 1:
                         self._tensor_type(inner)
+        return name
 
     def _tensor_type(self, span: Span) -> None:
         elements = 1

@@ -26,7 +26,8 @@ from kerascv_course.files import write_beside
 from kerascv_course.keras_file import load_keras
 from kerascv_course.recipe import Recipe
 from kerascv_course.run_page import write_run_page
-from kerascv_course.tasks import Task, get_task
+from kerascv_course.tasks import FittedTask, Task, get_task
+from kerascv_course.training.callbacks import write_history
 from kerascv_course.training.checkpoint import Progress
 from kerascv_course.training.run import Run
 from kerascv_course.training.trainer import prepare, train
@@ -92,18 +93,21 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, data_dir: Path | None = None, r
         data_dir = data_dir or _remembered_data_dir(Run.open(run_dir))
     task = get_task(recipe.task)
     splits, info = load_for(recipe, task, data_dir, run_dir if resume else None)
-    training = prepare(recipe, task, splits, info)
+    training = None if isinstance(task, FittedTask) else prepare(recipe, task, splits, info)
     run = Run.open(run_dir) if resume else Run.create(run_dir, recipe)
     with _log_file(run):
         log.info("%s: %s", recipe.name, recipe.description)
         log.info("%s", _data_line(info, task))
-        log.info("%s with %s trainable parameters", recipe.model, f"{_trainable(training.model):,}")
+        if training:
+            log.info("%s with %s trainable parameters", recipe.model, f"{_trainable(training.model):,}")
         _record_start(run, recipe, data_dir, resume=resume)
         if not resume:
             for name, text in task.files(info).items():
                 run.write_text(name, text)
         try:
-            progress = train(recipe, training, splits, info, run, resume=resume)
+            progress = (
+                train(recipe, training, splits, info, run, resume=resume) if training else fit(recipe, task, splits, info, run)
+            )
             model = load_best(run)
             metrics = measure(run, recipe, task, model, splits, info, progress)
             draw(run, recipe, task, model, splits, info, progress, metrics)
@@ -116,6 +120,20 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, data_dir: Path | None = None, r
                 f"interrupted; every finished validation is kept. Go on with: python -m kerascv_course.train --resume {run.path}"
             ) from None
         return Result(run, task.headline(metrics), sample, time.perf_counter() - started)
+
+
+def fit(recipe: Recipe, task: Task, splits: Splits, info: DataInfo, run: Run) -> Progress:
+    """Let a task that learns without gradients do so, into the run folder; a resumed run finds its long work in the cache."""
+    if not isinstance(task, FittedTask):
+        raise TypeError(f"{type(task).__name__} is trained by gradients")
+    keras.utils.set_random_seed(recipe.seed)
+    model, history, best = task.fit(recipe, splits, info)
+    with write_beside(run / "best.keras") as path:
+        model.save(path)
+    write_history(run, history)
+    for row in history:
+        log.info("%s", "  ".join(f"{key} {value:g}" for key, value in row.items() if key != "epoch"))
+    return Progress(info.fingerprint, history, best)
 
 
 def load_for(recipe: Recipe, task: Task, data_dir: Path | None, run_dir: Path | None) -> tuple[Splits, DataInfo]:
@@ -189,6 +207,7 @@ def serving_reference(run: Run, *, data_dir: Path | None = None) -> tuple[keras.
 def _check(serving: keras.Model, path: Path, recipe: Recipe, task: Task, splits: Splits, labels: Sequence[str]) -> ParityReport:
     from export import check_parity
 
+    options: dict[str, Any] = {"batch_sizes": task.batch_sizes} if isinstance(task, FittedTask) else {}
     return check_parity(
         serving,
         path,
@@ -197,6 +216,7 @@ def _check(serving: keras.Model, path: Path, recipe: Recipe, task: Task, splits:
         answer=task.answer,
         labels=labels,
         tolerance=recipe.export.tolerance,
+        **options,
     )
 
 
@@ -216,7 +236,7 @@ def measure(
     run: Run, recipe: Recipe, task: Task, model: keras.Model, splits: Splits, info: DataInfo, progress: Progress
 ) -> dict[str, Any]:
     """Measure the best weights on every split and write metrics.json. The test split is touched here for the first time."""
-    log.info("measuring the best weights (epoch %g)", progress.history[progress.best]["epoch"])
+    log.info("measuring the best weights (%g of %d)", progress.history[progress.best]["epoch"], progress.history[-1]["epoch"])
     metrics = task.evaluate(model, recipe, splits, info)
     run.write_json(
         "metrics.json",
@@ -247,7 +267,8 @@ def draw(
 ) -> None:
     """Write plots/: the learning curves and the task's own figures."""
     best = progress.history[progress.best]["epoch"]
-    run.write_figure("plots/learning_curves.png", plots.learning_curves(progress.history, task.curve, best))
+    if "loss" in progress.history[0]:
+        run.write_figure("plots/learning_curves.png", plots.learning_curves(progress.history, task.curve, best))
     for name, figure in task.figures(model, recipe, splits, info, metrics).items():
         run.write_figure(f"plots/{name}.png", figure)
 
@@ -282,6 +303,7 @@ def export_run(
     log.info("exporting, and checking the file on all %d test images", len(splits.test))
     serving, described = task.serving_graph(model, recipe, info), task.describe(model, recipe, info, metrics)
     candidate = run / "model.rejected.onnx"
+    normalization = (recipe.data.normalize_mean, recipe.data.normalize_std)
     export_model(
         serving,
         candidate,
@@ -289,13 +311,12 @@ def export_run(
         name=recipe.name,
         recipe=dataclasses.asdict(recipe),
         opset=recipe.export.opset,
-        preprocessing=(recipe.data.normalize_mean, recipe.data.normalize_std),
         resize=recipe.data.resize,
         data={"source": info.source, "fingerprint": info.fingerprint, "citation": info.citation},
         versions=package_versions(),
         license=recipe.export.license,
         layout=recipe.export.layout,
-        **described,
+        **{"preprocessing": normalization, **described},
     )
     try:
         report = _check(serving, candidate, recipe, task, splits, described["labels"])

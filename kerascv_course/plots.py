@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 __all__ = [
+    "accuracy_lines",
     "class_accuracy",
     "compare_curves",
     "confusion_matrix",
@@ -181,6 +182,27 @@ def compare_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], keys:
         )
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
+    return figure
+
+
+def accuracy_lines(places: Sequence[str], lines: Mapping[str, Sequence[float]], label: str, title: str) -> Figure:
+    """Accuracies of the variants of a sweep.
+
+    Args:
+        places: what stands below each place of the horizontal axis.
+        lines: name of a line to its accuracies, 0–1, one a place.
+        label: what was varied.
+        title: above all.
+    """
+    figure = Figure(figsize=(max(5.0, 0.45 * len(places) + 2), 3.8), layout="constrained")
+    axes = figure.subplots()
+    for (name, values), color in zip(lines.items(), (VALIDATION, TRAIN, BEST), strict=False):
+        axes.plot(range(len(places)), values, marker="o", markersize=4, color=color, label=name)
+    crowded = len(places) > 12 or max(map(len, places)) > 6
+    axes.set_xticks(range(len(places)), places, rotation=45 if crowded else 0, ha="right" if crowded else "center")
+    axes.set(xlabel=label, ylabel="accuracy", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
     return figure
 
 

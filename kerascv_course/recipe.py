@@ -12,7 +12,7 @@ from tyro.conf import Fixed
 
 from kerascv_course.errors import InputError
 
-__all__ = ["Augmentation", "Colorize", "Data", "Export", "Optimizer", "Recipe", "Schedule"]
+__all__ = ["Augmentation", "Colorize", "Data", "Export", "Optimizer", "Recipe", "Scenes", "Schedule"]
 
 
 def _require(ok: bool, rule: str, value: object) -> None:
@@ -156,6 +156,94 @@ class Colorize:
 
 
 @dataclass(frozen=True)
+class Scenes:
+    """Vision without a network, for the task scenes: how a picture becomes a vector, and what answers from vectors."""
+
+    feature: Literal["tiny", "bag", "vlad", "fisher"] = "bag"
+    """tiny: the pixels of the picture at data.image_size; bag: histogram of SIFT words; vlad; fisher: Fisher vector."""
+    center: bool = True
+    """tiny: subtract the picture's mean."""
+    tiny_norm: Literal["none", "l1", "l2"] = "l1"
+    """tiny: what the pixels are divided by."""
+    step: int = 4
+    """SIFT: pixels from one descriptor to the next."""
+    bin_sizes: tuple[int, ...] = (4,)
+    """SIFT: side of a spatial bin for each scale, pixels; a descriptor has 4×4 bins."""
+    window: Literal["triangular", "gaussian"] = "triangular"
+    """SIFT: how a bin weighs the pixels around its centre."""
+    smooth: int = 0
+    """SIFT: times that the picture is smoothed first, each a variance of half a pixel."""
+    contrast: float = 0.0
+    """SIFT: descriptors of less contrast, in grey levels a pixel, are zero."""
+    color: Literal["gray", "rgb", "opponent"] = "gray"
+    """SIFT of pictures with three channels: of their luma, of each channel, or of opponent colours."""
+    samples: int = 100_000
+    """Descriptors that words are learnt from."""
+    words: int = 400
+    """Size of the vocabulary; for fisher, components of the mixture."""
+    vocabulary_seed: int = 0
+    """Seed of the sample and of k-means. Not the recipe's seed: runs with several seeds share their words."""
+    compress: int = 0
+    """Dimensions that descriptors are reduced to by PCA, after taking the roots of their shares; 0: they stay as they are."""
+    soft: float = 0.0
+    """bag: 0: a descriptor counts for its nearest word; above: for all, by a Gaussian of this width (a descriptor has norm 512)."""
+    levels: int = 1
+    """Levels of the spatial pyramid: 1: the whole picture; 2: and its quarters; 3: and their quarters."""
+    pyramid_weights: bool = True
+    """Weigh the levels as Lazebnik et al. do, fine ones more."""
+    norm: Literal["none", "l1", "l2", "hellinger", "power"] = "l1"
+    """How the vector of each cell of the pyramid is normalised; hellinger: roots of shares; power: signed roots, then L2."""
+    normalize_whole: bool = False
+    """Normalise all cells by the whole picture's sum."""
+    classifier: Literal["knn", "linear"] = "knn"
+    """knn: votes of the nearest training pictures; linear: support vector machines."""
+    k: int = 1
+    """knn: how many vote."""
+    distance: Literal["euclidean", "cityblock", "minkowski", "cosine", "chi2", "intersection"] = "cityblock"
+    """knn: what is near."""
+    power: float = 3.0
+    """knn: p of the Minkowski distance."""
+    vote: Literal["mode", "nearest", "distance"] = "mode"
+    """knn: mode: ties go to the first class; nearest: to the class with the nearer pictures; distance: votes count 1/distance."""
+    kernel: Literal["linear", "intersection", "chi2"] = "linear"
+    """linear: products are taken of the vectors themselves, or of a feature map that makes them this kernel of histograms."""
+    penalties: tuple[float, ...] = (1.0,)
+    """linear: values of C to choose from on the validation pictures."""
+    refit: bool = True
+    """Fit the classifier once more, to the train and validation pictures together, when the settings are chosen."""
+
+    def __post_init__(self) -> None:
+        for name in ("step", "words", "samples", "levels", "k"):
+            _require(getattr(self, name) >= 1, f"scenes.{name} must be a whole number of 1 or more", getattr(self, name))
+        for name in ("smooth", "contrast", "compress", "soft", "vocabulary_seed"):
+            _require(getattr(self, name) >= 0, f"scenes.{name} must be 0 or more", getattr(self, name))
+        _require(self.levels <= 4, "scenes.levels must be 1 to 4", self.levels)
+        _require(
+            bool(self.bin_sizes) and all(1 <= size <= 14 for size in self.bin_sizes),
+            "scenes.bin_sizes must be one or more of 1 to 14 pixels",
+            self.bin_sizes,
+        )
+        _require(self.power > 0, "scenes.power must be above 0", self.power)
+        _require(
+            bool(self.penalties) and min(self.penalties) > 0, "scenes.penalties must be one or more above 0", self.penalties
+        )
+        if self.kernel != "linear" and (self.feature != "bag" or self.norm not in ("l1", "none")):
+            raise InputError(
+                f"scenes.kernel {self.kernel} compares histograms: it goes with the feature bag and the norm l1 or none; received "
+                f"{self.feature} and {self.norm}"
+            )
+        if self.soft and self.feature != "bag":
+            raise InputError(f"scenes.soft goes with the feature bag; received it for {self.feature}: leave it 0")
+        signed = self.feature in ("vlad", "fisher")
+        if signed and self.norm in ("l1", "hellinger"):
+            raise InputError(
+                f"scenes.norm of {self.feature} is none, l2 or power, for its values have signs; received {self.norm}"
+            )
+        if (signed or self.feature == "tiny") and self.classifier == "knn" and self.distance in ("chi2", "intersection"):
+            raise InputError(f"scenes.distance {self.distance} compares histograms; received it for {self.feature}")
+
+
+@dataclass(frozen=True)
 class Export:
     """What leaves the run."""
 
@@ -184,12 +272,12 @@ class Recipe:
     expect: Fixed[str]
     """Machine, time and result to expect."""
     model: str
-    """Network, one of `kerascv_course.list_models()`."""
+    """Network, one of `kerascv_course.list_models()`; empty for the task scenes, which has none."""
     data: Data
     """What is learnt from."""
     model_options: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Options of the network, as NAME VALUE pairs."""
-    task: Literal["classify", "colorize"] = "classify"
+    task: Literal["classify", "colorize", "scenes"] = "classify"
     """What is predicted and how it is measured."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random changes of the training images."""
@@ -201,6 +289,8 @@ class Recipe:
     """Share of the target probability spread over all classes, 0 to below 1."""
     colorize: Colorize = field(default_factory=Colorize)
     """Colours, for the task colorize."""
+    scenes: Scenes = field(default_factory=Scenes)
+    """Features and classifier, for the task scenes."""
     epochs: int = 10
     """Passes over the training images, at most."""
     batch_size: int = 64

@@ -103,7 +103,8 @@ def main() -> None:
     from kerascv_course.training.run import Run
 
     # What can be told at once is, and not after TensorFlow's start.
-    check_model(recipe.model, recipe.model_options)
+    if recipe.model:
+        check_model(recipe.model, recipe.model_options)
     check_source(recipe.data, arguments.data_dir)
     run_dir = arguments.resume or arguments.run_dir or Run.free_path(Path("runs"), recipe.name)
     if not arguments.resume:

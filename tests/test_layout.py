@@ -121,7 +121,7 @@ def test_only_plots_imports_matplotlib_at_the_top(module):
     assert module == "kerascv_course.plots" or not figures
 
 
-COMMANDS = ("train", "evaluate", "compare", "analyze", "calc", "report")
+COMMANDS = ("train", "evaluate", "compare", "analyze", "calc", "report", "scenes")
 
 
 @pytest.mark.parametrize("module", list(MODULES))

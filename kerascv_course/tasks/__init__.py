@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from kerascv_course.errors import UnknownNameError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kerascv_course.data import DataInfo, Splits
     from kerascv_course.recipe import Recipe
 
-__all__ = ["Task", "get_task"]
+__all__ = ["FittedTask", "Task", "get_task"]
 
 
 class Task(Protocol):
@@ -81,6 +81,17 @@ class Task(Protocol):
         """What the task puts into the exported file's contract."""
 
 
+@runtime_checkable
+class FittedTask(Protocol):
+    """A task that learns by itself, without gradients; it has all that `Task` lists as well."""
+
+    #: Images a call at which its exported file is checked.
+    batch_sizes: tuple[int, ...]
+
+    def fit(self, recipe: Recipe, splits: Splits, info: DataInfo) -> tuple[keras.Model, list[dict[str, float]], int]:
+        """The fitted model; a row (``epoch``, ``val_accuracy``, ``seconds`` …) a setting that was tried; the best row's index."""
+
+
 def get_task(name: str) -> Task:
     """The task of a name.
 
@@ -89,8 +100,9 @@ def get_task(name: str) -> Task:
     """
     from kerascv_course.tasks.classify import Classify
     from kerascv_course.tasks.colorize import Colorizer
+    from kerascv_course.tasks.scenes import SceneRecognition
 
-    tasks: dict[str, type[Task]] = {"classify": Classify, "colorize": Colorizer}
+    tasks: dict[str, type[Task]] = {"classify": Classify, "colorize": Colorizer, "scenes": SceneRecognition}
     if name not in tasks:
         raise UnknownNameError("task", name, tasks)
     return tasks[name]()

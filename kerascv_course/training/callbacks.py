@@ -26,7 +26,7 @@ from kerascv_course.training.run import Run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Keeper", "ProgressBar", "Snapshots", "TrainingDivergedError"]
+__all__ = ["Keeper", "ProgressBar", "Snapshots", "TrainingDivergedError", "write_history"]
 
 log = logging.getLogger(__name__)
 
@@ -103,10 +103,15 @@ def finish_commit(run: Run, progress: Progress) -> None:
             staged.replace(run / "best.keras")
         else:
             staged.unlink()
+    write_history(run, progress.history)
+
+
+def write_history(run: Run, history: list[dict[str, float]]) -> None:
+    """Write ``history.csv``, a row a validation."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(progress.history[0]) if progress.history else ["epoch"], lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=list(history[0]) if history else ["epoch"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(progress.history)
+    writer.writerows(history)
     run.write_text("history.csv", text.getvalue())
 
 

@@ -88,8 +88,12 @@ REFUSED = {
         "Resize asks for a size of 9e\\+09",
     ),
     "factors that are a picture": (proto(helper.make_node("Resize", ["x", "", "x"], ["y"])), "factors that are none"),
-    "a scan": (proto(helper.make_node("Scan", ["x"], ["y"])), "the operator 'Scan', which no exported file has"),
-    "chance": (proto(helper.make_node("RandomNormal", [], ["y"], shape=[1])), "the operator 'RandomNormal', which no"),
+    "a loop": (proto(helper.make_node("Loop", ["x", "x"], ["y"])), "the operator 'Loop', which repeats"),
+    "a loop as long as a stored number says": (
+        proto(helper.make_node("Loop", ["w", ""], ["y"]), stored=[constant(2**40)]),
+        "the operator 'Loop', which repeats",
+    ),
+    "chance": (proto(helper.make_node("RandomNormal", [], ["y"], shape=[1])), "or answers by chance"),
     "a stranger's operator": (proto(domain="evil"), "of the domain 'evil', which is none of ONNX's"),
     "a shape without values": (
         proto(stored=[TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2**20, 2**20])]),
