@@ -1,11 +1,13 @@
 """Toronto CSC413, assignment 2 (report 004, parts 4–6): horses of CIFAR-10 coloured by three networks, 24 colours.
 
 Settings as the assignment has them: RGB/256, grey as the mean of the channels, the nearest of 24 k-means colours as the class of a
-pixel, pixel-wise cross-entropy, Adam with rate 1e-3, batches of 100 in fixed order, 25 epochs, kernel 3, 32 filters, one input
-channel. Two departures:
+pixel, pixel-wise cross-entropy, Adam with rate 1e-3, batches of 100 in fixed order, kernel 3, 32 filters, one input
+channel. Three departures:
 
 * The assignment validates on the 1,000 test horses after every epoch. Here 100 training horses (102,400 pixels) choose the
   checkpoint, and the test horses measure it once.
+* 4,900 horses are left to learn from, so that an epoch has 49 steps in place of 50. 26 epochs (1,274 steps) are the first whole
+  number that is no less than the assignment's 25 (1,250 steps).
 * The course's palette file is not public, so the palette is computed. Palettes of equal quality differ in how well the grey of a
   pixel tells its class (0.59 to 0.63 over eight seeds), and every network's accuracy moves with it. The seed is the one of the
   eight whose classes a lookup by grey level tells best on the training horses; accuracies and losses are comparable with the
@@ -21,14 +23,14 @@ from kerascv_course.recipe import Augmentation, Colorize, Data, Optimizer, Recip
 _REPORTED = Recipe(
     name="csc413-pool-upsample",
     description="report 004, part 4: horses coloured by pooling and up-sampling (reported: pixel accuracy 0.413, loss 1.5877)",
-    expect="test pixel accuracy 0.4121 ± 0.0012 over seeds 0, 1, 2, loss 1.5828; 2 minutes on two busy CPU cores",
+    expect="test pixel accuracy 0.4133 ± 0.0015 over seeds 0, 1, 2, loss 1.5788; 2 minutes on two busy CPU cores",
     model="pool_upsample_net",
     # pixels / 256
     data=Data("cifar10", only=("horse",), validation_share=0.02, normalize_mean=(0.0,), normalize_std=(256 / 255,)),
     task="colorize",
     colorize=Colorize(palette_seed=1),
     optimizer=Optimizer("adam", learning_rate=1e-3),
-    epochs=25,
+    epochs=26,
     batch_size=100,
     shuffle=False,
 )
@@ -39,14 +41,14 @@ RECIPES = [
         _REPORTED,
         name="csc413-conv-transpose",
         description="report 004, part 5: strides and transposed convolutions (reported: pixel accuracy 0.554, loss 1.1440)",
-        expect="test pixel accuracy 0.5574 ± 0.0066 over seeds 0, 1, 2, loss 1.1419; 2 minutes on two busy CPU cores",
+        expect="test pixel accuracy 0.5604 ± 0.0056 over seeds 0, 1, 2, loss 1.1338; 2 minutes on two busy CPU cores",
         model="conv_transpose_net",
     ),
     replace(
         _REPORTED,
         name="csc413-unet",
         description="assignment, part 6 (absent from report 004): the same with skip connections",
-        expect="test pixel accuracy 0.5913 ± 0.0054 over seeds 0, 1, 2, loss 1.0601; 2 to 4 minutes on two busy CPU cores",
+        expect="test pixel accuracy 0.5912 ± 0.0055 over seeds 0, 1, 2, loss 1.0590; 2 to 4 minutes on two busy CPU cores",
         model="unet_colorizer",
     ),
     replace(
