@@ -210,7 +210,7 @@ def test_confusions_by_hand():
         ({"k": 0}, "scenes.k must be a whole number of 1 or more"),
         ({"bin_sizes": (4, 15)}, "scenes.bin_sizes must be one or more of 1 to 14 pixels"),
         ({"kernel": "chi2", "norm": "l2"}, "kernel chi2 compares histograms"),
-        ({"feature": "fisher"}, "norm of fisher is l2 or power"),
+        ({"feature": "fisher"}, "norm of fisher is none, l2 or power"),
         ({"feature": "vlad", "norm": "l2", "distance": "chi2"}, "distance chi2 compares histograms"),
         ({"feature": "vlad", "norm": "l2", "soft": 1.0}, "soft goes with the feature bag"),
         ({"penalties": (0.0,)}, "penalties must be one or more above 0"),
