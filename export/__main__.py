@@ -1,4 +1,4 @@
-"""Command line of the export layer: ``python -m export RUN``, ``check``, ``predict``, ``inspect``, ``page``.
+"""Command line of the export layer: Keras models to ONNX files, proved, examined, used.
 
 argparse, for `predict` and `inspect` run where only NumPy, onnxruntime and Pillow are installed.
 """
