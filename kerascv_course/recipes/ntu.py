@@ -33,7 +33,7 @@ RECIPES = [
     _recipe(
         "ntu-bag-of-sift",
         "fifteen scenes from histograms of 400 SIFT words, one at every pixel, and 8 neighbours (report 002, table 3)",
-        "not measured on test; many minutes on two CPU cores",
+        "test accuracy 0.6047; 606 s on two busy CPU cores, the vectors of the pictures in the cache in part",
         Scenes(step=1, bin_sizes=(8,), k=8),
     ),
     _recipe(
@@ -45,7 +45,7 @@ RECIPES = [
     _recipe(
         "ntu-pyramid-knn",
         "fifteen scenes from a spatial pyramid of SIFT words at three scales and 9 neighbours",
-        "not measured on test",
+        "test accuracy 0.6933; 9 minutes on two busy CPU cores",
         Scenes(bin_sizes=_SCALES, levels=3, norm="hellinger", normalize_whole=True, k=9, distance="cosine"),
     ),
     _recipe(
