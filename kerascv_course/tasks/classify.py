@@ -16,7 +16,15 @@ from kerascv_course.data import DataInfo, Split, Splits
 from kerascv_course.recipe import Recipe
 from kerascv_course.registry import create_model
 
-__all__ = ["Classify", "classification_report", "ends_in_softmax", "normalization", "normalized", "serving_classifier"]
+__all__ = [
+    "Classify",
+    "class_samples",
+    "classification_report",
+    "ends_in_softmax",
+    "normalization",
+    "normalized",
+    "serving_classifier",
+]
 
 EVALUATION_BATCH = 256
 
@@ -92,6 +100,17 @@ def classification_report(logits: np.ndarray, targets: np.ndarray) -> dict[str, 
     }
 
 
+def class_samples(splits: Splits, info: DataInfo, count: int) -> dict[str, np.ndarray]:
+    """The first test picture of each of the first classes, by file stem."""
+    samples = {}
+    for target, label in enumerate(info.labels[:count]):
+        found = (splits.test.targets == target).nonzero()[0]
+        if len(found):
+            safe = re.sub(r"[^\w-]+", "_", label) or "class"
+            samples[f"{target}_{safe}"] = splits.test.images[found[0]]
+    return samples
+
+
 class Classify:
     """The classification task (see `kerascv_course.tasks.Task`)."""
 
@@ -154,13 +173,7 @@ class Classify:
 
     def samples(self, splits: Splits, info: DataInfo, count: int) -> dict[str, np.ndarray]:
         """The first test picture of each of the first classes."""
-        samples = {}
-        for target, label in enumerate(info.labels[:count]):
-            found = (splits.test.targets == target).nonzero()[0]
-            if len(found):
-                safe = re.sub(r"[^\w-]+", "_", label) or "class"
-                samples[f"{target}_{safe}"] = splits.test.images[found[0]]
-        return samples
+        return class_samples(splits, info, count)
 
     def serving_graph(self, model: keras.Model, recipe: Recipe, info: DataInfo) -> keras.Model:
         """uint8 images to logits and probabilities."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from kerascv_course.classical.sift import Grid
 from kerascv_course.data import DataInfo, Split, Splits
 from kerascv_course.errors import InputError
 from kerascv_course.recipe import Recipe
+from kerascv_course.tasks.classify import class_samples
 
 __all__ = ["SHORT_NAMES", "SceneRecognition", "asymmetry", "confused_pairs", "confusion", "short_names"]
 
@@ -223,13 +223,7 @@ class SceneRecognition:
 
     def samples(self, splits: Splits, info: DataInfo, count: int) -> dict[str, np.ndarray]:
         """The first test picture of each of the first classes."""
-        samples = {}
-        for target, label in enumerate(info.labels[:count]):
-            found = (splits.test.targets == target).nonzero()[0]
-            if len(found):
-                safe = re.sub(r"[^\w-]+", "_", label) or "class"
-                samples[f"{target}_{safe}"] = splits.test.images[found[0]]
-        return samples
+        return class_samples(splits, info, count)
 
     def serving_graph(self, model: keras.Model, recipe: Recipe, info: DataInfo) -> keras.Model:
         """uint8 images to probabilities: shares of the votes, or the softmax of margins, which are an output ``logits`` then."""
