@@ -16,7 +16,19 @@ if TYPE_CHECKING:
 NOISE_IMAGES = 64
 
 #: Options of ``run`` that go with a .keras file only, a run's recipe says the same.
-MODEL_OPTIONS = ("output", "labels", "images", "noise", "preprocessing", "resize", "input_dtype", "layout", "opset", "task")
+MODEL_OPTIONS = (
+    "output",
+    "labels",
+    "images",
+    "noise",
+    "preprocessing",
+    "resize",
+    "input_dtype",
+    "layout",
+    "opset",
+    "task",
+    "tolerance",
+)
 
 
 def add_parsers(commands: Commands) -> None:
@@ -55,6 +67,9 @@ def add_parsers(commands: Commands) -> None:
     model.add_argument("--layout", choices=("NHWC", "NCHW"), help="of the file's input (default: NHWC)")
     model.add_argument("--opset", type=int, help="ONNX operator set, 15 to 23 (default: 17)")
     model.add_argument("--task", choices=("classify", "embed", "tensor"), help="(default: by the shape of the output)")
+    model.add_argument(
+        "--tolerance", type=float, help="largest difference of any output (default: 1e-4; more where outputs are far beyond 10)"
+    )
     run.set_defaults(call=export_command)
 
     check = commands.add_parser(
@@ -95,6 +110,8 @@ def export_keras_file(arguments: argparse.Namespace) -> int:
             "the parity gate needs pictures: give --images FOLDER with pictures like those the model is for, "
             "or --noise where there are none (but not both)"
         )
+    if arguments.tolerance is not None and not arguments.tolerance > 0:
+        raise InputError(f"--tolerance is above 0; received {arguments.tolerance:g}")
     labels = read_labels(arguments.labels)
     preprocessing = read_preprocessing(arguments.preprocessing)
     start_tensorflow()
@@ -117,7 +134,9 @@ def export_keras_file(arguments: argparse.Namespace) -> int:
         **{name: value for name, value in options.items() if value is not None},
     )
     try:
-        report = check_parity(model, candidate, images, targets=targets, labels=labels or None)
+        report = check_parity(
+            model, candidate, images, targets=targets, labels=labels or None, tolerance=arguments.tolerance or 1e-4
+        )
     except ParityError as error:
         print(error.report.table())  # the error names what differs
         raise

@@ -61,6 +61,18 @@ def test_pixels_as_they_are(small, noise, tmp_path):
         export_model(small, tmp_path / "y.onnx", preprocessing="coffee")
 
 
+def test_a_network_of_keras_applications(noise, tmp_path):
+    keras.utils.set_random_seed(0)
+    network = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=10, classifier_activation=None)
+    generator = np.random.default_rng(0)
+    for variable in network.weights:  # fresh statistics of 0 and 1 would hide how they are used
+        if "moving" in variable.path or variable.path.endswith(("gamma", "beta")):
+            variable.assign(variable + generator.uniform(0, 0.5, variable.shape))
+    path = export_model(network, tmp_path / "x.onnx", preprocessing="tf")
+    report = check_parity(network, path, noise, reference_images=0)
+    assert report.ok and np.ptp(OnnxModel(path).run(noise)["logits"]) > 1e-3
+
+
 # --- layout and size ---
 
 
@@ -200,6 +212,7 @@ def test_a_keras_file_without_pictures(keras_file, tmp_path, capsys):
     [
         (["--labels", "nowhere.txt", "--noise"], "no such file: nowhere.txt"),
         (["--labels", "a,b", "--noise"], "one label a class: 2 for"),
+        (["--tolerance", "-1", "--noise"], "--tolerance is above 0; received -1"),
         (["--preprocessing", "1", "2", "3", "--noise"], "three means and three stds; received 1 2 3"),
         (["--preprocessing", "cafe", "--noise"], "did you mean 'caffe'"),
         (["--images", "nowhere"], "no such picture: nowhere"),
