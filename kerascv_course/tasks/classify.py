@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from kerascv_course import plots
 from kerascv_course.data import DataInfo, Split, Splits
 from kerascv_course.recipe import Recipe
-from kerascv_course.registry import create_model
+from kerascv_course.registry import adapter, create_model
 
 __all__ = [
     "Classify",
@@ -27,6 +27,9 @@ __all__ = [
 ]
 
 EVALUATION_BATCH = 256
+
+#: Training images that a network may take its first figures from.
+ADAPTATION_IMAGES = 5000
 
 
 def normalized(network: keras.Model, mean: Sequence[float], std: Sequence[float], *, dtype: str = "uint8") -> keras.Model:
@@ -134,11 +137,15 @@ class Classify:
     def relabel(self, info: DataInfo) -> None:
         """None: a class stays what it is when its image changes."""
 
-    def build(self, recipe: Recipe, info: DataInfo) -> keras.Model:
+    def build(self, recipe: Recipe, splits: Splits, info: DataInfo) -> keras.Model:
         """A network of the registry behind its normalisation: uint8 images to logits."""
         options: dict[str, Any] = dict(recipe.model_options)
         network = create_model(recipe.model, len(info.labels), info.image_shape, **options)
-        return normalized(network, recipe.data.normalize_mean, recipe.data.normalize_std)
+        mean, std = recipe.data.normalize_mean, recipe.data.normalize_std
+        if adapt := adapter(recipe.model):
+            normalize = normalization(mean, std, info.image_shape[-1])
+            adapt(network, keras.ops.convert_to_numpy(normalize(splits.train.images[:ADAPTATION_IMAGES])))
+        return normalized(network, mean, std)
 
     def compile_arguments(self, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
         """Softmax cross-entropy on logits, accuracy."""
