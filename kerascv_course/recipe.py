@@ -300,6 +300,9 @@ class Recipe:
     """How the learning rate changes."""
     label_smoothing: float = 0.0
     """Share of the target probability spread over all classes, 0 to below 1."""
+    views: Literal["none", "flip", "flip-translate"] = "none"
+    """Test-time augmentation: answer by the mean over the picture, its mirror image, and both shifted by a pixel. It is measured,
+    and exported inside the graph."""
     colorize: Colorize = field(default_factory=Colorize)
     """Colours, for the task colorize."""
     scenes: Scenes = field(default_factory=Scenes)

@@ -15,6 +15,7 @@ from kerascv_course import plots
 from kerascv_course.data import DataInfo, Split, Splits
 from kerascv_course.recipe import Recipe
 from kerascv_course.registry import adapter, create_model
+from kerascv_course.tasks.views import mean_over_views
 
 __all__ = [
     "Classify",
@@ -157,8 +158,19 @@ class Classify:
         """Nothing is drawn."""
 
     def evaluate(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
-        """`classification_report` of each split, in inference mode over the whole of it."""
-        return {name: classification_report(self._logits(model, split), split.targets) for name, split in splits.items()}
+        """`classification_report` of each split, in inference mode over the whole of it.
+
+        With test-time augmentation validation and test are measured with it, and ``single_view_accuracy`` is the accuracy without;
+        train is measured without.
+        """
+        metrics = {name: classification_report(self._logits(model, split), split.targets) for name, split in splits.items()}
+        if recipe.views != "none":
+            answering = mean_over_views(model, recipe.views)
+            for name in ("validation", "test"):
+                split, single = getattr(splits, name), metrics[name]["accuracy"]
+                report = classification_report(self._logits(answering, split), split.targets)
+                metrics[name] = {**report, "single_view_accuracy": single}
+        return metrics
 
     def headline(self, metrics: Mapping[str, Any]) -> dict[str, str]:
         """Accuracy of each split."""
@@ -169,7 +181,7 @@ class Classify:
     ) -> dict[str, Figure]:
         """Confusion matrix, accuracy by class and the worst mistakes of the test split."""
         test = metrics["test"]
-        logits = self._logits(model, splits.test)
+        logits = self._logits(mean_over_views(model, recipe.views), splits.test)
         figures = {
             "confusion_matrix": plots.confusion_matrix(np.array(test["confusion"]), info.labels, test["accuracy"]),
             "class_accuracy": plots.class_accuracy(test["class_accuracy"], info.labels),
@@ -184,7 +196,7 @@ class Classify:
 
     def serving_graph(self, model: keras.Model, recipe: Recipe, info: DataInfo) -> keras.Model:
         """uint8 images to logits and probabilities."""
-        return serving_classifier(model)
+        return serving_classifier(mean_over_views(model, recipe.views))
 
     def describe(self, model: keras.Model, recipe: Recipe, info: DataInfo, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Labels and the accuracy on each split."""
