@@ -305,8 +305,9 @@ class Recipe:
     """Stop after this many validations in a row without a better one; 0: never stop early."""
     monitor: Literal["val_loss", "val_accuracy"] = "val_loss"
     """What makes a checkpoint the best: always a figure of the validation split."""
-    log_style: Literal["full", "csc413"] = "full"
-    """Lines of the log: all figures, or validation loss and accuracy as CSC413 prints them."""
+    log_style: Literal["full", "csc413", "cose474", "ntu"] = "full"
+    """Lines of the log: all figures; or as a course prints them: csc413 validation loss and accuracy, cose474 the loss every
+    100 steps, ntu accuracy and loss of train and validation."""
     snapshots: int = 1
     """Draw how far it has come after every so many validations, where the task has something to look at; 0: never."""
     deterministic: bool = True
