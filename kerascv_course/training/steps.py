@@ -137,11 +137,12 @@ def learning_rates(optimizer: keras.optimizers.Optimizer) -> Callable[[Sequence[
 
     import tensorflow as tf
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)])
+    @tf.function
     def rates(steps: tf.Tensor) -> tf.Tensor:
         return tf.map_fn(lambda step: tf.cast(schedule(step), tf.float32), steps, fn_output_signature=tf.float32)
 
-    return lambda steps: rates(np.asarray(steps, np.int64)).numpy().astype(np.float64)
+    traced = rates.get_concrete_function(tf.TensorSpec([None], tf.int64))
+    return lambda steps: traced(tf.constant(steps, tf.int64)).numpy().astype(np.float64)
 
 
 def write_steps(run: Run, steps: np.ndarray, *, text: list[str] | None = None) -> None:

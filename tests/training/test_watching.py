@@ -12,16 +12,17 @@ from kerascv_course.experiment import run_recipe
 from kerascv_course.training.watching import Watch, check_watch
 
 
-def test_watching_writes_beside_and_changes_nothing(tiny_recipe, tmp_path):
+def test_watching_writes_beside_and_changes_nothing(tiny_recipe, tmp_path, caplog):
     pytest.importorskip("tensorboard")
     recipe = dataclasses.replace(
         tiny_recipe, export=dataclasses.replace(tiny_recipe.export, enabled=False), epochs=1, batch_size=16
     )
-    watched = run_recipe(recipe, tmp_path / "watched", watch=Watch(tensorboard=True, profile=True)).run
+    with caplog.at_level("INFO", logger="kerascv_course"):
+        watched = run_recipe(recipe, tmp_path / "watched", watch=Watch(tensorboard=True, profile=True)).run
     alone = run_recipe(recipe, tmp_path / "alone").run
     assert len(list(watched.path.glob("tensorboard/*/events.out.tfevents.*"))) == 2  # train and validation
     assert len(list(watched.path.glob("profile/**/*.xplane.pb"))) == 1
-    assert "profile of steps 20 to 30" in (watched / "log.txt").read_text()
+    assert "profile of steps 20 to 30" in caplog.text
     assert not (alone / "tensorboard").exists() and not (alone / "profile").exists()
     assert (watched / "steps.csv").read_bytes() == (alone / "steps.csv").read_bytes()
     for value, other in zip(*(keras.saving.load_model(r / "best.keras").get_weights() for r in (watched, alone)), strict=True):
