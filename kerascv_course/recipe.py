@@ -327,8 +327,9 @@ class Recipe:
     """Compile the training step with XLA. auto: on a GPU (with TensorFlow on a CPU it is slower)."""
     fused: bool = False
     """Train batch norm and smooth activations through TensorFlow's fused operations: the same functions, faster on a CPU."""
-    log_style: Literal["full", "csc413"] = "full"
-    """Lines of the log: all figures, or validation loss and accuracy as CSC413 prints them."""
+    log_style: Literal["full", "csc413", "cose474", "ntu"] = "full"
+    """Lines of the log: all figures; or as a course prints them: csc413 validation loss and accuracy, cose474 the loss every
+    100 steps, ntu accuracy and loss of train and validation."""
     snapshots: int = 1
     """Draw how far it has come after every so many validations, where the task has something to look at; 0: never."""
     deterministic: bool = True

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import keras
 
@@ -17,6 +18,7 @@ from kerascv_course.training.checkpoint import Progress, load_checkpoint
 from kerascv_course.training.device import training_copy
 from kerascv_course.training.optimizers import build_optimizer
 from kerascv_course.training.run import Run
+from kerascv_course.training.steps import StepLog
 
 __all__ = ["Training", "prepare", "train"]
 
@@ -82,7 +84,16 @@ def prepare(recipe: Recipe, task: Task, splits: Splits, info: DataInfo) -> Train
     return Training(model, built, task, epoch_steps, period_steps)
 
 
-def train(recipe: Recipe, training: Training, splits: Splits, info: DataInfo, run: Run, *, resume: bool = False) -> Progress:
+def train(
+    recipe: Recipe,
+    training: Training,
+    splits: Splits,
+    info: DataInfo,
+    run: Run,
+    *,
+    resume: bool = False,
+    watchers: Sequence[keras.callbacks.Callback] = (),
+) -> Progress:
     """Fit, keeping history and checkpoints in the run folder; ends with the best weights in ``best.keras``.
 
     Args:
@@ -92,6 +103,7 @@ def train(recipe: Recipe, training: Training, splits: Splits, info: DataInfo, ru
         info: of the data.
         run: the folder.
         resume: go on from the folder's ``last.npz``; where a run was stopped before its first, from the beginning.
+        watchers: further callbacks, which must not change anything.
 
     Returns:
         The progress made, all of it.
@@ -101,11 +113,13 @@ def train(recipe: Recipe, training: Training, splits: Splits, info: DataInfo, ru
         TrainingDivergedError: the loss is not finite.
         WriteError: a checkpoint cannot be written.
     """
-    progress = Progress(info.fingerprint)
+    progress = Progress(info.fingerprint, recipe=recipe.name)
     if resume and (run / "last.npz").exists():
-        progress = load_checkpoint(run / "last.npz", training.model, info.fingerprint)
+        progress = load_checkpoint(run / "last.npz", training.model, info.fingerprint, recipe.name)
         finish_commit(run, progress)
         log.info("resumed after epoch %g", len(progress.history) / recipe.validations_per_epoch)
+    if resume:  # not before the checkpoint is known to fit
+        run.write_json("recipe.json", asdict(recipe))
     periods, done = recipe.epochs * recipe.validations_per_epoch, len(progress.history)
     stopped = bool(recipe.patience and done and progress.since_best >= recipe.patience)
     if done < periods and not stopped:
@@ -120,8 +134,10 @@ def train(recipe: Recipe, training: Training, splits: Splits, info: DataInfo, ru
             callbacks=[
                 *([keras.callbacks.SwapEMAWeights()] if recipe.optimizer.ema else []),
                 ProgressBar(training.period_steps),
+                StepLog(recipe, progress, training.epoch_steps, training.period_steps),
                 Keeper(run, recipe, progress, training.built, training.period_steps),
                 Snapshots(run, lambda: training.task.snapshot(training.built, recipe, splits, info), recipe.snapshots),
+                *watchers,
             ],
             shuffle=False,  # the stream is shuffled already
             verbose=0,
