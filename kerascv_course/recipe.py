@@ -65,11 +65,19 @@ class Augmentation:
 
     flip: bool = False
     """Mirror left and right, every other time on average."""
+    alternating_flip: bool = False
+    """Mirror each image in every other epoch; which half of them starts mirrored, the seed decides (Jordan 2024)."""
     translate: int = 0
-    """Shift by up to this many pixels each way, the border filled with zeros."""
+    """Shift by up to this many pixels each way: the same as padding by as many and cropping at random."""
+    border: Literal["zeros", "reflect"] = "zeros"
+    """What comes in where the image is shifted away."""
 
     def __post_init__(self) -> None:
         _require(self.translate >= 0, "augmentation.translate must be 0 pixels or more", self.translate)
+        if self.flip and self.alternating_flip:
+            raise InputError(
+                "augmentation.flip and augmentation.alternating_flip exclude each other; received both: leave one out"
+            )
 
 
 @dataclass(frozen=True)

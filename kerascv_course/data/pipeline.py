@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from kerascv_course.data.augment import augment
+from kerascv_course.data.augment import augment, check_augmentation
 from kerascv_course.data.splits import Split
 from kerascv_course.recipe import Augmentation, Recipe
 
@@ -39,10 +39,15 @@ def training_batches(
 
     Returns:
         Batches of uint8 images (batch, height, width, channels) and targets (batch, …).
+
+    Raises:
+        InputError: the augmentation does not suit the images.
     """
+    check_augmentation(recipe.augmentation, train.images.shape[1:])
     batch, steps = recipe.batch_size, steps_per_epoch(train, recipe.batch_size)
     images, targets = tf.constant(train.images), tf.constant(train.targets)
     order_key, augmentation_key = tf.unstack(tf.random.split(tf.constant([recipe.seed, 0]), 2))
+    starts_mirrored = tf.random.stateless_uniform((len(train),), [recipe.seed, 1]) < 0.5
 
     def epoch_order(epoch: tf.Tensor) -> tf.data.Dataset:
         order = tf.range(len(train))
@@ -53,7 +58,13 @@ def training_batches(
     def read(step: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         chosen = tf.gather(images, index)
         if recipe.augmentation != Augmentation():
-            chosen = augment(chosen, tf.random.fold_in(augmentation_key, step), recipe.augmentation)
+            chosen = augment(
+                chosen,
+                tf.random.fold_in(augmentation_key, step),
+                recipe.augmentation,
+                starts_mirrored=tf.gather(starts_mirrored, index),
+                epoch=step // steps,
+            )
             if relabel:
                 return chosen, relabel(chosen)
         return chosen, tf.gather(targets, index)
