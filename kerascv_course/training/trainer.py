@@ -100,7 +100,11 @@ def train(recipe: Recipe, training: Training, splits: Splits, info: DataInfo, ru
     if done < periods and not stopped:
         training.model.fit(
             training_batches(
-                splits.train, recipe, first_step=done * training.period_steps, relabel=training.task.relabel(info)
+                splits.train,
+                recipe,
+                first_step=done * training.period_steps,
+                relabel=training.task.relabel(info),
+                classes=len(info.labels),
             ),
             epochs=periods,
             initial_epoch=done,
