@@ -5,6 +5,7 @@ The command line is made from these classes by tyro: a field is an option, its d
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -65,11 +66,42 @@ class Augmentation:
 
     flip: bool = False
     """Mirror left and right, every other time on average."""
+    alternating_flip: bool = False
+    """Mirror each image in every other epoch; which half of them starts mirrored, the seed decides (Jordan 2024)."""
     translate: int = 0
-    """Shift by up to this many pixels each way, the border filled with zeros."""
+    """Shift by up to this many pixels each way: 4 is a random crop after padding by 4 pixels."""
+    border: Literal["zeros", "reflect"] = "zeros"
+    """What comes in where the image is shifted or turned away."""
+    rotate: float = 0.0
+    """Turn by up to this many degrees each way."""
+    color_jitter: float = 0.0
+    """Change brightness, contrast and saturation, each by a factor of up to 1 plus or minus this, 0 to 1."""
+    cutout: int = 0
+    """Hide a square of so many pixels a side, anywhere, behind the mean colour (data.normalize_mean; DeVries and Taylor 2017)."""
+    erase: float = 0.0
+    """Fill a rectangle with noise, with this probability (random erasing, Zhong et al. 2020)."""
+    mixup: float = 0.0
+    """Blend pairs of images and their targets, shares from Beta(this, this) (Zhang et al. 2018); 0: no blending."""
+    cutmix: float = 0.0
+    """Put a box of one image into another, shares from Beta(this, this) (Yun et al. 2019); with mixup, one of both a batch."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether targets become probabilities, because images are made of two."""
+        return bool(self.mixup or self.cutmix)
 
     def __post_init__(self) -> None:
         _require(self.translate >= 0, "augmentation.translate must be 0 pixels or more", self.translate)
+        _require(0 <= self.rotate <= 180, "augmentation.rotate must be 0 to 180 degrees", self.rotate)
+        _require(self.cutout >= 0, "augmentation.cutout must be 0 pixels or more", self.cutout)
+        for name in ("color_jitter", "erase"):
+            _require(0 <= getattr(self, name) <= 1, f"augmentation.{name} must be 0 to 1", getattr(self, name))
+        for name in ("mixup", "cutmix"):
+            _require(0 <= getattr(self, name) < math.inf, f"augmentation.{name} must be 0 or more", getattr(self, name))
+        if self.flip and self.alternating_flip:
+            raise InputError(
+                "augmentation.flip and augmentation.alternating_flip exclude each other; received both: leave one out"
+            )
 
 
 @dataclass(frozen=True)
@@ -338,6 +370,11 @@ class Recipe:
     """What leaves the run."""
 
     def __post_init__(self) -> None:
+        if self.augmentation.mixes and self.task != "classify":
+            raise InputError(
+                f"augmentation.mixup and augmentation.cutmix mix classes: they go with the task classify; received {self.task}: "
+                "leave both 0"
+            )
         _require(0 <= self.label_smoothing < 1, "label_smoothing must be 0 or more and below 1", self.label_smoothing)
         for name in ("epochs", "batch_size", "validations_per_epoch"):
             _require(getattr(self, name) >= 1, f"{name} must be a whole number of 1 or more", getattr(self, name))

@@ -150,9 +150,11 @@ class Classify:
 
     def compile_arguments(self, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
         """Softmax cross-entropy on logits, accuracy."""
-        if recipe.label_smoothing:
-            return {"loss": _SmoothedCrossentropy(recipe.label_smoothing), "metrics": ["accuracy"]}
-        return {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "metrics": ["accuracy"]}
+        if not recipe.label_smoothing and not recipe.augmentation.mixes:
+            return {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "metrics": ["accuracy"]}
+        # Keras's own "accuracy" is for one kind of targets: mixed images have probabilities, those of validation have classes.
+        accuracy = keras.metrics.MeanMetricWrapper(_is_right, name="accuracy") if recipe.augmentation.mixes else "accuracy"
+        return {"loss": _SmoothedCrossentropy(recipe.label_smoothing), "metrics": [accuracy]}
 
     def snapshot(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> None:
         """Nothing is drawn."""
@@ -212,18 +214,32 @@ class Classify:
 
 
 class _SmoothedCrossentropy(keras.losses.Loss):
-    """Softmax cross-entropy of integer targets with label smoothing (Szegedy et al. 2016, section 7)."""
+    """Softmax cross-entropy with label smoothing (Szegedy et al. 2016, section 7), of classes or of their probabilities."""
 
     def __init__(self, smoothing: float) -> None:
         super().__init__(name="smoothed_crossentropy")
         self.smoothing = smoothing
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Loss of each image, (batch,), from targets (batch,) and logits (batch, classes)."""
+        """Loss of each image, (batch,), from targets, classes (batch,) or probabilities (batch, classes), and logits."""
         classes = y_pred.shape[-1]
-        target = keras.ops.one_hot(keras.ops.reshape(y_true, (-1,)), classes, dtype=y_pred.dtype)
-        target = target * (1 - self.smoothing) + self.smoothing / classes
+        target = y_true
+        if not _are_probabilities(y_true, y_pred):
+            target = keras.ops.one_hot(keras.ops.reshape(y_true, (-1,)), classes, dtype=y_pred.dtype)
+        target = keras.ops.cast(target, y_pred.dtype) * (1 - self.smoothing) + self.smoothing / classes
         return keras.losses.categorical_crossentropy(target, y_pred, from_logits=True)
+
+
+def _are_probabilities(targets: Any, logits: Any) -> bool:
+    return len(targets.shape) == 2 and targets.shape[-1] == logits.shape[-1]
+
+
+def _is_right(y_true: Any, y_pred: Any) -> Any:
+    """Whether the likeliest class is the true one, or the one that has most of a mixed image: 0 or 1, (batch,)."""
+    if _are_probabilities(y_true, y_pred):
+        y_true = keras.ops.argmax(y_true, axis=-1)
+    answers = keras.ops.argmax(y_pred, axis=-1)
+    return keras.ops.equal(keras.ops.cast(keras.ops.reshape(y_true, (-1,)), answers.dtype), answers)
 
 
 def _worst_mistakes(logits: np.ndarray, split: Split, labels: Sequence[str], count: int) -> tuple[np.ndarray, list[str]] | None:

@@ -125,7 +125,11 @@ def train(
     if done < periods and not stopped:
         training.model.fit(
             training_batches(
-                splits.train, recipe, first_step=done * training.period_steps, relabel=training.task.relabel(info)
+                splits.train,
+                recipe,
+                first_step=done * training.period_steps,
+                relabel=training.task.relabel(info),
+                classes=len(info.labels),
             ),
             epochs=periods,
             initial_epoch=done,
