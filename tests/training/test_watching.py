@@ -25,7 +25,9 @@ def test_watching_writes_beside_and_changes_nothing(tiny_recipe, tmp_path, caplo
     assert "profile of steps 20 to 30" in caplog.text
     assert not (alone / "tensorboard").exists() and not (alone / "profile").exists()
     assert (watched / "steps.csv").read_bytes() == (alone / "steps.csv").read_bytes()
-    for value, other in zip(*(keras.saving.load_model(r / "best.keras", compile=False).get_weights() for r in (watched, alone)), strict=True):
+    for value, other in zip(
+        *(keras.saving.load_model(r / "best.keras", compile=False).get_weights() for r in (watched, alone)), strict=True
+    ):
         np.testing.assert_array_equal(value, other)
 
 
