@@ -29,6 +29,7 @@ from kerascv_course.run_page import write_run_page
 from kerascv_course.tasks import FittedTask, Task, get_task
 from kerascv_course.training.callbacks import write_history
 from kerascv_course.training.checkpoint import Progress
+from kerascv_course.training.device import choose_for_device, describe_choice
 from kerascv_course.training.memory import telling_out_of_memory
 from kerascv_course.training.run import Run
 from kerascv_course.training.trainer import prepare, train
@@ -101,6 +102,8 @@ def run_recipe(
         _check_resumable(Run.open(run_dir).recipe(), recipe)
         data_dir = data_dir or _remembered_data_dir(Run.open(run_dir))
     task = get_task(recipe.task)
+    if not isinstance(task, FittedTask):
+        recipe = choose_for_device(recipe)
     splits, info = load_for(recipe, task, data_dir, run_dir if resume else None)
     with telling_out_of_memory(recipe, run_dir):
         training = None if isinstance(task, FittedTask) else prepare(recipe, task, splits, info)
@@ -110,6 +113,7 @@ def run_recipe(
         log.info("%s", _data_line(info, task))
         if training:
             log.info("%s with %s trainable parameters", recipe.model, f"{_trainable(training.model):,}")
+            log.info("%s", describe_choice(recipe))
         _record_start(run, recipe, data_dir, resume=resume)
         if not resume:
             for name, text in task.files(info).items():

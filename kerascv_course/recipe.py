@@ -5,6 +5,7 @@ The command line is made from these classes by tyro: a field is an option, its d
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -65,46 +66,90 @@ class Augmentation:
 
     flip: bool = False
     """Mirror left and right, every other time on average."""
+    alternating_flip: bool = False
+    """Mirror each image in every other epoch; which half of them starts mirrored, the seed decides (Jordan 2024)."""
     translate: int = 0
-    """Shift by up to this many pixels each way, the border filled with zeros."""
+    """Shift by up to this many pixels each way: 4 is a random crop after padding by 4 pixels."""
+    border: Literal["zeros", "reflect"] = "zeros"
+    """What comes in where the image is shifted or turned away."""
+    rotate: float = 0.0
+    """Turn by up to this many degrees each way."""
+    color_jitter: float = 0.0
+    """Change brightness, contrast and saturation, each by a factor of up to 1 plus or minus this, 0 to 1."""
+    cutout: int = 0
+    """Hide a square of so many pixels a side, anywhere, behind the mean colour (data.normalize_mean; DeVries and Taylor 2017)."""
+    erase: float = 0.0
+    """Fill a rectangle with noise, with this probability (random erasing, Zhong et al. 2020)."""
+    mixup: float = 0.0
+    """Blend pairs of images and their targets, shares from Beta(this, this) (Zhang et al. 2018); 0: no blending."""
+    cutmix: float = 0.0
+    """Put a box of one image into another, shares from Beta(this, this) (Yun et al. 2019); with mixup, one of both a batch."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether targets become probabilities, because images are made of two."""
+        return bool(self.mixup or self.cutmix)
 
     def __post_init__(self) -> None:
         _require(self.translate >= 0, "augmentation.translate must be 0 pixels or more", self.translate)
+        _require(0 <= self.rotate <= 180, "augmentation.rotate must be 0 to 180 degrees", self.rotate)
+        _require(self.cutout >= 0, "augmentation.cutout must be 0 pixels or more", self.cutout)
+        for name in ("color_jitter", "erase"):
+            _require(0 <= getattr(self, name) <= 1, f"augmentation.{name} must be 0 to 1", getattr(self, name))
+        for name in ("mixup", "cutmix"):
+            _require(0 <= getattr(self, name) < math.inf, f"augmentation.{name} must be 0 or more", getattr(self, name))
+        if self.flip and self.alternating_flip:
+            raise InputError(
+                "augmentation.flip and augmentation.alternating_flip exclude each other; received both: leave one out"
+            )
 
 
 @dataclass(frozen=True)
 class Optimizer:
     """How the weights move."""
 
-    name: Literal["sgd", "adam", "adamw", "adamax", "rmsprop"] = "sgd"
-    """Keras optimiser."""
+    name: Literal["sgd", "adam", "adamw", "adamax", "rmsprop", "muon"] = "sgd"
+    """Keras optimiser, or muon: orthogonalised steps for the kernels of convolutions, sgd for all else."""
     learning_rate: float = 0.05
     """Peak learning rate."""
     momentum: float = 0.0
-    """For sgd and rmsprop."""
+    """For sgd, rmsprop and muon."""
     nesterov: bool = False
-    """For sgd."""
+    """For sgd and muon."""
     weight_decay: float = 0.0
     """Decoupled, multiplied by the learning rate at each step (Keras's convention)."""
+    decay_norms: bool = True
+    """Let weights decay in batch norms and biases too; without it only kernels decay."""
+    norm_rate: float = 0.0
+    """For muon: peak learning rate of batch norms and biases; 0: the learning rate."""
+    head_rate: float = 0.0
+    """For muon: peak learning rate of dense kernels; 0: the learning rate."""
+    ema: float = 0.0
+    """Validate and keep the moving average of the weights, of this momentum; 0: the weights themselves."""
 
     def __post_init__(self) -> None:
         _require(self.learning_rate > 0, "optimizer.learning_rate must be above 0", self.learning_rate)
         _require(0 <= self.momentum < 1, "optimizer.momentum must be 0 or more and below 1", self.momentum)
         _require(self.weight_decay >= 0, "optimizer.weight_decay must be 0 or more", self.weight_decay)
-        if self.momentum and self.name not in ("sgd", "rmsprop"):
-            raise InputError(f"optimizer.momentum goes with sgd and rmsprop; received it for {self.name}: leave it 0")
-        if self.nesterov and self.name != "sgd":
-            raise InputError(f"optimizer.nesterov goes with sgd; received it for {self.name}: leave it out")
+        _require(0 <= self.ema < 1, "optimizer.ema must be 0 or more and below 1", self.ema)
+        if self.momentum and self.name not in ("sgd", "rmsprop", "muon"):
+            raise InputError(f"optimizer.momentum goes with sgd, rmsprop and muon; received it for {self.name}: leave it 0")
+        if self.nesterov and self.name not in ("sgd", "muon"):
+            raise InputError(f"optimizer.nesterov goes with sgd and muon; received it for {self.name}: leave it out")
+        for name in ("norm_rate", "head_rate"):
+            _require(getattr(self, name) >= 0, f"optimizer.{name} must be 0 or more", getattr(self, name))
+            if getattr(self, name) and self.name != "muon":
+                raise InputError(f"optimizer.{name} goes with muon; received it for {self.name}: leave it 0")
 
 
 @dataclass(frozen=True)
 class Schedule:
     """How the learning rate changes."""
 
-    name: Literal["constant", "cosine", "step"] = "constant"
-    """cosine: to zero at the last step; step: times `factor` at each milestone."""
+    name: Literal["constant", "cosine", "linear", "step"] = "constant"
+    """cosine, linear: to zero at the last step; step: times `factor` at each milestone."""
     warmup_epochs: float = 0.0
-    """Linear rise from zero, with cosine."""
+    """Linear rise from zero, with cosine and linear; some 0.3 of the epochs make it the one-cycle schedule."""
     milestones: tuple[float, ...] = ()
     """Epochs at which the step schedule lowers the rate."""
     factor: float = 0.1
@@ -112,8 +157,8 @@ class Schedule:
 
     def __post_init__(self) -> None:
         _require(self.warmup_epochs >= 0, "schedule.warmup_epochs must be 0 or more", self.warmup_epochs)
-        if self.warmup_epochs and self.name != "cosine":
-            raise InputError(f"schedule.warmup_epochs goes with the cosine schedule; received it for {self.name}")
+        if self.warmup_epochs and self.name not in ("cosine", "linear"):
+            raise InputError(f"schedule.warmup_epochs goes with the schedules cosine and linear; received it for {self.name}")
         if (self.name == "step") != bool(self.milestones):
             raise InputError(
                 f"schedule.milestones go with the step schedule, which needs one or more; received {self.milestones} for {self.name}: "
@@ -287,6 +332,9 @@ class Recipe:
     """How the learning rate changes."""
     label_smoothing: float = 0.0
     """Share of the target probability spread over all classes, 0 to below 1."""
+    views: Literal["none", "flip", "flip-translate"] = "none"
+    """Test-time augmentation: answer by the mean over the picture, its mirror image, and both shifted by a pixel. It is measured,
+    and exported inside the graph."""
     colorize: Colorize = field(default_factory=Colorize)
     """Colours, for the task colorize."""
     scenes: Scenes = field(default_factory=Scenes)
@@ -303,8 +351,14 @@ class Recipe:
     """How often an epoch is validated and a checkpoint kept."""
     patience: int = 0
     """Stop after this many validations in a row without a better one; 0: never stop early."""
-    monitor: Literal["val_loss", "val_accuracy"] = "val_loss"
-    """What makes a checkpoint the best: always a figure of the validation split."""
+    monitor: Literal["val_loss", "val_accuracy", "last"] = "val_loss"
+    """What makes a checkpoint the best: a figure of the validation split, or that it is the last."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """What training computes in; weights, and all that is measured and exported, stay float32. auto: what this machine is fast at."""
+    jit_compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the training step with XLA. auto: on a GPU (with TensorFlow on a CPU it is slower)."""
+    fused: bool = False
+    """Train batch norm and smooth activations through TensorFlow's fused operations: the same functions, faster on a CPU."""
     log_style: Literal["full", "csc413", "cose474", "ntu"] = "full"
     """Lines of the log: all figures; or as a course prints them: csc413 validation loss and accuracy, cose474 the loss every
     100 steps, ntu accuracy and loss of train and validation."""
@@ -316,9 +370,18 @@ class Recipe:
     """What leaves the run."""
 
     def __post_init__(self) -> None:
+        if self.augmentation.mixes and self.task != "classify":
+            raise InputError(
+                f"augmentation.mixup and augmentation.cutmix mix classes: they go with the task classify; received {self.task}: "
+                "leave both 0"
+            )
         _require(0 <= self.label_smoothing < 1, "label_smoothing must be 0 or more and below 1", self.label_smoothing)
         for name in ("epochs", "batch_size", "validations_per_epoch"):
             _require(getattr(self, name) >= 1, f"{name} must be a whole number of 1 or more", getattr(self, name))
         _require(self.patience >= 0, "patience must be 0 or more", self.patience)
+        if self.patience and self.monitor == "last":
+            raise InputError(
+                "patience goes with a monitor of the validation split; received it with --monitor last: leave it 0"
+            )
         _require(self.seed >= 0, "seed must be 0 or more", self.seed)
         _require(self.snapshots >= 0, "snapshots must be 0 or more", self.snapshots)

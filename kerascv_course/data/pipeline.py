@@ -10,8 +10,10 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from kerascv_course.data.augment import augment
+from kerascv_course.data.augment import augment, check_augmentation
+from kerascv_course.data.mixing import mix
 from kerascv_course.data.splits import Split
+from kerascv_course.errors import InputError
 from kerascv_course.recipe import Augmentation, Recipe
 
 __all__ = ["evaluation_batches", "steps_per_epoch", "training_batches"]
@@ -28,6 +30,7 @@ def training_batches(
     *,
     first_step: int = 0,
     relabel: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    classes: int = 0,
 ) -> tf.data.Dataset:
     """An endless stream of training batches, epoch after epoch, each epoch in an order of its own if the recipe shuffles.
 
@@ -36,13 +39,25 @@ def training_batches(
         recipe: gives batch size, order, seed and augmentation.
         first_step: steps to leave out at the beginning (where a resumed run goes on).
         relabel: makes the targets of images that augmentation has changed, where they change with them; None: they do not.
+        classes: how many there are, where images are mixed.
 
     Returns:
-        Batches of uint8 images (batch, height, width, channels) and targets (batch, …).
+        Batches of uint8 images (batch, height, width, channels) and targets (batch, …); where the recipe mixes images, targets
+        are probabilities, float32 (batch, classes).
+
+    Raises:
+        InputError: the augmentation does not suit the images or the targets.
     """
+    if recipe.augmentation.mixes and (relabel or train.targets.ndim != 1 or not classes):
+        raise InputError(
+            "augmentation.mixup and augmentation.cutmix mix classes: they go with one class an image, which stays when the image "
+            "changes; leave both 0"
+        )
+    check_augmentation(recipe.augmentation, train.images.shape[1:])
     batch, steps = recipe.batch_size, steps_per_epoch(train, recipe.batch_size)
     images, targets = tf.constant(train.images), tf.constant(train.targets)
     order_key, augmentation_key = tf.unstack(tf.random.split(tf.constant([recipe.seed, 0]), 2))
+    starts_mirrored = tf.random.stateless_uniform((len(train),), [recipe.seed, 1]) < 0.5
 
     def epoch_order(epoch: tf.Tensor) -> tf.data.Dataset:
         order = tf.range(len(train))
@@ -53,7 +68,17 @@ def training_batches(
     def read(step: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         chosen = tf.gather(images, index)
         if recipe.augmentation != Augmentation():
-            chosen = augment(chosen, tf.random.fold_in(augmentation_key, step), recipe.augmentation)
+            seed = tf.random.fold_in(augmentation_key, step)
+            chosen = augment(
+                chosen,
+                seed,
+                recipe.augmentation,
+                starts_mirrored=tf.gather(starts_mirrored, index),
+                epoch=step // steps,
+                fill=recipe.data.normalize_mean,
+            )
+            if recipe.augmentation.mixes:
+                return mix(chosen, tf.gather(targets, index), seed, recipe.augmentation, classes)
             if relabel:
                 return chosen, relabel(chosen)
         return chosen, tf.gather(targets, index)

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from kerascv_course import plots
 from kerascv_course.data import DataInfo, Split, Splits
 from kerascv_course.recipe import Recipe
-from kerascv_course.registry import create_model
+from kerascv_course.registry import adapter, create_model
+from kerascv_course.tasks.views import mean_over_views
 
 __all__ = [
     "Classify",
@@ -27,6 +28,9 @@ __all__ = [
 ]
 
 EVALUATION_BATCH = 256
+
+#: Training images that a network may take its first figures from.
+ADAPTATION_IMAGES = 5000
 
 
 def normalized(network: keras.Model, mean: Sequence[float], std: Sequence[float], *, dtype: str = "uint8") -> keras.Model:
@@ -134,24 +138,41 @@ class Classify:
     def relabel(self, info: DataInfo) -> None:
         """None: a class stays what it is when its image changes."""
 
-    def build(self, recipe: Recipe, info: DataInfo) -> keras.Model:
+    def build(self, recipe: Recipe, splits: Splits, info: DataInfo) -> keras.Model:
         """A network of the registry behind its normalisation: uint8 images to logits."""
         options: dict[str, Any] = dict(recipe.model_options)
         network = create_model(recipe.model, len(info.labels), info.image_shape, **options)
-        return normalized(network, recipe.data.normalize_mean, recipe.data.normalize_std)
+        mean, std = recipe.data.normalize_mean, recipe.data.normalize_std
+        if adapt := adapter(recipe.model):
+            normalize = normalization(mean, std, info.image_shape[-1])
+            adapt(network, keras.ops.convert_to_numpy(normalize(splits.train.images[:ADAPTATION_IMAGES])))
+        return normalized(network, mean, std)
 
     def compile_arguments(self, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
         """Softmax cross-entropy on logits, accuracy."""
-        if recipe.label_smoothing:
-            return {"loss": _SmoothedCrossentropy(recipe.label_smoothing), "metrics": ["accuracy"]}
-        return {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "metrics": ["accuracy"]}
+        if not recipe.label_smoothing and not recipe.augmentation.mixes:
+            return {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "metrics": ["accuracy"]}
+        # Keras's own "accuracy" is for one kind of targets: mixed images have probabilities, those of validation have classes.
+        accuracy = keras.metrics.MeanMetricWrapper(_is_right, name="accuracy") if recipe.augmentation.mixes else "accuracy"
+        return {"loss": _SmoothedCrossentropy(recipe.label_smoothing), "metrics": [accuracy]}
 
     def snapshot(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> None:
         """Nothing is drawn."""
 
     def evaluate(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
-        """`classification_report` of each split, in inference mode over the whole of it."""
-        return {name: classification_report(self._logits(model, split), split.targets) for name, split in splits.items()}
+        """`classification_report` of each split, in inference mode over the whole of it.
+
+        With test-time augmentation validation and test are measured with it, and ``single_view_accuracy`` is the accuracy without;
+        train is measured without.
+        """
+        metrics = {name: classification_report(self._logits(model, split), split.targets) for name, split in splits.items()}
+        if recipe.views != "none":
+            answering = mean_over_views(model, recipe.views)
+            for name in ("validation", "test"):
+                split, single = getattr(splits, name), metrics[name]["accuracy"]
+                report = classification_report(self._logits(answering, split), split.targets)
+                metrics[name] = {**report, "single_view_accuracy": single}
+        return metrics
 
     def headline(self, metrics: Mapping[str, Any]) -> dict[str, str]:
         """Accuracy of each split."""
@@ -162,7 +183,7 @@ class Classify:
     ) -> dict[str, Figure]:
         """Confusion matrix, accuracy by class and the worst mistakes of the test split."""
         test = metrics["test"]
-        logits = self._logits(model, splits.test)
+        logits = self._logits(mean_over_views(model, recipe.views), splits.test)
         figures = {
             "confusion_matrix": plots.confusion_matrix(np.array(test["confusion"]), info.labels, test["accuracy"]),
             "class_accuracy": plots.class_accuracy(test["class_accuracy"], info.labels),
@@ -177,7 +198,7 @@ class Classify:
 
     def serving_graph(self, model: keras.Model, recipe: Recipe, info: DataInfo) -> keras.Model:
         """uint8 images to logits and probabilities."""
-        return serving_classifier(model)
+        return serving_classifier(mean_over_views(model, recipe.views))
 
     def describe(self, model: keras.Model, recipe: Recipe, info: DataInfo, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Labels and the accuracy on each split."""
@@ -193,18 +214,32 @@ class Classify:
 
 
 class _SmoothedCrossentropy(keras.losses.Loss):
-    """Softmax cross-entropy of integer targets with label smoothing (Szegedy et al. 2016, section 7)."""
+    """Softmax cross-entropy with label smoothing (Szegedy et al. 2016, section 7), of classes or of their probabilities."""
 
     def __init__(self, smoothing: float) -> None:
         super().__init__(name="smoothed_crossentropy")
         self.smoothing = smoothing
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Loss of each image, (batch,), from targets (batch,) and logits (batch, classes)."""
+        """Loss of each image, (batch,), from targets, classes (batch,) or probabilities (batch, classes), and logits."""
         classes = y_pred.shape[-1]
-        target = keras.ops.one_hot(keras.ops.reshape(y_true, (-1,)), classes, dtype=y_pred.dtype)
-        target = target * (1 - self.smoothing) + self.smoothing / classes
+        target = y_true
+        if not _are_probabilities(y_true, y_pred):
+            target = keras.ops.one_hot(keras.ops.reshape(y_true, (-1,)), classes, dtype=y_pred.dtype)
+        target = keras.ops.cast(target, y_pred.dtype) * (1 - self.smoothing) + self.smoothing / classes
         return keras.losses.categorical_crossentropy(target, y_pred, from_logits=True)
+
+
+def _are_probabilities(targets: Any, logits: Any) -> bool:
+    return len(targets.shape) == 2 and targets.shape[-1] == logits.shape[-1]
+
+
+def _is_right(y_true: Any, y_pred: Any) -> Any:
+    """Whether the likeliest class is the true one, or the one that has most of a mixed image: 0 or 1, (batch,)."""
+    if _are_probabilities(y_true, y_pred):
+        y_true = keras.ops.argmax(y_true, axis=-1)
+    answers = keras.ops.argmax(y_pred, axis=-1)
+    return keras.ops.equal(keras.ops.cast(keras.ops.reshape(y_true, (-1,)), answers.dtype), answers)
 
 
 def _worst_mistakes(logits: np.ndarray, split: Split, labels: Sequence[str], count: int) -> tuple[np.ndarray, list[str]] | None:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from kerascv_course.files import write_beside
 from kerascv_course.recipe import Recipe
 from kerascv_course.training.checkpoint import Progress, save_checkpoint
+from kerascv_course.training.device import give_weights
 from kerascv_course.training.run import Run
 from kerascv_course.training.steps import TrainingDivergedError, describe_divergence, write_steps
 
@@ -42,12 +43,13 @@ class Keeper(keras.callbacks.Callback):
         run: the folder.
         recipe: says what "better" is, and when to stop.
         progress: where training stands; it is continued in place.
+        built: the network that gets the trained weights and is saved.
         period_steps: steps of a period.
     """
 
-    def __init__(self, run: Run, recipe: Recipe, progress: Progress, period_steps: int) -> None:
+    def __init__(self, run: Run, recipe: Recipe, progress: Progress, built: keras.Model, period_steps: int) -> None:
         super().__init__()
-        self.run, self.recipe, self.progress, self.period_steps = run, recipe, progress, period_steps
+        self.run, self.recipe, self.progress, self.built, self.period_steps = run, recipe, progress, built, period_steps
         self._steps_text: list[str] = []
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -66,10 +68,11 @@ class Keeper(keras.callbacks.Callback):
         row |= {"learning_rate": rate, "seconds": round(time.perf_counter() - self._started, 3)}
         progress, better = self.progress, self._is_better(row)
         progress.history.append(row)
+        give_weights(self.model, self.built)
         if better:
             progress.best = len(progress.history) - 1
             with write_beside(self._staged_best()) as path:
-                self.model.save(path)
+                self.built.save(path)
         with write_beside(self.run / "last.npz") as path:
             save_checkpoint(path, self.model, progress)
         finish_commit(self.run, progress, self._steps_text)
@@ -85,7 +88,7 @@ class Keeper(keras.callbacks.Callback):
 
     def _is_better(self, row: dict[str, float]) -> bool:
         monitor, progress = self.recipe.monitor, self.progress
-        if progress.best < 0:
+        if progress.best < 0 or monitor == "last":
             return True
         before = progress.history[progress.best][monitor]
         return row[monitor] < before if monitor == "val_loss" else row[monitor] > before
@@ -130,17 +133,17 @@ class Snapshots(keras.callbacks.Callback):
 
     Args:
         run: the folder.
-        draw: makes the figure, or None where there is nothing to draw.
+        draw: makes the figure of the weights as they stand, or None where there is nothing to draw.
         every: periods from one picture to the next; 0: none.
     """
 
-    def __init__(self, run: Run, draw: Callable[[keras.Model], Figure | None], every: int) -> None:
+    def __init__(self, run: Run, draw: Callable[[], Figure | None], every: int) -> None:
         super().__init__()
         self.run, self.draw, self.every = run, draw, every
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Draw and write."""
-        if self.every and (epoch + 1) % self.every == 0 and (figure := self.draw(self.model)) is not None:
+        if self.every and (epoch + 1) % self.every == 0 and (figure := self.draw()) is not None:
             self.run.write_figure(f"snapshots/validation_{epoch + 1:04d}.png", figure, dpi=80)
 
 

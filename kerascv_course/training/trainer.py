@@ -15,6 +15,7 @@ from kerascv_course.recipe import Recipe
 from kerascv_course.tasks import Task
 from kerascv_course.training.callbacks import Keeper, ProgressBar, Snapshots, finish_commit
 from kerascv_course.training.checkpoint import Progress, load_checkpoint
+from kerascv_course.training.device import training_copy
 from kerascv_course.training.optimizers import build_optimizer
 from kerascv_course.training.run import Run
 from kerascv_course.training.steps import StepLog
@@ -32,6 +33,7 @@ class Training:
 
     Attributes:
         model: from uint8 images to what the loss takes.
+        built: the network as the task built it, which gets the model's weights when they are kept.
         task: what is learnt.
         epoch_steps: steps of an epoch.
         period_steps: steps from validation to validation; where the validations of an epoch do not divide its steps, the
@@ -39,6 +41,7 @@ class Training:
     """
 
     model: keras.Model
+    built: keras.Model
     task: Task
     epoch_steps: int
     period_steps: int
@@ -67,10 +70,18 @@ def prepare(recipe: Recipe, task: Task, splits: Splits, info: DataInfo) -> Train
             f"of {recipe.batch_size}: use a smaller --batch-size or fewer --validations-per-epoch"
         )
     seed_everything(recipe)
-    model = task.build(recipe, info)
-    model.compile(optimizer=build_optimizer(recipe, epoch_steps), **task.compile_arguments(recipe, splits, info))
+    built = task.build(recipe, splits, info)
+    model = training_copy(built, recipe)
+    optimizer = build_optimizer(recipe, epoch_steps)
+    if recipe.optimizer.weight_decay and not recipe.optimizer.decay_norms:
+        optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if v.name != "kernel"])
+    model.compile(
+        optimizer=optimizer,
+        jit_compile=recipe.jit_compile == "on",
+        **task.compile_arguments(recipe, splits, info),
+    )
     model.optimizer.build(model.trainable_variables)
-    return Training(model, task, epoch_steps, period_steps)
+    return Training(model, built, task, epoch_steps, period_steps)
 
 
 def train(
@@ -114,17 +125,22 @@ def train(
     if done < periods and not stopped:
         training.model.fit(
             training_batches(
-                splits.train, recipe, first_step=done * training.period_steps, relabel=training.task.relabel(info)
+                splits.train,
+                recipe,
+                first_step=done * training.period_steps,
+                relabel=training.task.relabel(info),
+                classes=len(info.labels),
             ),
             epochs=periods,
             initial_epoch=done,
             steps_per_epoch=training.period_steps,
             validation_data=evaluation_batches(splits.validation, VALIDATION_BATCH),
             callbacks=[
+                *([keras.callbacks.SwapEMAWeights()] if recipe.optimizer.ema else []),
                 ProgressBar(training.period_steps),
                 StepLog(recipe, progress, training.epoch_steps, training.period_steps),
-                Keeper(run, recipe, progress, training.period_steps),
-                Snapshots(run, lambda model: training.task.snapshot(model, recipe, splits, info), recipe.snapshots),
+                Keeper(run, recipe, progress, training.built, training.period_steps),
+                Snapshots(run, lambda: training.task.snapshot(training.built, recipe, splits, info), recipe.snapshots),
                 *watchers,
             ],
             shuffle=False,  # the stream is shuffled already

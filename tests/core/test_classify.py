@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from kerascv_course import plots
+from kerascv_course.data.pipeline import evaluation_batches, training_batches
+from kerascv_course.recipe import Augmentation, Export
 from kerascv_course.tasks.classify import Classify, _worst_mistakes, classification_report, normalized, serving_classifier
+from kerascv_course.training.trainer import prepare
 
 keras = pytest.importorskip("keras")
 
@@ -49,6 +54,41 @@ def test_smoothed_loss_against_keras(tiny_recipe, digits):
     ours = Classify().compile_arguments(tiny_recipe, *digits)["loss"](targets, logits)
     theirs = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)(np.eye(3)[targets], logits)
     assert float(ours) == pytest.approx(float(theirs), rel=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_and_accuracy_of_mixed_targets(tiny_recipe, digits, smoothing):
+    mixing = dataclasses.replace(tiny_recipe, augmentation=Augmentation(mixup=0.2), label_smoothing=smoothing)
+    arguments = Classify().compile_arguments(mixing, *digits)
+    targets, logits = np.array([0, 2]), np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
+    soft = np.array([[0.7, 0.3, 0], [0, 0, 1]], np.float32)
+    keras_loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+    assert float(arguments["loss"](soft, logits)) == pytest.approx(float(keras_loss(soft, logits)), rel=1e-6)
+    assert float(arguments["loss"](targets, logits)) == pytest.approx(float(keras_loss(np.eye(3)[targets], logits)), rel=1e-6)
+    (accuracy,) = arguments["metrics"]
+    for answers, expected in ((soft, 1), (soft[::-1], 0), (np.eye(3, dtype=np.float32)[[0, 1]], 0.5)):
+        for truth in (soft, targets, targets[:, None]):
+            accuracy.reset_state()
+            accuracy.update_state(truth, answers)
+            assert float(accuracy.result()) == expected
+
+
+def test_a_mixed_recipe_is_trained_and_validated(tiny_recipe, digits):
+    splits, info = digits
+    recipe = dataclasses.replace(
+        tiny_recipe,
+        augmentation=Augmentation(translate=2, mixup=0.2, cutmix=1.0),
+        label_smoothing=0.1,
+        export=Export(enabled=False),
+    )
+    training = prepare(recipe, Classify(), splits, info)
+    batches = training_batches(splits.train, recipe, classes=len(info.labels))
+    kept = training.model.fit(
+        batches, steps_per_epoch=20, validation_data=evaluation_batches(splits.validation, 100), shuffle=False, verbose=0
+    ).history
+    logits = training.model.predict(splits.validation.images, verbose=0)
+    assert kept["val_accuracy"][0] == pytest.approx(np.mean(logits.argmax(1) == splits.validation.targets))
+    assert 0.1 < kept["accuracy"][0] < kept["val_accuracy"][0] + 0.3
 
 
 def test_the_serving_graph_names_its_outputs():
