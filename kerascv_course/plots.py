@@ -15,6 +15,7 @@ __all__ = [
     "confusion_matrix",
     "difference_histogram",
     "engine_latencies",
+    "filters_and_maps",
     "learning_curves",
     "palette_shares",
     "picture_grid",
@@ -171,6 +172,39 @@ def picture_rows(rows: Mapping[str, np.ndarray], *, gap: int = 2) -> Figure:
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+    return figure
+
+
+def filters_and_maps(
+    picture: np.ndarray, maps: np.ndarray, filters: np.ndarray | None, names: Sequence[str], *, title: str, columns: int = 10
+) -> Figure:
+    """A picture, and beside it the maps of some filters, each under its filter.
+
+    Args:
+        picture: uint8 (height, width, 1 or 3).
+        maps: float (N, map height, map width), each drawn from its least value, dark, to its largest.
+        filters: float (N, kernel height, kernel width, 1 or 3), each scaled by its largest weight, zero grey; None: not drawn.
+        names: N names.
+        title: above all.
+        columns: filters side by side.
+    """
+    columns = min(columns, len(maps))
+    high = 1 if filters is None else 2
+    blocks = -(-len(maps) // columns)
+    figure = Figure(figsize=(1.05 * (columns + 1), 1.2 * high * blocks + 0.5), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    grid = figure.subplots(high * blocks, columns + 1, squeeze=False)
+    for axes in grid.ravel():
+        axes.set_axis_off()
+    grid[high - 1, 0].imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=255)
+    for number, name in enumerate(names):
+        row, column = high * (number // columns), number % columns + 1
+        if filters is not None:
+            weights = filters[number] / max(float(np.abs(filters[number]).max()), 1e-12)
+            shown = (weights.squeeze(-1) if weights.shape[-1] == 1 else weights) / 2 + 0.5
+            grid[row, column].imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        grid[row + high - 1, column].imshow(maps[number], cmap="viridis", interpolation="nearest")
+        grid[row, column].set_title(name, fontsize=8)
     return figure
 
 

@@ -24,8 +24,8 @@ from kerascv_course.errors import CourseError, InputError, run_cli
 #: Columns of history.csv that say how long something took.
 TIMES = ("seconds",)
 
-#: What the log says just before the training.
-STARTED = "trainable parameters"
+#: From when on a moment is drawn: name, and the text that the log has then.
+MOMENTS = {"the command's start": "", "the training's start": "trainable parameters", "the first epoch": "best weights|  loss "}
 
 
 def kill_and_resume(
@@ -59,17 +59,16 @@ def kill_and_resume(
             ["--resume", str(killed)] if (killed / "recipe.json").exists() else [recipe, *options, "--run-dir", str(killed)]
         )
         before = progress(killed)
-        # one in five while it starts, the others in the training, on average not so late that it ends before the last kill
-        starting = rng.random() < 0.2
-        delay = rng.uniform(0, begin) if starting else rng.uniform(0, 1.6 * training / kills)
-        if not kill_after(command, delay, folder / "killed.log", "" if starting else STARTED):
+        # while it starts, while it traces its first step, and in or after later epochs; on average not so late that it ends too soon
+        when, line = rng.choices(list(MOMENTS.items()), (1, 1, 3))[0]
+        delay = rng.uniform(0, begin / 2 if not line else 1.6 * training / kills)
+        if not kill_after(command, delay, folder / "killed.log", line):
             print("  ended before it could be killed", flush=True)
             break
         done += 1
         check_whole(killed)
         moments.append((delay, progress(killed)))
-        when = f"{delay:4.1f} s into the {'start' if starting else 'training'}"
-        print(f"  kill {done:>2}, {when}: validations kept {before} -> {moments[-1][1]}", flush=True)
+        print(f"  kill {done:>2}, {delay:4.1f} s after {when}: validations kept {before} -> {moments[-1][1]}", flush=True)
     train(["--resume", str(killed)], folder / "killed.log", killed / "history.csv")
     problems = compare(whole, killed)
     fruitful = sum(a[1] != b[1] for a, b in zip(moments, [(0.0, 0), *moments], strict=False))
@@ -96,7 +95,7 @@ def train(words: Sequence[str], log: Path, first: Path) -> tuple[float, float]:
 
 
 def kill_after(words: Sequence[str], delay: float, log: Path, line: str) -> bool:
-    """Run the command and kill it so many seconds after it has printed a line with this text; False: it ended by itself."""
+    """Run the command and kill it so many seconds after it has printed a line with one of these texts (joined by |); False: it ended by itself."""
     with log.open("a+", encoding="utf-8") as file:
         process = subprocess.Popen(
             [sys.executable, "-u", "-m", "kerascv_course.train", *words],
@@ -106,7 +105,7 @@ def kill_after(words: Sequence[str], delay: float, log: Path, line: str) -> bool
         )
         while line and (printed := process.stdout.readline()):
             file.write(printed)
-            if line in printed:
+            if any(word in printed for word in line.split("|")):
                 break
         try:
             process.wait(delay)
