@@ -384,6 +384,7 @@ def _check_resumable(before: Recipe, now: Recipe) -> None:
 
 def _record_start(run: Run, recipe: Recipe, data_dir: Path | None, *, resume: bool) -> None:
     if resume:
+        run.tidy()
         log.info("resuming %s", run.path)
     else:
         run.write_json(

@@ -95,7 +95,7 @@ def train(words: Sequence[str], log: Path, first: Path) -> tuple[float, float]:
 
 
 def kill_after(words: Sequence[str], delay: float, log: Path, line: str) -> bool:
-    """Run the command and kill it so many seconds after it has printed a line with one of these texts (joined by |); False: it ended by itself."""
+    """Run the command and kill it so many seconds after it has printed one of these texts (joined by |); False: it ended by itself."""
     with log.open("a+", encoding="utf-8") as file:
         process = subprocess.Popen(
             [sys.executable, "-u", "-m", "kerascv_course.train", *words],
@@ -190,10 +190,8 @@ def compare(whole: Path, killed: Path) -> list[str]:
     best = [weights(run / "best.keras") for run in (whole, killed)]
     if len(best[0]) != len(best[1]) or not all(map(np.array_equal, *best)):
         problems.append("best.keras differs")
-    left = [path.name for path in killed.iterdir() if path.name.startswith((".partial", "best.0"))]
-    # a kill may leave a temporary file behind, which nobody reads
-    if left:
-        print(f"left behind by kills: {', '.join(left)}")
+    if left := [path.name for path in killed.iterdir() if path.name.startswith((".partial", "best.0"))]:
+        problems.append(f"the kills have left {', '.join(left)} behind")
     return problems
 
 
