@@ -100,7 +100,9 @@ def run_recipe(
     watch = watch or Watch()
     check_watch(watch)
     if resume:
-        _check_resumable(Run.open(run_dir).recipe(), recipe)
+        before = Run.open(run_dir).recipe()
+        recipe = choose_for_device(recipe, before)
+        _check_resumable(before, recipe)
         data_dir = data_dir or _remembered_data_dir(Run.open(run_dir))
     task = get_task(recipe.task)
     if not isinstance(task, FittedTask):

@@ -322,6 +322,13 @@ class Recipe:
     """What is learnt from."""
     model_options: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Options of the network, as NAME VALUE pairs."""
+    weights: str = ""
+    """Weights to start from: a .safetensors, .npz, .weights.h5 or .keras file, or a hub name (`kerascv_course.weights`). Only the
+    last layer may have another shape; it starts afresh then."""
+    train_from: str = ""
+    """First layer of the network that learns; those before it keep their weights, batch norms their statistics. Empty: all learn."""
+    resize: int = 0
+    """Side in pixels to which pictures are enlarged or reduced before the network, bilinearly, inside the graph; 0: as they are."""
     task: Literal["classify", "colorize", "scenes"] = "classify"
     """What is predicted and how it is measured."""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -376,6 +383,12 @@ class Recipe:
                 "leave both 0"
             )
         _require(0 <= self.label_smoothing < 1, "label_smoothing must be 0 or more and below 1", self.label_smoothing)
+        _require(self.resize >= 0, "resize must be 0 or a number of pixels", self.resize)
+        for name in ("weights", "train_from", "resize", "views"):
+            if self.task != "classify" and getattr(self, name) not in ("", 0, "none"):
+                raise InputError(
+                    f"{name} goes with the task classify; received {getattr(self, name)!r} for {self.task}: leave it out"
+                )
         for name in ("epochs", "batch_size", "validations_per_epoch"):
             _require(getattr(self, name) >= 1, f"{name} must be a whole number of 1 or more", getattr(self, name))
         _require(self.patience >= 0, "patience must be 0 or more", self.patience)

@@ -21,7 +21,7 @@ _FAST = Recipe(
         normalize_mean=(0.4914, 0.4822, 0.4465),
         normalize_std=(0.2470, 0.2435, 0.2616),
     ),
-    augmentation=Augmentation(flip=True, translate=2),
+    augmentation=Augmentation(alternating_flip=True, translate=2, border="reflect"),
     optimizer=Optimizer(
         "muon", learning_rate=0.24, momentum=0.6, nesterov=True, norm_rate=53.0, head_rate=0.01, weight_decay=0.055
     ),

@@ -15,6 +15,7 @@ from kerascv_course import plots
 from kerascv_course.data import DataInfo, Split, Splits
 from kerascv_course.recipe import Recipe
 from kerascv_course.registry import adapter, create_model
+from kerascv_course.tasks.transfer import freeze_before, load_all_but_head
 from kerascv_course.tasks.views import mean_over_views
 
 __all__ = [
@@ -33,7 +34,14 @@ EVALUATION_BATCH = 256
 ADAPTATION_IMAGES = 5000
 
 
-def normalized(network: keras.Model, mean: Sequence[float], std: Sequence[float], *, dtype: str = "uint8") -> keras.Model:
+def normalized(
+    network: keras.Model,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    dtype: str = "uint8",
+    image_shape: tuple[int, int, int] | None = None,
+) -> keras.Model:
     """Put normalisation before a network: (pixels/255 − mean)/std, from images of 0–255.
 
     Args:
@@ -41,10 +49,15 @@ def normalized(network: keras.Model, mean: Sequence[float], std: Sequence[float]
         mean: one value, or one for each channel, of pixels scaled to 0–1.
         std: likewise.
         dtype: of the new input: ``"uint8"``, or ``"float32"`` for pixels 0–255 in floating point.
+        image_shape: (height, width, channels) of the images, where they are to be resized to the network's input, bilinearly; None:
+            as the network takes them.
     """
     shape = network.input_shape[1:]
-    image = keras.Input(shape, dtype=dtype, name="image")
-    return keras.Model(image, network(normalization(mean, std, shape[-1])(image)), name=network.name)
+    image = keras.Input(image_shape or shape, dtype=dtype, name="image")
+    x = normalization(mean, std, shape[-1])(image)
+    if image_shape is not None and image_shape != shape:
+        x = keras.layers.Resizing(*shape[:2], interpolation="bilinear", name="resize")(x)
+    return keras.Model(image, network(x), name=network.name)
 
 
 def normalization(mean: Sequence[float], std: Sequence[float], channels: int) -> keras.layers.Layer:
@@ -141,12 +154,19 @@ class Classify:
     def build(self, recipe: Recipe, splits: Splits, info: DataInfo) -> keras.Model:
         """A network of the registry behind its normalisation: uint8 images to logits."""
         options: dict[str, Any] = dict(recipe.model_options)
-        network = create_model(recipe.model, len(info.labels), info.image_shape, **options)
+        height, width, channels = info.image_shape
+        shape = (recipe.resize, recipe.resize, channels) if recipe.resize else (height, width, channels)
+        network = create_model(recipe.model, len(info.labels), shape, **options)
         mean, std = recipe.data.normalize_mean, recipe.data.normalize_std
-        if adapt := adapter(recipe.model):
-            normalize = normalization(mean, std, info.image_shape[-1])
-            adapt(network, keras.ops.convert_to_numpy(normalize(splits.train.images[:ADAPTATION_IMAGES])))
-        return normalized(network, mean, std)
+        if recipe.weights:
+            load_all_but_head(network, recipe.weights)
+        elif adapt := adapter(recipe.model):
+            adapt(
+                network, keras.ops.convert_to_numpy(normalization(mean, std, channels)(splits.train.images[:ADAPTATION_IMAGES]))
+            )
+        if recipe.train_from:
+            freeze_before(network, recipe.train_from)
+        return normalized(network, mean, std, image_shape=info.image_shape)
 
     def compile_arguments(self, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
         """Softmax cross-entropy on logits, accuracy."""

@@ -24,12 +24,15 @@ FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
-def choose_for_device(recipe: Recipe) -> Recipe:
-    """The recipe with this machine's choice in the place of each "auto".
+def choose_for_device(recipe: Recipe, before: Recipe | None = None) -> Recipe:
+    """The recipe with this machine's choice in the place of each "auto"; of a resumed run, the choice that was made `before`.
 
     Precision: on a GPU bfloat16, or float16 where it is older than compute capability 8.0, or float32 before 7.0; on a processor
     with bfloat16 instructions bfloat16; else float32. XLA: on a GPU.
     """
+    if before is not None:
+        made = {name: getattr(before, name) for name in ("precision", "jit_compile") if getattr(recipe, name) == "auto"}
+        recipe = dataclasses.replace(recipe, **made)
     capability = _gpu_capability()
     if recipe.precision == "auto":
         if capability:
