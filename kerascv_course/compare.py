@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -14,7 +14,7 @@ def compare(
     runs: Annotated[list[Path], tyro.conf.Positional],
     figures: tuple[str, ...] = (),
     plot: Path | None = None,
-    curves: tuple[str, ...] = ("val_loss", "val_accuracy"),
+    curves: tuple[str, ...] = ("accuracy", "val_accuracy", "loss", "val_loss"),
 ) -> None:
     """Print a Markdown table: what differs between the runs' recipes, and what came of it. Runs that differ in the seed alone
     share a line, with mean and standard deviation.
@@ -22,8 +22,8 @@ def compare(
     Args:
         runs: run folders.
         figures: which figures, by name; none: all.
-        plot: draw the runs' curves into this picture (the first run of each line).
-        curves: which columns of history.csv are drawn.
+        plot: draw the runs' curves into this picture, a colour for each line of the table.
+        curves: which columns of history.csv are drawn, a panel each; columns joined by + share one, such as loss+val_loss.
     """
     from kerascv_course.comparison import compare_runs, format_table, read_history
     from kerascv_course.training.run import Run
@@ -34,13 +34,20 @@ def compare(
         from kerascv_course.files import write_beside
         from kerascv_course.plots import compare_curves
 
-        histories = {", ".join(map(str, row.settings.values())): read_history(row.runs[0]) for row in rows}
-        missing = [key for history in histories.values() for key in curves if key not in history[0]]
-        if missing:
-            raise InputError(f"the histories have no column {missing[0]!r}")
+        histories = {", ".join(map(_text, row.settings.items())): [read_history(run) for run in row.runs] for row in rows}
+        columns = [key for panel in curves for key in panel.split("+")]
+        for history in (history for runs in histories.values() for history in runs):
+            if missing := [key for key in columns if key not in history[0]]:
+                raise InputError(f"the histories have no column {missing[0]!r}; they have {', '.join(history[0])}")
         with write_beside(plot) as path:
             compare_curves(histories, curves).savefig(path, dpi=90)
         print(plot)
+
+
+def _text(setting: tuple[str, Any]) -> str:
+    """A setting in a legend: texts for themselves, anything else with its field's last name."""
+    field, value = setting
+    return value if isinstance(value, str) else f"{field.rpartition('.')[2]} {'default' if value is None else value}"
 
 
 def main() -> None:

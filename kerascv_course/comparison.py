@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from kerascv_course.errors import InputError
 from kerascv_course.training.run import Run
 
-__all__ = ["Row", "compare_runs", "format_table", "read_history"]
+__all__ = ["Row", "compare_runs", "differences", "format_differences", "format_table", "join_runs", "read_history"]
 
 #: Fields of a recipe that name it, and the one that runs of one row may differ in.
 NAMES, SEED = ("description", "expect"), "seed"
@@ -49,12 +49,7 @@ def compare_runs(runs: Sequence[Run]) -> list[Row]:
     if not runs:
         raise InputError("a comparison takes one run or more: give their folders")
     flat = [_flatten(dataclasses.asdict(run.recipe())) for run in runs]
-    metrics = [run.read_json("metrics.json") for run in runs]
-    for run, found in zip(runs, metrics, strict=True):
-        if found["data"]["fingerprint"] != metrics[0]["data"]["fingerprint"]:
-            raise InputError(f"runs are compared on one data set; {run.path} was measured on other data than {runs[0].path}")
-        if set(found["test"]) != set(metrics[0]["test"]):
-            raise InputError(f"runs of one task are compared; {run.path} has other figures than {runs[0].path}")
+    metrics = _comparable(runs)
     keys = [key for key in dict.fromkeys(key for recipe in flat for key in recipe) if key not in (*NAMES, SEED)]
     varying = [key for key in keys if len({repr(recipe.get(key)) for recipe in flat}) > 1] or ["name"]
     groups: dict[str, list[int]] = {}
@@ -69,6 +64,71 @@ def compare_runs(runs: Sequence[Run]) -> list[Row]:
         )
         for members in groups.values()
     ]
+
+
+def join_runs(groups: Mapping[str, Sequence[Run]], label: str) -> dict[str, Row]:
+    """Runs that are grouped by name already: a row each, whose one setting is its name.
+
+    Args:
+        groups: name to finished runs, one or more, that differ in their seeds alone.
+        label: what the name is called.
+
+    Raises:
+        InputError: see `compare_runs`.
+    """
+    _comparable([run for runs in groups.values() for run in runs])
+    return {
+        name: Row(
+            settings={label: name},
+            runs=tuple(runs),
+            seeds=tuple(run.recipe().seed for run in runs),
+            figures=_join([_figures(run.read_json("metrics.json")) for run in runs]),
+        )
+        for name, runs in groups.items()
+    }
+
+
+def differences(row: Row, base: Row, figure: str) -> tuple[float, ...]:
+    """How much a figure differs from the base's, seed by seed, for the seeds that both have."""
+    ours, theirs = (dict(zip(one.seeds, one.figures[figure], strict=True)) for one in (row, base))
+    return tuple(ours[seed] - theirs[seed] for seed in ours if seed in theirs)
+
+
+def format_differences(rows: Mapping[str, Row], base: str, accuracies: Sequence[str], notes: Mapping[str, str]) -> str:
+    """A Markdown table of switches against a base: mean ± standard deviation (n − 1) of each figure, and for the accuracies the mean ±
+    standard deviation of the differences from the base's run of the same seed, in points (percent).
+
+    Args:
+        rows: from `join_runs`, the base among them.
+        base: its name.
+        accuracies: figures of 0–1 that are compared, such as ``("best_val_accuracy", "test_accuracy")``.
+        notes: what each switch changes.
+    """
+    lines = [["switch", "changes", "seeds"]]
+    for name in accuracies:
+        lines[0] += [name.replace("best_val_", "validation_").replace("_", " "), "difference, points"]
+    lines[0] += ["best epoch", "parameters", "seconds"]
+    for name, row in rows.items():
+        cells = [name, notes.get(name, ""), " ".join(map(str, row.seeds))]
+        for figure in accuracies:
+            found = [] if name == base else differences(row, rows[base], figure)
+            spread = f" ± {100 * stdev(found):.2f}" if len(found) > 1 else ""
+            cells += [_spread(row.figures[figure]), f"{100 * mean(found):+.2f}{spread}" if found else "–"]
+        cells += [f"{mean(row.figures['best_epoch']):.3g}", *(_spread(row.figures[key]) for key in ("parameters", "seconds"))]
+        lines.append(cells)
+    head, *body = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join([head, "|" + " --- |" * len(lines[0]), *body])
+
+
+def _comparable(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The metrics of runs, if they were measured on the same data with the same figures."""
+    metrics = [run.read_json("metrics.json") for run in runs]
+    for run, found in zip(runs, metrics, strict=True):
+        if found["data"]["fingerprint"] != metrics[0]["data"]["fingerprint"]:
+            raise InputError(f"runs are compared on one data set; {run.path} was measured on other data than {runs[0].path}")
+        if set(found["test"]) != set(metrics[0]["test"]):
+            raise InputError(f"runs of one task are compared; {run.path} has other figures than {runs[0].path}")
+    return metrics
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:

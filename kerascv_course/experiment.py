@@ -23,6 +23,7 @@ from kerascv_course.data import DataInfo, Splits, load
 from kerascv_course.environment import describe_environment, package_versions, seconds_since_start
 from kerascv_course.errors import CourseError, InputError
 from kerascv_course.files import write_beside
+from kerascv_course.inside import first_and_last
 from kerascv_course.keras_file import load_keras
 from kerascv_course.recipe import Recipe
 from kerascv_course.run_page import write_run_page
@@ -287,13 +288,16 @@ def draw(
     progress: Progress,
     metrics: dict[str, Any],
 ) -> None:
-    """Write plots/: the learning curves, by epochs and by steps, and the task's own figures."""
+    """Write plots/: the learning curves, by epochs and by steps, the task's own figures, and two of the inside."""
     best = progress.history[progress.best]["epoch"]
     if "loss" in progress.history[0]:
         run.write_figure("plots/learning_curves.png", plots.learning_curves(progress.history, task.curve, best))
     if len(progress.steps):
         run.write_figure("plots/step_curves.png", plots.step_curves(progress.steps[:, [0, 2]], progress.history, task.curve))
-    for name, figure in task.figures(model, recipe, splits, info, metrics).items():
+    figures = task.figures(model, recipe, splits, info, metrics)
+    if not isinstance(task, FittedTask):
+        figures |= first_and_last(model, splits.test.images[0])
+    for name, figure in figures.items():
         run.write_figure(f"plots/{name}.png", figure)
 
 
@@ -385,6 +389,7 @@ def _check_resumable(before: Recipe, now: Recipe) -> None:
 
 def _record_start(run: Run, recipe: Recipe, data_dir: Path | None, *, resume: bool) -> None:
     if resume:
+        run.tidy()
         log.info("resuming %s", run.path)
     else:
         run.write_json(

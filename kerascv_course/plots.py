@@ -15,11 +15,13 @@ __all__ = [
     "confusion_matrix",
     "difference_histogram",
     "engine_latencies",
+    "filters_and_maps",
     "learning_curves",
     "palette_shares",
     "picture_grid",
     "picture_rows",
     "step_curves",
+    "switch_figures",
 ]
 
 TRAIN, VALIDATION, BEST = "#4477aa", "#cc6633", "#888888"
@@ -173,6 +175,39 @@ def picture_rows(rows: Mapping[str, np.ndarray], *, gap: int = 2) -> Figure:
     return figure
 
 
+def filters_and_maps(
+    picture: np.ndarray, maps: np.ndarray, filters: np.ndarray | None, names: Sequence[str], *, title: str, columns: int = 10
+) -> Figure:
+    """A picture, and beside it the maps of some filters, each under its filter.
+
+    Args:
+        picture: uint8 (height, width, 1 or 3).
+        maps: float (N, map height, map width), each drawn from its least value, dark, to its largest.
+        filters: float (N, kernel height, kernel width, 1 or 3), each scaled by its largest weight, zero grey; None: not drawn.
+        names: N names.
+        title: above all.
+        columns: filters side by side.
+    """
+    columns = min(columns, len(maps))
+    high = 1 if filters is None else 2
+    blocks = -(-len(maps) // columns)
+    figure = Figure(figsize=(1.05 * (columns + 1), 1.2 * high * blocks + 0.5), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    grid = figure.subplots(high * blocks, columns + 1, squeeze=False)
+    for axes in grid.ravel():
+        axes.set_axis_off()
+    grid[high - 1, 0].imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=255)
+    for number, name in enumerate(names):
+        row, column = high * (number // columns), number % columns + 1
+        if filters is not None:
+            weights = filters[number] / max(float(np.abs(filters[number]).max()), 1e-12)
+            shown = (weights.squeeze(-1) if weights.shape[-1] == 1 else weights) / 2 + 0.5
+            grid[row, column].imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        grid[row + high - 1, column].imshow(maps[number], cmap="viridis", interpolation="nearest")
+        grid[row, column].set_title(name, fontsize=8)
+    return figure
+
+
 def palette_shares(palette: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> Figure:
     """Two bars for every colour of a palette, in that colour: its share of the true and of the predicted pixels.
 
@@ -195,22 +230,69 @@ def palette_shares(palette: np.ndarray, true: np.ndarray, predicted: np.ndarray)
     return figure
 
 
-def compare_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], keys: Sequence[str]) -> Figure:
-    """One panel for each figure of the history, one line for each run.
+def compare_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], panels: Sequence[str]) -> Figure:
+    """One colour for each line of a comparison, one line for each of its runs, one panel for each figure of the history.
 
     Args:
-        histories: name of a run to its history (see `learning_curves`).
-        keys: figures, such as ``("val_loss", "val_accuracy")``.
+        histories: name of a line to the histories of its runs (see `learning_curves`), which differ in their seeds.
+        panels: figures, such as ``("loss", "val_loss")``; two that are joined by + share a panel, ``"loss+val_loss"``, in which
+            training is dashed.
     """
-    figure = Figure(figsize=(5 * len(keys), 4), layout="constrained")
-    for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
-        for name, history in histories.items():
-            axes.plot([row["epoch"] for row in history], [row[key] for row in history], marker="o", markersize=3, label=name)
-        axes.set(
-            xlabel="epoch", ylabel=key.replace("val_", "validation "), title=key.replace("val_", "validation ").capitalize()
-        )
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(5 * columns, 4 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    many = max((len(history) for runs in histories.values() for history in runs), default=0) > 30
+    for axes, panel in zip(grid, panels, strict=False):
+        keys = panel.split("+")
+        for number, (name, runs) in enumerate(histories.items()):
+            for seed, history in enumerate(runs):
+                for key in keys:
+                    label = f"{name}, {_spoken(key)}" if len(keys) > 1 else name
+                    axes.plot(
+                        [row["epoch"] for row in history],
+                        [row[key] for row in history],
+                        color=f"C{number % 10}",
+                        linestyle="--" if len(keys) > 1 and not key.startswith("val_") else "-",
+                        marker="" if many else "o",
+                        markersize=3,
+                        linewidth=1 if len(runs) > 1 else 1.5,
+                        label=label if seed == 0 else None,
+                    )
+        title = _spoken(keys[0]) if len(keys) == 1 else keys[0].removeprefix("val_")
+        axes.set(xlabel="epoch", ylabel=keys[0].removeprefix("val_"), title=title.capitalize())
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
+    return figure
+
+
+def _spoken(key: str) -> str:
+    return f"validation {key.removeprefix('val_')}" if key.startswith("val_") else f"train {key}"
+
+
+def switch_figures(values: Mapping[str, Sequence[float]], base: str, label: str, *, title: str) -> Figure:
+    """A figure of each switch of an ablation: a dot a seed, a bar at the mean, and the base's mean and spread behind all.
+
+    Args:
+        values: name of a switch to the figure of each of its runs; the base is among them.
+        base: its name.
+        label: the figure's name.
+        title: above all.
+    """
+    figure = Figure(figsize=(8, 1.4 + 0.38 * len(values)), layout="constrained")
+    axes = figure.subplots()
+    middle, spread = float(np.mean(values[base])), float(np.std(values[base], ddof=1)) if len(values[base]) > 1 else 0.0
+    axes.axvspan(middle - spread, middle + spread, color=BEST, alpha=0.2, linewidth=0)
+    axes.axvline(middle, color=BEST, linestyle=":")
+    for place, (name, found) in enumerate(values.items()):
+        color = BEST if name == base else TRAIN if np.mean(found) >= middle else VALIDATION
+        axes.plot(found, [place] * len(found), "o", color=color, alpha=0.55, markersize=5)
+        axes.plot([float(np.mean(found))], [place], "|", color=color, markersize=16, markeredgewidth=2.5)
+    axes.set_yticks(range(len(values)), list(values))
+    axes.set(xlabel=label, title=title, ylim=(len(values) - 0.5, -0.5))
+    axes.grid(axis="x", alpha=0.3)
     return figure
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from kerascv_course.inside import CAPTIONS
 from kerascv_course.tasks import get_task
 from kerascv_course.training.run import Run
 
@@ -45,6 +46,7 @@ def write_run_page(run: Run) -> None:
         "step_curves": STEP_CURVES,
         "parity": PARITY,
         **get_task(recipe.task).captions,
+        **CAPTIONS,
     }
     plots = _pictures(run, "plots", captions)
     page = environment.get_template("run_page.html.jinja").render(

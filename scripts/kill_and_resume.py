@@ -24,6 +24,9 @@ from kerascv_course.errors import CourseError, InputError, run_cli
 #: Columns of history.csv that say how long something took.
 TIMES = ("seconds",)
 
+#: From when on a moment is drawn: name, and the text that the log has then.
+MOMENTS = {"the command's start": "", "the training's start": "trainable parameters", "the first epoch": "best weights|  loss "}
+
 
 def kill_and_resume(
     folder: Path,
@@ -45,11 +48,9 @@ def kill_and_resume(
         raise InputError(f"{folder} exists already: name a new folder")
     whole, killed = folder / "whole", folder / "killed"
     folder.mkdir(parents=True)
-    started = time.monotonic()
-    train([recipe, *options, "--run-dir", str(whole)], folder / "whole.log")
-    seconds = time.monotonic() - started
-    start = seconds - sum(float(row["seconds"]) for row in rows(whole / "history.csv"))
-    print(f"undisturbed: {seconds:.0f} s, of which {seconds - start:.0f} s of training", flush=True)
+    begin, seconds = train([recipe, *options, "--run-dir", str(whole)], folder / "whole.log", whole / "history.csv")
+    training = sum(float(row["seconds"]) for row in rows(whole / "history.csv"))
+    print(f"undisturbed: {seconds:.0f} s, of which {training:.0f} s of training after {begin:.0f} s", flush=True)
 
     rng = random.Random(seed)
     done, moments = 0, []
@@ -58,16 +59,17 @@ def kill_and_resume(
             ["--resume", str(killed)] if (killed / "recipe.json").exists() else [recipe, *options, "--run-dir", str(killed)]
         )
         before = progress(killed)
-        # from the imports to a part of the training that leaves enough for the kills that are to come
-        delay = rng.uniform(0.3 * start, start + (seconds - start) / kills)
-        if not kill_after(command, delay, folder / "killed.log"):
-            print(f"  ended before it could be killed after {delay:.1f} s", flush=True)
+        # while it starts, while it traces its first step, and in or after later epochs; on average not so late that it ends too soon
+        when, line = rng.choices(list(MOMENTS.items()), (1, 1, 3))[0]
+        delay = rng.uniform(0, begin / 2 if not line else 1.6 * training / kills)
+        if not kill_after(command, delay, folder / "killed.log", line):
+            print("  ended before it could be killed", flush=True)
             break
         done += 1
         check_whole(killed)
         moments.append((delay, progress(killed)))
-        print(f"  kill {done:>2} after {delay:5.1f} s: validations kept {before} -> {moments[-1][1]}", flush=True)
-    train(["--resume", str(killed)], folder / "killed.log")
+        print(f"  kill {done:>2}, {delay:4.1f} s after {when}: validations kept {before} -> {moments[-1][1]}", flush=True)
+    train(["--resume", str(killed)], folder / "killed.log", killed / "history.csv")
     problems = compare(whole, killed)
     fruitful = sum(a[1] != b[1] for a, b in zip(moments, [(0.0, 0), *moments], strict=False))
     print(f"killed {done} times, {fruitful} times with new validations kept; ended with {progress(killed)} validations")
@@ -78,27 +80,42 @@ def kill_and_resume(
     print("history.csv (but for the seconds), steps.csv, last.npz and the weights of best.keras are the same, bit for bit")
 
 
-def train(words: Sequence[str], log: Path) -> None:
-    """Run the command to its end."""
-    with log.open("a", encoding="utf-8") as file:
-        done = subprocess.run([sys.executable, "-m", "kerascv_course.train", *words], stdout=file, stderr=file)
-    if done.returncode:
-        raise CourseError(f"python -m kerascv_course.train {' '.join(words)} ended with {done.returncode}: see {log}")
-
-
-def kill_after(words: Sequence[str], delay: float, log: Path) -> bool:
-    """Run the command and kill it after so many seconds; False: it ended by itself."""
+def train(words: Sequence[str], log: Path, first: Path) -> tuple[float, float]:
+    """Run the command to its end; seconds until the file `first` appeared, and in all."""
+    started, begin = time.monotonic(), 0.0
     with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen([sys.executable, "-m", "kerascv_course.train", *words], stdout=file, stderr=file)
+        while process.poll() is None:
+            if not begin and first.exists():
+                begin = time.monotonic() - started
+            time.sleep(0.05)
+    if process.returncode:
+        raise CourseError(f"python -m kerascv_course.train {' '.join(words)} ended with {process.returncode}: see {log}")
+    return begin, time.monotonic() - started
+
+
+def kill_after(words: Sequence[str], delay: float, log: Path, line: str) -> bool:
+    """Run the command and kill it so many seconds after it has printed one of these texts (joined by |); False: it ended by itself."""
+    with log.open("a+", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "kerascv_course.train", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        while line and (printed := process.stdout.readline()):
+            file.write(printed)
+            if any(word in printed for word in line.split("|")):
+                break
         try:
-            code = process.wait(delay)
+            process.wait(delay)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-            return True
-    if code:
-        raise CourseError(f"python -m kerascv_course.train {' '.join(words)} ended with {code}: see {log}")
-    return False
+        file.write(process.stdout.read())
+    if process.returncode > 0:
+        raise CourseError(f"python -m kerascv_course.train {' '.join(words)} ended with {process.returncode}: see {log}")
+    return process.returncode < 0
 
 
 def check_whole(run: Path) -> None:
@@ -173,10 +190,8 @@ def compare(whole: Path, killed: Path) -> list[str]:
     best = [weights(run / "best.keras") for run in (whole, killed)]
     if len(best[0]) != len(best[1]) or not all(map(np.array_equal, *best)):
         problems.append("best.keras differs")
-    left = [path.name for path in killed.iterdir() if path.name.startswith((".partial", "best.0"))]
-    # a kill may leave a temporary file behind, which nobody reads
-    if left:
-        print(f"left behind by kills: {', '.join(left)}")
+    if left := [path.name for path in killed.iterdir() if path.name.startswith((".partial", "best.0"))]:
+        problems.append(f"the kills have left {', '.join(left)} behind")
     return problems
 
 

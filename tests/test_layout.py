@@ -82,7 +82,9 @@ def test_the_predictor_needs_numpy_onnxruntime_and_pillow_only(module):
         "kerascv_course",
         "kerascv_course.train",
         "kerascv_course.evaluate",
+        "kerascv_course.ablate",
         "kerascv_course.compare",
+        "kerascv_course.look",
         "kerascv_course.recipes",
     ],
 )
@@ -121,7 +123,7 @@ def test_only_plots_imports_matplotlib_at_the_top(module):
     assert module == "kerascv_course.plots" or not figures
 
 
-COMMANDS = ("train", "evaluate", "compare", "analyze", "calc", "report", "scenes")
+COMMANDS = ("train", "ablate", "evaluate", "compare", "look", "analyze", "calc", "report", "scenes")
 
 
 @pytest.mark.parametrize("module", list(MODULES))

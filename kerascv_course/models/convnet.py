@@ -20,6 +20,7 @@ def tdt4265(
     num_classes: int,
     *,
     filters: tuple[Count, ...] = (32, 64, 128),
+    width: Annotated[float, Range(1 / 16, 16)] = 1.0,
     filter_size: OddKernel = 5,
     activation: Activation = "relu",
     norm: bool = False,
@@ -39,6 +40,7 @@ def tdt4265(
         image: float tensor (N, H, W, C); 32×32×3 in the assignment.
         num_classes: width of the output layer.
         filters: channels of each stage; their number is the number of halvings.
+        width: what `filters` are multiplied by, rounded, at least 1.
         filter_size: height and width of the convolutions, odd; the size is kept (padding ⌊filter_size/2⌋).
         activation: after each convolution and the hidden dense layer.
         norm: batch norm in each stage.
@@ -58,13 +60,13 @@ def tdt4265(
     strided = downsampling == "strided_conv"
     x = image
     # 32×32×3 -> 16×16×32 -> 8×8×64 -> 4×4×128 with the base network's filters
-    for stage, width in enumerate(filters, start=1):
+    for stage, channels in enumerate((max(1, round(count * width)) for count in filters), start=1):
         for index in range(1, convs + 1):
             suffix = f"{index}" if convs > 1 else ""
             last = index == convs
             x = conv(
                 x,
-                width,
+                channels,
                 filter_size,
                 stride=2 if strided and last else 1,
                 bias=True,

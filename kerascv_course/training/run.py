@@ -83,6 +83,11 @@ class Run:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
+    def tidy(self) -> None:
+        """Remove the half-written files that a ``kill -9`` has left behind, which nobody reads."""
+        for path in self.path.rglob(".partial-*"):
+            path.unlink(missing_ok=True)
+
     def recipe(self) -> Recipe:
         """The recipe that made the run.
 

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from kerascv_course.comparison import compare_runs, format_table, read_history
+from kerascv_course.comparison import compare_runs, differences, format_differences, format_table, join_runs, read_history
 from kerascv_course.errors import InputError
+from kerascv_course.plots import compare_curves
 from kerascv_course.training.run import Run
 
 
@@ -44,6 +45,30 @@ def test_a_single_run_is_named(make, tiny_recipe):
     assert compare_runs([make("a")])[0].settings == {"name": tiny_recipe.name}
 
 
+def test_differences_are_taken_seed_by_seed(make):
+    base = [make("a", seed=0, accuracy=0.5), make("b", seed=1, accuracy=0.6), make("c", seed=2, accuracy=0.7)]
+    other = [make("d", seed=2, accuracy=0.75), make("e", seed=1, accuracy=0.63)]
+    rows = join_runs({"base": base, "dropout": other}, "switch")
+    assert differences(rows["dropout"], rows["base"], "test_accuracy") == pytest.approx((0.05, 0.03))
+    lines = format_differences(rows, "base", ["test_accuracy"], {"dropout": "dropout 0.2"}).splitlines()
+    head, _, first, second = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert head[:5] == ["switch", "changes", "seeds", "test accuracy", "difference, points"]
+    assert first[:5] == ["base", "", "0 1 2", "0.6000 ± 0.1000", "–"]
+    assert second[:5] == ["dropout", "dropout 0.2", "2 1", "0.6900 ± 0.0849", "+4.00 ± 1.41"]
+    with pytest.raises(InputError, match="measured on other data than"):
+        join_runs({"base": base, "dropout": [make("f", fingerprint="sha256:0")]}, "switch")
+
+
+def test_curves_of_several_runs():
+    history = [{"epoch": 1.0, "loss": 2.0, "val_loss": 2.5}, {"epoch": 2.0, "loss": 1.0, "val_loss": 2.0}]
+    both, validation = compare_curves({"a": [history, history], "b": [history]}, ("loss+val_loss", "val_loss")).axes
+    assert [line.get_linestyle() for line in both.lines] == ["--", "-"] * 3 and len(validation.lines) == 3
+    texts = [text.get_text() for text in both.get_legend().get_texts()]
+    assert texts == ["a, train loss", "a, validation loss", "b, train loss", "b, validation loss"]
+    assert [text.get_text() for text in validation.get_legend().get_texts()] == ["a", "b"]
+    assert validation.get_title() == "Validation loss"
+
+
 def test_what_cannot_be_compared(make, color_run):
     with pytest.raises(InputError, match="one run or more"):
         compare_runs([])
@@ -66,5 +91,7 @@ def test_the_command_draws_the_curves(color_run, command, tmp_path):
     done = command("kerascv_course.compare", color_run.path, "--plot", "curves.png", "--figures", "test_accuracy", "seconds")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "| name | seeds | test_accuracy | seconds |" and (tmp_path / "curves.png").is_file()
+    done = command("kerascv_course.compare", color_run.path, "--plot", "curves.png", "--curves", "val_los")
+    assert done.returncode == 2 and "the histories have no column 'val_los'; they have epoch" in done.stderr
     done = command("kerascv_course.compare", "nowhere")
     assert done.returncode == 2 and "nowhere is not a run folder" in done.stderr

@@ -28,6 +28,14 @@ def recipe(tiny_recipe):
     return dataclasses.replace(tiny_recipe, export=dataclasses.replace(tiny_recipe.export, enabled=False))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_drawings():
+    """The plots of a run are tested elsewhere, and take longer than its training here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kerascv_course.experiment.draw", lambda *arguments: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(recipe, tmp_path_factory):
     return run_recipe(recipe, tmp_path_factory.mktemp("runs") / "whole").run

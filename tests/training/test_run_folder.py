@@ -26,6 +26,15 @@ def test_a_file_is_no_place_for_a_run(tmp_path, tiny_recipe):
         Run.create(tmp_path / "file" / "below", tiny_recipe)
 
 
+def test_what_a_kill_left_is_removed(tmp_path, tiny_recipe):
+    run = Run.create(tmp_path / "run", tiny_recipe)
+    for name in (".partial-7-best.000001.keras", "plots/.partial-7-a.png", "plots/a.png"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text("half")
+    run.tidy()
+    assert sorted(path.name for path in run.path.rglob("*.*")) == ["a.png", "recipe.json"]
+
+
 def test_names_count_up(tmp_path, tiny_recipe):
     assert Run.free_path(tmp_path, "a").name == "a"
     for expected in ("a-2", "a-3"):

@@ -1,0 +1,101 @@
+"""Ablations: for a recipe, the switches that change one thing each against it. ``python -m kerascv_course.ablate`` runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+from kerascv_course.errors import InputError, UnknownNameError
+from kerascv_course.recipe import Recipe
+
+__all__ = ["ABLATIONS", "BASE", "Ablation", "get_ablation", "with_changes"]
+
+#: What the unchanged recipe is called among the switches.
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One recipe and what is changed in it, a switch at a time.
+
+    Attributes:
+        switches: name of a switch to the fields of the recipe that it changes, nested ones dotted (``optimizer.name``).
+        source: the report or paper that asks for it.
+    """
+
+    switches: Mapping[str, Mapping[str, Any]]
+    source: str
+
+
+#: Report 001, task 3c, whose findings were: batch norm helps most, then more filters, L2, dropout (on the test only) and Adamax (in
+#: speed); other filter sizes are slightly worse; augmentation and strides for pooling do not help.
+_TDT4265 = Ablation(
+    source="report 001, task 3c",
+    switches={
+        "batch-norm": {"model_options.norm": True},
+        "more-filters": {"model_options.width": 2.0},
+        "filter-3": {"model_options.filter_size": 3},
+        "filter-7": {"model_options.filter_size": 7},
+        "l2": {"model_options.l2": 1e-4},
+        "dropout": {"model_options.dropout": 0.2},
+        "augmentation": {"augmentation.flip": True, "augmentation.translate": 4},
+        "strided-conv": {"model_options.downsampling": "strided_conv"},
+        # with the report's rate for it (001, task 3)
+        "adamax": {"optimizer.name": "adamax", "optimizer.learning_rate": 1e-3, "optimizer.momentum": 0.0},
+    },
+)
+
+#: On the embedded digits, in a minute: what the default recipe's regularisation is worth.
+_DIGITS = Ablation(
+    source="the default recipe",
+    switches={
+        "no-dropout": {"model_options.dropout": 0.0},
+        "no-augmentation": {"augmentation.translate": 0},
+        "no-smoothing": {"label_smoothing": 0.0},
+        "constant-rate": {"schedule.name": "constant"},
+    },
+)
+
+#: Name of a recipe to its ablation.
+ABLATIONS: Mapping[str, Ablation] = {"tdt4265-base": _TDT4265, "lenet5-digits": _DIGITS}
+
+
+def get_ablation(recipe: str) -> Ablation:
+    """The ablation of a recipe.
+
+    Raises:
+        UnknownNameError: the recipe has none.
+    """
+    if recipe not in ABLATIONS:
+        raise UnknownNameError("ablation of a recipe", recipe, ABLATIONS)
+    return ABLATIONS[recipe]
+
+
+def with_changes(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """A recipe with fields changed, nested ones by dotted names; an option of the network that is not given yet is added.
+
+    Raises:
+        InputError: the recipe has no such field, or the values do not go together.
+    """
+    # the fields of one part together, for they are checked together
+    parts: dict[str, dict[str, Any]] = {}
+    for path, value in changes.items():
+        part, _, name = path.rpartition(".")
+        parts.setdefault(part, {})[name] = value
+    changed = recipe
+    for part, values in parts.items():
+        changed = _changed(changed, part.split(".") if part else [], values)
+    return changed
+
+
+def _changed(value: Any, path: list[str], values: Mapping[str, Any]) -> Any:
+    if isinstance(value, Mapping):
+        return {**value, **values} if not path else {**value, path[0]: _changed(value[path[0]], path[1:], values)}
+    known = [field.name for field in fields(value)] if is_dataclass(value) else []
+    for name in path[:1] or values:
+        if name not in known:
+            raise InputError(f"{type(value).__name__} has no field {name!r}; it has {', '.join(known)}")
+    if path:
+        values = {path[0]: _changed(getattr(value, path[0]), path[1:], values)}
+    return replace(value, **values)
