@@ -23,6 +23,7 @@ import numpy as np
 import tyro
 from benchmark_classical import classical
 from benchmark_pipeline import pipeline
+from benchmark_train import train
 
 from kerascv_course.environment import describe_machine, package_versions, start_tensorflow
 from kerascv_course.files import write_beside
@@ -215,6 +216,13 @@ def _engine(row: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     tyro.extras.subcommand_cli_from_dict(
-        {"models": models, "engines": engines, "untrained": untrained, "classical": classical, "pipeline": pipeline},
+        {
+            "models": models,
+            "engines": engines,
+            "untrained": untrained,
+            "classical": classical,
+            "pipeline": pipeline,
+            "train": train,
+        },
         prog="python scripts/benchmark.py",
     )
