@@ -29,8 +29,11 @@ from kerascv_course.run_page import write_run_page
 from kerascv_course.tasks import FittedTask, Task, get_task
 from kerascv_course.training.callbacks import write_history
 from kerascv_course.training.checkpoint import Progress
+from kerascv_course.training.device import choose_for_device, describe_choice
+from kerascv_course.training.memory import telling_out_of_memory
 from kerascv_course.training.run import Run
 from kerascv_course.training.trainer import prepare, train
+from kerascv_course.training.watching import Watch, check_watch, watchers
 
 if TYPE_CHECKING:
     from export import ParityReport
@@ -73,7 +76,9 @@ class Result:
     seconds: float
 
 
-def run_recipe(recipe: Recipe, run_dir: Path, *, data_dir: Path | None = None, resume: bool = False) -> Result:
+def run_recipe(
+    recipe: Recipe, run_dir: Path, *, data_dir: Path | None = None, resume: bool = False, watch: Watch | None = None
+) -> Result:
     """Run a recipe into a folder.
 
     Args:
@@ -81,33 +86,45 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, data_dir: Path | None = None, r
         run_dir: a new folder, or with `resume` the run to go on with.
         data_dir: where the data stands (see `kerascv_course.data.load`); a resumed run remembers it.
         resume: go on from the last checkpoint; of the recipe only `RESUMABLE` fields may differ from the run's.
+        watch: what else is recorded of the training; it changes no figure.
 
     Raises:
         InputError: the recipe, the data or the folder cannot be used; nothing is changed.
         Interrupted: Ctrl-C; the run can be resumed.
+        TrainingDivergedError: the loss is not finite.
+        OutOfMemoryError: a step takes more memory than there is.
         ParityError: the exported file gives other answers than Keras (`export.parity`).
     """
     started = time.perf_counter()
+    watch = watch or Watch()
+    check_watch(watch)
     if resume:
-        _check_resumable(Run.open(run_dir).recipe(), recipe)
+        before = Run.open(run_dir).recipe()
+        recipe = choose_for_device(recipe, before)
+        _check_resumable(before, recipe)
         data_dir = data_dir or _remembered_data_dir(Run.open(run_dir))
     task = get_task(recipe.task)
+    if not isinstance(task, FittedTask):
+        recipe = choose_for_device(recipe)
     splits, info = load_for(recipe, task, data_dir, run_dir if resume else None)
-    training = None if isinstance(task, FittedTask) else prepare(recipe, task, splits, info)
+    with telling_out_of_memory(recipe, run_dir):
+        training = None if isinstance(task, FittedTask) else prepare(recipe, task, splits, info)
     run = Run.open(run_dir) if resume else Run.create(run_dir, recipe)
-    with _log_file(run):
+    with _log_file(run), telling_out_of_memory(recipe, run_dir):
         log.info("%s: %s", recipe.name, recipe.description)
         log.info("%s", _data_line(info, task))
         if training:
             log.info("%s with %s trainable parameters", recipe.model, f"{_trainable(training.model):,}")
+            log.info("%s", describe_choice(recipe))
         _record_start(run, recipe, data_dir, resume=resume)
         if not resume:
             for name, text in task.files(info).items():
                 run.write_text(name, text)
         try:
-            progress = (
-                train(recipe, training, splits, info, run, resume=resume) if training else fit(recipe, task, splits, info, run)
-            )
+            if training:
+                progress = train(recipe, training, splits, info, run, resume=resume, watchers=watchers(run, watch))
+            else:
+                progress = fit(recipe, task, splits, info, run)
             model = load_best(run)
             metrics = measure(run, recipe, task, model, splits, info, progress)
             draw(run, recipe, task, model, splits, info, progress, metrics)
@@ -115,6 +132,8 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, data_dir: Path | None = None, r
             if recipe.export.enabled:
                 export_run(run, recipe, task, model, splits, info, metrics)
             write_run_page(run)
+            if recipe.log_style == "cose474" and "accuracy" in metrics["test"]:
+                log.info("Accuracy of the model on the test images: %.2f %%", 100 * metrics["test"]["accuracy"])
         except KeyboardInterrupt:
             raise Interrupted(
                 f"interrupted; every finished validation is kept. Go on with: python -m kerascv_course.train --resume {run.path}"
@@ -265,10 +284,12 @@ def draw(
     progress: Progress,
     metrics: dict[str, Any],
 ) -> None:
-    """Write plots/: the learning curves and the task's own figures."""
+    """Write plots/: the learning curves, by epochs and by steps, and the task's own figures."""
     best = progress.history[progress.best]["epoch"]
     if "loss" in progress.history[0]:
         run.write_figure("plots/learning_curves.png", plots.learning_curves(progress.history, task.curve, best))
+    if len(progress.steps):
+        run.write_figure("plots/step_curves.png", plots.step_curves(progress.steps[:, [0, 2]], progress.history, task.curve))
     for name, figure in task.figures(model, recipe, splits, info, metrics).items():
         run.write_figure(f"plots/{name}.png", figure)
 
@@ -361,7 +382,6 @@ def _check_resumable(before: Recipe, now: Recipe) -> None:
 
 def _record_start(run: Run, recipe: Recipe, data_dir: Path | None, *, resume: bool) -> None:
     if resume:
-        run.write_json("recipe.json", dataclasses.asdict(recipe))
         log.info("resuming %s", run.path)
     else:
         run.write_json(

@@ -20,6 +20,7 @@ __all__ = [
     "classifier",
     "conv",
     "conv_bn_relu",
+    "initializer",
     "max_pool",
     "transposed_conv",
     "upsample_nearest",
@@ -37,8 +38,8 @@ BN_EPSILON = 1e-5
 BN_MOMENTUM = 0.9
 
 
-def _initializer(kind: Initializer) -> Any:
-    # A new object a layer: Keras returns the same numbers each time one object is asked.
+def initializer(kind: Initializer) -> Any:
+    """Keras's initialiser of a name: a new object a layer, for Keras returns the same numbers each time one object is asked."""
     scaling = keras.initializers.VarianceScaling
     if kind == "he_in":
         return scaling(2.0, "fan_in", "untruncated_normal")
@@ -108,7 +109,7 @@ def conv(
         strides=stride,
         padding="same" if same else "valid",
         use_bias=bias,
-        kernel_initializer=_initializer(init),
+        kernel_initializer=initializer(init),
         kernel_regularizer=keras.regularizers.L2(l2) if l2 else None,
         name=name,
     )(x)
@@ -164,7 +165,7 @@ def transposed_conv(x: Any, filters: int, kernel: int, *, bias: bool = True, ini
     before = (kernel - 1) // 2
     after = kernel - 2 - before
     x = keras.layers.Conv2DTranspose(
-        filters, kernel, strides=2, padding="valid", use_bias=bias, kernel_initializer=_initializer(init), name=name
+        filters, kernel, strides=2, padding="valid", use_bias=bias, kernel_initializer=initializer(init), name=name
     )(x)
     if before or after:
         x = keras.layers.Cropping2D(((before, after), (before, after)), name=f"{name}_crop")(x)

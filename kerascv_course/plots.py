@@ -19,6 +19,7 @@ __all__ = [
     "palette_shares",
     "picture_grid",
     "picture_rows",
+    "step_curves",
 ]
 
 TRAIN, VALIDATION, BEST = "#4477aa", "#cc6633", "#888888"
@@ -44,6 +45,34 @@ def learning_curves(history: Sequence[Mapping[str, float]], metric: str, best_ep
         axes.set(xlabel="epoch", ylabel=key, title=key.capitalize())
         axes.grid(alpha=0.3)
         axes.legend()
+    return figure
+
+
+def step_curves(steps: np.ndarray, history: Sequence[Mapping[str, float]], metric: str, *, group: int = 10) -> Figure:
+    """Training loss of the steps and validation loss; beside them the validation's metric, all against the step.
+
+    Args:
+        steps: float (steps, 2 or more): number and loss of each training step.
+        history: a mapping a validation, with ``step``, ``val_loss`` and ``val_`` + the metric.
+        metric: key of the metric, such as ``"accuracy"``.
+        group: steps that are drawn as one point: their mean, and a band of one standard deviation each way; the last ones, fewer
+            than a group, are left out.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    group = min(group, len(steps))
+    groups = steps[: len(steps) // group * group, :2].reshape(-1, group, 2)
+    places, means, spreads = groups[:, -1, 0], groups[..., 1].mean(axis=1), groups[..., 1].std(axis=1)
+    left.plot(places, means, color=TRAIN, linewidth=1, label=f"train, mean of {group} steps")
+    left.fill_between(places, means - spreads, means + spreads, color=TRAIN, alpha=0.25, linewidth=0, label="± 1 sd")
+    validations = [row["step"] for row in history]
+    marker = "o" if len(history) <= 30 else ""
+    for axes, key in ((left, "loss"), (right, metric)):
+        values = [row[f"val_{key}"] for row in history]
+        axes.plot(validations, values, marker=marker, markersize=4, color=VALIDATION, label="validation")
+        axes.set(xlabel="step", ylabel=key, title=key.capitalize() if key == "loss" else f"Validation {key}")
+        axes.grid(alpha=0.3)
+    left.legend()
     return figure
 
 

@@ -108,35 +108,48 @@ class Augmentation:
 class Optimizer:
     """How the weights move."""
 
-    name: Literal["sgd", "adam", "adamw", "adamax", "rmsprop"] = "sgd"
-    """Keras optimiser."""
+    name: Literal["sgd", "adam", "adamw", "adamax", "rmsprop", "muon"] = "sgd"
+    """Keras optimiser, or muon: orthogonalised steps for the kernels of convolutions, sgd for all else."""
     learning_rate: float = 0.05
     """Peak learning rate."""
     momentum: float = 0.0
-    """For sgd and rmsprop."""
+    """For sgd, rmsprop and muon."""
     nesterov: bool = False
-    """For sgd."""
+    """For sgd and muon."""
     weight_decay: float = 0.0
     """Decoupled, multiplied by the learning rate at each step (Keras's convention)."""
+    decay_norms: bool = True
+    """Let weights decay in batch norms and biases too; without it only kernels decay."""
+    norm_rate: float = 0.0
+    """For muon: peak learning rate of batch norms and biases; 0: the learning rate."""
+    head_rate: float = 0.0
+    """For muon: peak learning rate of dense kernels; 0: the learning rate."""
+    ema: float = 0.0
+    """Validate and keep the moving average of the weights, of this momentum; 0: the weights themselves."""
 
     def __post_init__(self) -> None:
         _require(self.learning_rate > 0, "optimizer.learning_rate must be above 0", self.learning_rate)
         _require(0 <= self.momentum < 1, "optimizer.momentum must be 0 or more and below 1", self.momentum)
         _require(self.weight_decay >= 0, "optimizer.weight_decay must be 0 or more", self.weight_decay)
-        if self.momentum and self.name not in ("sgd", "rmsprop"):
-            raise InputError(f"optimizer.momentum goes with sgd and rmsprop; received it for {self.name}: leave it 0")
-        if self.nesterov and self.name != "sgd":
-            raise InputError(f"optimizer.nesterov goes with sgd; received it for {self.name}: leave it out")
+        _require(0 <= self.ema < 1, "optimizer.ema must be 0 or more and below 1", self.ema)
+        if self.momentum and self.name not in ("sgd", "rmsprop", "muon"):
+            raise InputError(f"optimizer.momentum goes with sgd, rmsprop and muon; received it for {self.name}: leave it 0")
+        if self.nesterov and self.name not in ("sgd", "muon"):
+            raise InputError(f"optimizer.nesterov goes with sgd and muon; received it for {self.name}: leave it out")
+        for name in ("norm_rate", "head_rate"):
+            _require(getattr(self, name) >= 0, f"optimizer.{name} must be 0 or more", getattr(self, name))
+            if getattr(self, name) and self.name != "muon":
+                raise InputError(f"optimizer.{name} goes with muon; received it for {self.name}: leave it 0")
 
 
 @dataclass(frozen=True)
 class Schedule:
     """How the learning rate changes."""
 
-    name: Literal["constant", "cosine", "step"] = "constant"
-    """cosine: to zero at the last step; step: times `factor` at each milestone."""
+    name: Literal["constant", "cosine", "linear", "step"] = "constant"
+    """cosine, linear: to zero at the last step; step: times `factor` at each milestone."""
     warmup_epochs: float = 0.0
-    """Linear rise from zero, with cosine."""
+    """Linear rise from zero, with cosine and linear; some 0.3 of the epochs make it the one-cycle schedule."""
     milestones: tuple[float, ...] = ()
     """Epochs at which the step schedule lowers the rate."""
     factor: float = 0.1
@@ -144,8 +157,8 @@ class Schedule:
 
     def __post_init__(self) -> None:
         _require(self.warmup_epochs >= 0, "schedule.warmup_epochs must be 0 or more", self.warmup_epochs)
-        if self.warmup_epochs and self.name != "cosine":
-            raise InputError(f"schedule.warmup_epochs goes with the cosine schedule; received it for {self.name}")
+        if self.warmup_epochs and self.name not in ("cosine", "linear"):
+            raise InputError(f"schedule.warmup_epochs goes with the schedules cosine and linear; received it for {self.name}")
         if (self.name == "step") != bool(self.milestones):
             raise InputError(
                 f"schedule.milestones go with the step schedule, which needs one or more; received {self.milestones} for {self.name}: "
@@ -309,6 +322,13 @@ class Recipe:
     """What is learnt from."""
     model_options: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Options of the network, as NAME VALUE pairs."""
+    weights: str = ""
+    """Weights to start from: a .safetensors, .npz, .weights.h5 or .keras file, or a hub name (`kerascv_course.weights`). Only the
+    last layer may have another shape; it starts afresh then."""
+    train_from: str = ""
+    """First layer of the network that learns; those before it keep their weights, batch norms their statistics. Empty: all learn."""
+    resize: int = 0
+    """Side in pixels to which pictures are enlarged or reduced before the network, bilinearly, inside the graph; 0: as they are."""
     task: Literal["classify", "colorize", "scenes"] = "classify"
     """What is predicted and how it is measured."""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -319,6 +339,9 @@ class Recipe:
     """How the learning rate changes."""
     label_smoothing: float = 0.0
     """Share of the target probability spread over all classes, 0 to below 1."""
+    views: Literal["none", "flip", "flip-translate"] = "none"
+    """Test-time augmentation: answer by the mean over the picture, its mirror image, and both shifted by a pixel. It is measured,
+    and exported inside the graph."""
     colorize: Colorize = field(default_factory=Colorize)
     """Colours, for the task colorize."""
     scenes: Scenes = field(default_factory=Scenes)
@@ -335,10 +358,17 @@ class Recipe:
     """How often an epoch is validated and a checkpoint kept."""
     patience: int = 0
     """Stop after this many validations in a row without a better one; 0: never stop early."""
-    monitor: Literal["val_loss", "val_accuracy"] = "val_loss"
-    """What makes a checkpoint the best: always a figure of the validation split."""
-    log_style: Literal["full", "csc413"] = "full"
-    """Lines of the log: all figures, or validation loss and accuracy as CSC413 prints them."""
+    monitor: Literal["val_loss", "val_accuracy", "last"] = "val_loss"
+    """What makes a checkpoint the best: a figure of the validation split, or that it is the last."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """What training computes in; weights, and all that is measured and exported, stay float32. auto: what this machine is fast at."""
+    jit_compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the training step with XLA. auto: on a GPU (with TensorFlow on a CPU it is slower)."""
+    fused: bool = False
+    """Train batch norm and smooth activations through TensorFlow's fused operations: the same functions, faster on a CPU."""
+    log_style: Literal["full", "csc413", "cose474", "ntu"] = "full"
+    """Lines of the log: all figures; or as a course prints them: csc413 validation loss and accuracy, cose474 the loss every
+    100 steps, ntu accuracy and loss of train and validation."""
     snapshots: int = 1
     """Draw how far it has come after every so many validations, where the task has something to look at; 0: never."""
     deterministic: bool = True
@@ -353,8 +383,18 @@ class Recipe:
                 "leave both 0"
             )
         _require(0 <= self.label_smoothing < 1, "label_smoothing must be 0 or more and below 1", self.label_smoothing)
+        _require(self.resize >= 0, "resize must be 0 or a number of pixels", self.resize)
+        for name in ("weights", "train_from", "resize", "views"):
+            if self.task != "classify" and getattr(self, name) not in ("", 0, "none"):
+                raise InputError(
+                    f"{name} goes with the task classify; received {getattr(self, name)!r} for {self.task}: leave it out"
+                )
         for name in ("epochs", "batch_size", "validations_per_epoch"):
             _require(getattr(self, name) >= 1, f"{name} must be a whole number of 1 or more", getattr(self, name))
         _require(self.patience >= 0, "patience must be 0 or more", self.patience)
+        if self.patience and self.monitor == "last":
+            raise InputError(
+                "patience goes with a monitor of the validation split; received it with --monitor last: leave it 0"
+            )
         _require(self.seed >= 0, "seed must be 0 or more", self.seed)
         _require(self.snapshots >= 0, "snapshots must be 0 or more", self.snapshots)

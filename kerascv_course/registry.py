@@ -32,6 +32,9 @@ Builder = Callable[..., Any]
 #: Given a model, the names its layers have in PyTorch state dicts: layer name → module names, the likeliest first.
 TorchNames = Callable[[Any], Mapping[str, Sequence[str]]]
 
+#: Given a model and training images as it gets them, float (N, H, W, C), sets what the network takes from data before it learns.
+Adapt = Callable[[Any, Any], None]
+
 APPLICATIONS = "keras.applications/"
 
 
@@ -49,6 +52,7 @@ class ModelSpec:
         min_size: smallest height and width, in pixels, that the network's strides and poolings allow: a number, or a function
             of the options.
         torch_names: names of the layers in published PyTorch state dicts; None: the layers' own names.
+        adapt: sets what the network takes from the training images before it learns; None: nothing.
     """
 
     name: str
@@ -59,6 +63,7 @@ class ModelSpec:
     source: str
     min_size: int | Callable[..., int] = 1
     torch_names: TorchNames | None = None
+    adapt: Adapt | None = None
 
     @property
     def _function(self) -> Builder:
@@ -104,6 +109,7 @@ def register_model(
     num_classes: int = 10,
     min_size: int | Callable[..., int] = 1,
     torch_names: TorchNames | None = None,
+    adapt: Adapt | None = None,
     name: str | None = None,
 ) -> Callable[[Builder], Builder]:
     """Enter the decorated builder under its function name; the arguments are `ModelSpec`'s.
@@ -122,7 +128,7 @@ def register_model(
         if entry in _MODELS:
             taken = f"{_MODELS[entry]._function.__module__}.{entry}"
             raise ValueError(f"a model name may be registered once; {entry!r} is taken by {taken}: choose another name")
-        _MODELS[entry] = ModelSpec(entry, build, input_shape, num_classes, parameters, source, min_size, torch_names)
+        _MODELS[entry] = ModelSpec(entry, build, input_shape, num_classes, parameters, source, min_size, torch_names, adapt)
         return build
 
     return register
@@ -163,6 +169,16 @@ def model_spec(name: str) -> ModelSpec:
     if name not in _MODELS:
         raise UnknownNameError("model", name, known)
     return _MODELS[name]
+
+
+def adapter(name: str) -> Adapt | None:
+    """What sets a network's parts that come from the training images (see `ModelSpec.adapt`); None: it has none.
+
+    Args:
+        name: as `create_model` takes it.
+    """
+    name = _with_query(name, {})[0]
+    return None if name.startswith(APPLICATIONS) else model_spec(name).adapt
 
 
 def check_model(name: str, options: Mapping[str, Any] | None = None) -> None:

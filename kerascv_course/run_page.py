@@ -19,6 +19,11 @@ LEARNING_CURVES = (
     "Learning curves. Training figures are means over the period while the weights move; validation is measured at its end."
 )
 
+STEP_CURVES = (
+    "The same against the step: training loss as the mean of every ten steps with a band of one standard deviation each way, "
+    "validation loss, and beside them the validation's own metric."
+)
+
 PARITY = "How much the values of each output differ, over all images, graph as written."
 
 
@@ -35,7 +40,12 @@ def write_run_page(run: Run) -> None:
         lstrip_blocks=True,
     )
     recipe = run.recipe()
-    captions = {"learning_curves": LEARNING_CURVES, "parity": PARITY, **get_task(recipe.task).captions}
+    captions = {
+        "learning_curves": LEARNING_CURVES,
+        "step_curves": STEP_CURVES,
+        "parity": PARITY,
+        **get_task(recipe.task).captions,
+    }
     plots = _pictures(run, "plots", captions)
     page = environment.get_template("run_page.html.jinja").render(
         run=run.path,

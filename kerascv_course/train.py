@@ -33,6 +33,10 @@ class Arguments:
     """New folder for the run; by default runs/RECIPE, runs/RECIPE-2 …"""
     resume: Path | None = None
     """Go on with this run from its last finished validation; only --epochs and --patience may change."""
+    tensorboard: bool = False
+    """Write event files into tensorboard/ of the run, for the package tensorboard (pip install 'kerascv_course[tensorboard]')."""
+    profile: bool = False
+    """Record some ten training steps with the TensorFlow profiler, into profile/ of the run."""
     list: bool = False
     """List the recipes and leave."""
 
@@ -113,9 +117,11 @@ def main() -> None:
     print("starting TensorFlow …", flush=True)
     start_tensorflow()
     from kerascv_course.experiment import configure_logging, run_recipe
+    from kerascv_course.training.watching import Watch
 
     configure_logging()
-    result = run_recipe(recipe, run_dir, data_dir=arguments.data_dir, resume=arguments.resume is not None)
+    watch = Watch(arguments.tensorboard, arguments.profile)
+    result = run_recipe(recipe, run_dir, data_dir=arguments.data_dir, resume=arguments.resume is not None, watch=watch)
     print(f"\ndone in {result.seconds:.0f} s")
     for name, value in result.headline.items():
         print(f"  {name:<20} {value}")

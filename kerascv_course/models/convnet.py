@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from kerascv_course.layers import Activation, activate, batch_norm, conv, max_pool
+from kerascv_course.layers import Activation, Initializer, activate, batch_norm, conv, initializer, max_pool
 from kerascv_course.lazy import keras
 from kerascv_course.options import Count, OddKernel, Range, Share, Weight
 from kerascv_course.registry import register_model
@@ -30,6 +30,7 @@ def tdt4265(
     dropout: Share = 0.0,
     l2: Weight = 0.0,
     convs: Annotated[int, Range(1, 4)] = 1,
+    init: Initializer = "glorot",
     include_top: bool = True,
 ) -> Any:
     """Stages of convolution, activation and halving, then two dense layers: (N, H, W, C) to logits (N, num_classes).
@@ -50,6 +51,7 @@ def tdt4265(
         dropout: share of its outputs set to zero while training.
         l2: weight of the L2 penalty on every kernel (λ·Σw², added to the loss by Keras).
         convs: convolutions in a stage.
+        init: how every kernel starts; ``"lecun"`` is what the assignment's PyTorch does.
         include_top: False: the flattened last map, without the dense layers.
     """
     layers = keras.layers
@@ -66,7 +68,7 @@ def tdt4265(
                 filter_size,
                 stride=2 if strided and last else 1,
                 bias=True,
-                init="glorot",
+                init=init,
                 l2=l2,
                 name=f"stage{stage}_conv{suffix}",
             )
@@ -80,17 +82,18 @@ def tdt4265(
     x = layers.Flatten(name="flatten")(x)
     if not include_top:
         return x
-    x = _dense(x, hidden, l2, "fc1")
+    x = _dense(x, hidden, l2, init, "fc1")
     x = activate(x, activation, name=f"fc1_{activation}")
     if hidden_norm:
         x = batch_norm(x, name="fc1_norm")
     if dropout:
         x = layers.Dropout(dropout, name="dropout")(x)
-    return _dense(x, num_classes, l2, "logits")
+    return _dense(x, num_classes, l2, init, "logits")
 
 
-def _dense(x: Any, units: int, l2: float, name: str) -> Any:
-    return keras.layers.Dense(units, kernel_regularizer=keras.regularizers.L2(l2) if l2 else None, name=name)(x)
+def _dense(x: Any, units: int, l2: float, init: Initializer, name: str) -> Any:
+    regularizer = keras.regularizers.L2(l2) if l2 else None
+    return keras.layers.Dense(units, kernel_initializer=initializer(init), kernel_regularizer=regularizer, name=name)(x)
 
 
 def _smallest(*, filters: tuple[int, ...], downsampling: str, **_: Any) -> int:

@@ -48,7 +48,7 @@ class Task(Protocol):
     def relabel(self, info: DataInfo) -> Callable[[tf.Tensor], tf.Tensor] | None:
         """Targets from images that augmentation has changed; None where they do not change with the images."""
 
-    def build(self, recipe: Recipe, info: DataInfo) -> keras.Model:
+    def build(self, recipe: Recipe, splits: Splits, info: DataInfo) -> keras.Model:
         """The trainable model, from uint8 images to what the loss takes, normalisation inside."""
 
     def compile_arguments(self, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:

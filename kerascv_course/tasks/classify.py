@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 from kerascv_course import plots
 from kerascv_course.data import DataInfo, Split, Splits
 from kerascv_course.recipe import Recipe
-from kerascv_course.registry import create_model
+from kerascv_course.registry import adapter, create_model
+from kerascv_course.tasks.transfer import freeze_before, load_all_but_head
+from kerascv_course.tasks.views import mean_over_views
 
 __all__ = [
     "Classify",
@@ -28,8 +30,18 @@ __all__ = [
 
 EVALUATION_BATCH = 256
 
+#: Training images that a network may take its first figures from.
+ADAPTATION_IMAGES = 5000
 
-def normalized(network: keras.Model, mean: Sequence[float], std: Sequence[float], *, dtype: str = "uint8") -> keras.Model:
+
+def normalized(
+    network: keras.Model,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    dtype: str = "uint8",
+    image_shape: tuple[int, int, int] | None = None,
+) -> keras.Model:
     """Put normalisation before a network: (pixels/255 − mean)/std, from images of 0–255.
 
     Args:
@@ -37,10 +49,15 @@ def normalized(network: keras.Model, mean: Sequence[float], std: Sequence[float]
         mean: one value, or one for each channel, of pixels scaled to 0–1.
         std: likewise.
         dtype: of the new input: ``"uint8"``, or ``"float32"`` for pixels 0–255 in floating point.
+        image_shape: (height, width, channels) of the images, where they are to be resized to the network's input, bilinearly; None:
+            as the network takes them.
     """
     shape = network.input_shape[1:]
-    image = keras.Input(shape, dtype=dtype, name="image")
-    return keras.Model(image, network(normalization(mean, std, shape[-1])(image)), name=network.name)
+    image = keras.Input(image_shape or shape, dtype=dtype, name="image")
+    x = normalization(mean, std, shape[-1])(image)
+    if image_shape is not None and image_shape != shape:
+        x = keras.layers.Resizing(*shape[:2], interpolation="bilinear", name="resize")(x)
+    return keras.Model(image, network(x), name=network.name)
 
 
 def normalization(mean: Sequence[float], std: Sequence[float], channels: int) -> keras.layers.Layer:
@@ -134,11 +151,22 @@ class Classify:
     def relabel(self, info: DataInfo) -> None:
         """None: a class stays what it is when its image changes."""
 
-    def build(self, recipe: Recipe, info: DataInfo) -> keras.Model:
+    def build(self, recipe: Recipe, splits: Splits, info: DataInfo) -> keras.Model:
         """A network of the registry behind its normalisation: uint8 images to logits."""
         options: dict[str, Any] = dict(recipe.model_options)
-        network = create_model(recipe.model, len(info.labels), info.image_shape, **options)
-        return normalized(network, recipe.data.normalize_mean, recipe.data.normalize_std)
+        height, width, channels = info.image_shape
+        shape = (recipe.resize, recipe.resize, channels) if recipe.resize else (height, width, channels)
+        network = create_model(recipe.model, len(info.labels), shape, **options)
+        mean, std = recipe.data.normalize_mean, recipe.data.normalize_std
+        if recipe.weights:
+            load_all_but_head(network, recipe.weights)
+        elif adapt := adapter(recipe.model):
+            adapt(
+                network, keras.ops.convert_to_numpy(normalization(mean, std, channels)(splits.train.images[:ADAPTATION_IMAGES]))
+            )
+        if recipe.train_from:
+            freeze_before(network, recipe.train_from)
+        return normalized(network, mean, std, image_shape=info.image_shape)
 
     def compile_arguments(self, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
         """Softmax cross-entropy on logits, accuracy."""
@@ -152,8 +180,19 @@ class Classify:
         """Nothing is drawn."""
 
     def evaluate(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
-        """`classification_report` of each split, in inference mode over the whole of it."""
-        return {name: classification_report(self._logits(model, split), split.targets) for name, split in splits.items()}
+        """`classification_report` of each split, in inference mode over the whole of it.
+
+        With test-time augmentation validation and test are measured with it, and ``single_view_accuracy`` is the accuracy without;
+        train is measured without.
+        """
+        metrics = {name: classification_report(self._logits(model, split), split.targets) for name, split in splits.items()}
+        if recipe.views != "none":
+            answering = mean_over_views(model, recipe.views)
+            for name in ("validation", "test"):
+                split, single = getattr(splits, name), metrics[name]["accuracy"]
+                report = classification_report(self._logits(answering, split), split.targets)
+                metrics[name] = {**report, "single_view_accuracy": single}
+        return metrics
 
     def headline(self, metrics: Mapping[str, Any]) -> dict[str, str]:
         """Accuracy of each split."""
@@ -164,7 +203,7 @@ class Classify:
     ) -> dict[str, Figure]:
         """Confusion matrix, accuracy by class and the worst mistakes of the test split."""
         test = metrics["test"]
-        logits = self._logits(model, splits.test)
+        logits = self._logits(mean_over_views(model, recipe.views), splits.test)
         figures = {
             "confusion_matrix": plots.confusion_matrix(np.array(test["confusion"]), info.labels, test["accuracy"]),
             "class_accuracy": plots.class_accuracy(test["class_accuracy"], info.labels),
@@ -179,7 +218,7 @@ class Classify:
 
     def serving_graph(self, model: keras.Model, recipe: Recipe, info: DataInfo) -> keras.Model:
         """uint8 images to logits and probabilities."""
-        return serving_classifier(model)
+        return serving_classifier(mean_over_views(model, recipe.views))
 
     def describe(self, model: keras.Model, recipe: Recipe, info: DataInfo, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Labels and the accuracy on each split."""

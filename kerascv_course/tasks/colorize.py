@@ -194,7 +194,7 @@ class Colorizer:
         palette = palette_of(info.labels)
         return lambda images: nearest_colors_tf(images, palette)
 
-    def build(self, recipe: Recipe, info: DataInfo) -> keras.Model:
+    def build(self, recipe: Recipe, splits: Splits, info: DataInfo) -> keras.Model:
         """A network of the registry behind normalisation and greying: uint8 (N, H, W, 3) to logits (N, H, W, colours)."""
         height, width, _ = info.image_shape
         options: dict[str, Any] = dict(recipe.model_options)

@@ -107,7 +107,7 @@ class SceneRecognition:
     def relabel(self, info: DataInfo) -> None:
         """None: images are not augmented."""
 
-    def build(self, recipe: Recipe, info: DataInfo) -> keras.Model:
+    def build(self, recipe: Recipe, splits: Splits, info: DataInfo) -> keras.Model:
         """There is nothing to be trained by gradients."""
         raise InputError("the task scenes is fitted as a whole; it has no network to build")
 

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import keras
 from tqdm import tqdm
 
-from kerascv_course.errors import CourseError
 from kerascv_course.files import write_beside
 from kerascv_course.recipe import Recipe
 from kerascv_course.training.checkpoint import Progress, save_checkpoint
+from kerascv_course.training.device import give_weights
 from kerascv_course.training.run import Run
+from kerascv_course.training.steps import TrainingDivergedError, describe_divergence, write_steps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["Keeper", "ProgressBar", "Snapshots", "TrainingDivergedError", "write_history"]
 
 log = logging.getLogger(__name__)
-
-
-class TrainingDivergedError(CourseError):
-    """The loss became NaN or infinite; the checkpoints are those of before."""
 
 
 class Keeper(keras.callbacks.Callback):
@@ -46,12 +43,14 @@ class Keeper(keras.callbacks.Callback):
         run: the folder.
         recipe: says what "better" is, and when to stop.
         progress: where training stands; it is continued in place.
+        built: the network that gets the trained weights and is saved.
         period_steps: steps of a period.
     """
 
-    def __init__(self, run: Run, recipe: Recipe, progress: Progress, period_steps: int) -> None:
+    def __init__(self, run: Run, recipe: Recipe, progress: Progress, built: keras.Model, period_steps: int) -> None:
         super().__init__()
-        self.run, self.recipe, self.progress, self.period_steps = run, recipe, progress, period_steps
+        self.run, self.recipe, self.progress, self.built, self.period_steps = run, recipe, progress, built, period_steps
+        self._steps_text: list[str] = []
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Start the period's clock."""
@@ -63,22 +62,21 @@ class Keeper(keras.callbacks.Callback):
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         if not all(map(math.isfinite, figures.values())):
             bad = ", ".join(f"{key} {value}" for key, value in figures.items() if not math.isfinite(value))
-            raise TrainingDivergedError(
-                f"training diverged: {bad} in epoch {self._epoch(epoch):g} at learning rate {rate:g}; the checkpoints of before "
-                "are kept. Lower --optimizer.learning-rate or clip the input"
-            )
+            step = (epoch + 1) * self.period_steps
+            raise TrainingDivergedError(describe_divergence(bad, self._epoch(epoch), step, rate))
         row = {"epoch": self._epoch(epoch), "step": float((epoch + 1) * self.period_steps), **figures}
         row |= {"learning_rate": rate, "seconds": round(time.perf_counter() - self._started, 3)}
         progress, better = self.progress, self._is_better(row)
         progress.history.append(row)
+        give_weights(self.model, self.built)
         if better:
             progress.best = len(progress.history) - 1
             with write_beside(self._staged_best()) as path:
-                self.model.save(path)
+                self.built.save(path)
         with write_beside(self.run / "last.npz") as path:
             save_checkpoint(path, self.model, progress)
-        finish_commit(self.run, progress)
-        log.info("%s%s", describe_row(row, self.recipe), "  best so far" if better else "")
+        finish_commit(self.run, progress, self._steps_text)
+        log.info("%s%s", describe_row(row, self.recipe), "  best so far" if better and self.recipe.log_style == "full" else "")
         if self.recipe.patience and progress.since_best >= self.recipe.patience:
             self.model.stop_training = True
 
@@ -90,20 +88,21 @@ class Keeper(keras.callbacks.Callback):
 
     def _is_better(self, row: dict[str, float]) -> bool:
         monitor, progress = self.recipe.monitor, self.progress
-        if progress.best < 0:
+        if progress.best < 0 or monitor == "last":
             return True
         before = progress.history[progress.best][monitor]
         return row[monitor] < before if monitor == "val_loss" else row[monitor] > before
 
 
-def finish_commit(run: Run, progress: Progress) -> None:
-    """Bring ``best.keras`` and ``history.csv`` in line with a committed progress (see `Keeper`)."""
+def finish_commit(run: Run, progress: Progress, steps_text: list[str] | None = None) -> None:
+    """Bring ``best.keras``, ``history.csv`` and ``steps.csv`` in line with a committed progress (see `Keeper`, `write_steps`)."""
     for staged in sorted(run.path.glob("best.*.keras")):
         if staged.name == f"best.{progress.best:06d}.keras":
             staged.replace(run / "best.keras")
         else:
             staged.unlink()
     write_history(run, progress.history)
+    write_steps(run, progress.steps, text=steps_text)
 
 
 def write_history(run: Run, history: list[dict[str, float]]) -> None:
@@ -116,10 +115,14 @@ def write_history(run: Run, history: list[dict[str, float]]) -> None:
 
 
 def describe_row(row: dict[str, float], recipe: Recipe) -> str:
-    """One line of a period: epoch, losses and metrics, rate, time; or what CSC413's notebook prints."""
+    """One line of a period: epoch, losses and metrics, rate, time; or what a course's own program prints."""
     if recipe.log_style == "csc413":
         loss, accuracy = row["val_loss"], 100 * row["val_accuracy"]
         return f"Epoch [{row['epoch']:g}/{recipe.epochs}], Val Loss: {loss:.4f}, Val Acc: {accuracy:.1f}%"
+    if recipe.log_style == "ntu":
+        names = {"Train Acc": "accuracy", "Val Acc": "val_accuracy", "Train Loss": "loss", "Val Loss": "val_loss"}
+        figures = " | ".join(f"{name}: {row[key]:.5f}" for name, key in names.items())
+        return f"[{row['epoch']:g}/{recipe.epochs}] {figures}"
     hidden = ("epoch", "step", "learning_rate", "seconds")
     figures = "  ".join(f"{key} {value:.4f}" for key, value in row.items() if key not in hidden)
     return f"epoch {row['epoch']:>4g}/{recipe.epochs}  {figures}  rate {row['learning_rate']:.2e}  {row['seconds']:.1f} s"
@@ -130,22 +133,24 @@ class Snapshots(keras.callbacks.Callback):
 
     Args:
         run: the folder.
-        draw: makes the figure, or None where there is nothing to draw.
+        draw: makes the figure of the weights as they stand, or None where there is nothing to draw.
         every: periods from one picture to the next; 0: none.
     """
 
-    def __init__(self, run: Run, draw: Callable[[keras.Model], Figure | None], every: int) -> None:
+    def __init__(self, run: Run, draw: Callable[[], Figure | None], every: int) -> None:
         super().__init__()
         self.run, self.draw, self.every = run, draw, every
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Draw and write."""
-        if self.every and (epoch + 1) % self.every == 0 and (figure := self.draw(self.model)) is not None:
+        if self.every and (epoch + 1) % self.every == 0 and (figure := self.draw()) is not None:
             self.run.write_figure(f"snapshots/validation_{epoch + 1:04d}.png", figure, dpi=80)
 
 
 class ProgressBar(keras.callbacks.Callback):
     """A bar within the period, where a person is watching; nothing where the output goes to a file."""
+
+    async_safe = True  # see `StepLog`
 
     def __init__(self, period_steps: int) -> None:
         super().__init__()

@@ -3,14 +3,14 @@
 Keras's own files leave out the state of dropout's random seeds (measured with Keras 3.15: a model restored from .keras or
 .weights.h5 draws its first masks again), so a run resumed from them is not the run that was interrupted. Here every variable is
 kept: weights, batch-norm statistics, seeds, optimiser slots and its step count; and with them the history, so that one rename
-commits a validation whole.
+commits a validation whole: the figures of every validation and of every training step.
 """
 
 from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,16 @@ import keras
 import numpy as np
 
 from kerascv_course.errors import InputError
-from kerascv_course.jsondata import from_json
+from kerascv_course.jsondata import from_plain, parse_json
 
-__all__ = ["Progress", "load_checkpoint", "save_checkpoint"]
+__all__ = ["STEP_COLUMNS", "Progress", "load_checkpoint", "save_checkpoint"]
 
 FORMAT = 1
+
+#: What is kept of a training step: its number in the run (1 is the first), epochs done after it, its loss, its learning rate.
+STEP_COLUMNS = ("step", "epoch", "loss", "learning_rate")
+
+OWN_RECIPE = "resume with the run's own recipe"
 
 
 @dataclass
@@ -34,12 +39,16 @@ class Progress:
         history: a row a validation: ``epoch``, ``step``, ``loss`` …, ``val_loss`` …, ``learning_rate``, ``seconds``.
         best: index in `history` of the checkpoint that was kept; −1 before the first.
         format: version of the file.
+        recipe: name of the recipe; empty: not known.
+        steps: float64 (steps, 4), the `STEP_COLUMNS` of every step. A run that a version without them began has the later ones.
     """
 
     fingerprint: str
     history: list[dict[str, float]] = field(default_factory=list)
     best: int = -1
     format: int = FORMAT
+    recipe: str = ""
+    steps: np.ndarray = field(default_factory=lambda: np.empty((0, len(STEP_COLUMNS))))
 
     @property
     def since_best(self) -> int:
@@ -55,29 +64,54 @@ def _state(model: keras.Model) -> list[Any]:
 def save_checkpoint(path: Path, model: keras.Model, progress: Progress) -> None:
     """Write a compiled and built model's whole state and its progress to `path` (.npz)."""
     arrays = {f"variable_{i:05d}": keras.ops.convert_to_numpy(v) for i, v in enumerate(_state(model))}
+    plain = {name: value for name, value in vars(progress).items() if name != "steps"}
     with path.open("wb") as file:
-        np.savez(file, progress=np.array(json.dumps(asdict(progress))), **arrays)
+        np.savez(file, progress=np.array(json.dumps(plain)), steps=progress.steps, **arrays)
 
 
-def load_checkpoint(path: Path, model: keras.Model, fingerprint: str) -> Progress:
+def load_checkpoint(path: Path, model: keras.Model, fingerprint: str, recipe: str = "") -> Progress:
     """Restore a compiled model, its optimiser built, in place.
 
+    Args:
+        path: the file.
+        model: takes the state; it is changed only where everything fits.
+        fingerprint: of the data that will be learnt from.
+        recipe: name of the recipe that goes on; empty: any.
+
     Raises:
-        InputError: damaged, of another version, of another model, or of other data.
+        InputError: damaged, of a newer version, of another recipe or model, or of other data.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        progress = from_json(Progress, str(arrays.pop("progress")), what=f"{path}: progress", allow_nan=True)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"the checkpoint {path} is damaged or not ours: {error}") from None
-    if progress.format != FORMAT:
-        raise InputError(f"the checkpoint {path} has format {progress.format}; this version reads format {FORMAT}")
+        plain = parse_json(str(arrays.pop("progress")), what=f"{path}: progress", allow_nan=True)
+        found = plain["format"]
+        if not isinstance(found, int) or found <= FORMAT:
+            steps = arrays.pop("steps", np.empty((0, len(STEP_COLUMNS))))
+            progress = from_plain(Progress, {**plain, "steps": steps}, what=f"{path}: progress")
+            if steps.ndim != 2 or steps.shape[1] != len(STEP_COLUMNS):
+                raise ValueError(f"steps of shape {steps.shape}")
+    except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"the checkpoint {path} is damaged or not ours: {error}; start a new run, best.keras beside it may still be whole"
+        ) from None
+    if found > FORMAT:
+        raise InputError(
+            f"the checkpoint {path} has format {found}, of a newer version than this one, which reads up to format {FORMAT}: "
+            "go on with the version that began the run, or a newer one"
+        )
+    if recipe and progress.recipe not in ("", recipe):
+        raise InputError(
+            f"the checkpoint {path} belongs to the recipe {progress.recipe}; received it for {recipe}: {OWN_RECIPE}"
+        )
     if progress.fingerprint != fingerprint:
-        raise InputError(f"the checkpoint {path} was made with other data ({progress.fingerprint}; now {fingerprint})")
+        raise InputError(
+            f"the checkpoint {path} was made with other data ({progress.fingerprint}; now {fingerprint}): name the run's own by "
+            "--data-dir"
+        )
     state = _state(model)
     if [tuple(v.shape) for v in state] != [arrays[name].shape for name in sorted(arrays)]:
-        raise InputError(f"the checkpoint {path} belongs to another network or optimiser: resume with the run's own recipe")
+        raise InputError(f"the checkpoint {path} belongs to another network or optimiser: {OWN_RECIPE}")
     for variable, name in zip(state, sorted(arrays), strict=True):
         variable.assign(arrays[name])
     return progress

@@ -7,8 +7,34 @@ from typing import Any
 import keras
 
 from kerascv_course.recipe import Recipe, Schedule
+from kerascv_course.training.muon import Muon
 
 __all__ = ["build_optimizer", "build_schedule"]
+
+
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """A linear rise from zero to a peak, then another schedule.
+
+    Args:
+        schedule: what comes after, counting its steps from the peak on.
+        peak: learning rate at the end of the rise.
+        steps: of the rise.
+    """
+
+    def __init__(self, schedule: Any, peak: float, steps: int) -> None:
+        super().__init__()
+        self.schedule, self.peak, self.steps = schedule, peak, steps
+
+    def __call__(self, step: Any) -> Any:
+        """The rate of a step."""
+        step = keras.ops.cast(step, "float32")
+        return keras.ops.where(
+            step < self.steps, self.peak * step / self.steps, self.schedule(keras.ops.maximum(step - self.steps, 0.0))
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        return {"schedule": self.schedule, "peak": self.peak, "steps": self.steps}
 
 
 def build_schedule(schedule: Schedule, learning_rate: float, steps_per_epoch: int, steps: int) -> Any:
@@ -22,8 +48,13 @@ def build_schedule(schedule: Schedule, learning_rate: float, steps_per_epoch: in
     """
     if schedule.name == "constant":
         return learning_rate
+    warmup = round(schedule.warmup_epochs * steps_per_epoch)
+    if schedule.name == "linear":
+        fall = keras.optimizers.schedules.PolynomialDecay
+        if not warmup:
+            return fall(learning_rate, max(steps, 1), end_learning_rate=0.0)
+        return WarmUp(fall(learning_rate, max(steps - warmup, 1), end_learning_rate=0.0), learning_rate, warmup)
     if schedule.name == "cosine":
-        warmup = round(schedule.warmup_epochs * steps_per_epoch)
         if not warmup:
             return keras.optimizers.schedules.CosineDecay(learning_rate, max(steps, 1))
         return keras.optimizers.schedules.CosineDecay(
@@ -39,6 +70,16 @@ def build_optimizer(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Op
     config = recipe.optimizer
     rate = build_schedule(recipe.schedule, config.learning_rate, steps_per_epoch, recipe.epochs * steps_per_epoch)
     options: dict[str, Any] = {"learning_rate": rate, "weight_decay": config.weight_decay or None}
+    if config.ema:
+        options |= {"use_ema": True, "ema_momentum": config.ema}
+    if config.name == "muon":
+        return Muon(
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            norm_factor=(config.norm_rate or config.learning_rate) / config.learning_rate,
+            head_factor=(config.head_rate or config.learning_rate) / config.learning_rate,
+            **options,
+        )
     if config.name == "sgd":
         return keras.optimizers.SGD(momentum=config.momentum, nesterov=config.nesterov, **options)
     if config.name == "rmsprop":

@@ -23,9 +23,10 @@ __all__ = ["Run"]
 class Run:
     """A run folder.
 
-    It holds ``recipe.json``, ``environment.json``, ``history.csv``, ``best.keras``, ``last.npz`` (the checkpoint to resume from),
-    ``metrics.json``, ``plots/*.png``, ``samples/*.png``, ``model.onnx``, ``parity.json``, ``report.html`` and ``log.txt``; where the
-    task has such, also ``snapshots/*.png`` (pictures of each validation) and ``palette.csv``.
+    It holds ``recipe.json``, ``environment.json``, ``history.csv``, ``steps.csv``, ``best.keras``, ``last.npz`` (the checkpoint to
+    resume from), ``metrics.json``, ``plots/*.png``, ``samples/*.png``, ``model.onnx``, ``parity.json``, ``report.html`` and
+    ``log.txt``; where the task has such, also ``snapshots/*.png`` (pictures of each validation) and ``palette.csv``, and where
+    asked for ``tensorboard/`` and ``profile/``.
     Nothing in it is a pickle.
     """
 

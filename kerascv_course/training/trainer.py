@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import keras
 
@@ -14,8 +15,10 @@ from kerascv_course.recipe import Recipe
 from kerascv_course.tasks import Task
 from kerascv_course.training.callbacks import Keeper, ProgressBar, Snapshots, finish_commit
 from kerascv_course.training.checkpoint import Progress, load_checkpoint
+from kerascv_course.training.device import training_copy
 from kerascv_course.training.optimizers import build_optimizer
 from kerascv_course.training.run import Run
+from kerascv_course.training.steps import StepLog
 
 __all__ = ["Training", "prepare", "train"]
 
@@ -30,6 +33,7 @@ class Training:
 
     Attributes:
         model: from uint8 images to what the loss takes.
+        built: the network as the task built it, which gets the model's weights when they are kept.
         task: what is learnt.
         epoch_steps: steps of an epoch.
         period_steps: steps from validation to validation; where the validations of an epoch do not divide its steps, the
@@ -37,6 +41,7 @@ class Training:
     """
 
     model: keras.Model
+    built: keras.Model
     task: Task
     epoch_steps: int
     period_steps: int
@@ -65,13 +70,30 @@ def prepare(recipe: Recipe, task: Task, splits: Splits, info: DataInfo) -> Train
             f"of {recipe.batch_size}: use a smaller --batch-size or fewer --validations-per-epoch"
         )
     seed_everything(recipe)
-    model = task.build(recipe, info)
-    model.compile(optimizer=build_optimizer(recipe, epoch_steps), **task.compile_arguments(recipe, splits, info))
+    built = task.build(recipe, splits, info)
+    model = training_copy(built, recipe)
+    optimizer = build_optimizer(recipe, epoch_steps)
+    if recipe.optimizer.weight_decay and not recipe.optimizer.decay_norms:
+        optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if v.name != "kernel"])
+    model.compile(
+        optimizer=optimizer,
+        jit_compile=recipe.jit_compile == "on",
+        **task.compile_arguments(recipe, splits, info),
+    )
     model.optimizer.build(model.trainable_variables)
-    return Training(model, task, epoch_steps, period_steps)
+    return Training(model, built, task, epoch_steps, period_steps)
 
 
-def train(recipe: Recipe, training: Training, splits: Splits, info: DataInfo, run: Run, *, resume: bool = False) -> Progress:
+def train(
+    recipe: Recipe,
+    training: Training,
+    splits: Splits,
+    info: DataInfo,
+    run: Run,
+    *,
+    resume: bool = False,
+    watchers: Sequence[keras.callbacks.Callback] = (),
+) -> Progress:
     """Fit, keeping history and checkpoints in the run folder; ends with the best weights in ``best.keras``.
 
     Args:
@@ -81,6 +103,7 @@ def train(recipe: Recipe, training: Training, splits: Splits, info: DataInfo, ru
         info: of the data.
         run: the folder.
         resume: go on from the folder's ``last.npz``; where a run was stopped before its first, from the beginning.
+        watchers: further callbacks, which must not change anything.
 
     Returns:
         The progress made, all of it.
@@ -90,11 +113,13 @@ def train(recipe: Recipe, training: Training, splits: Splits, info: DataInfo, ru
         TrainingDivergedError: the loss is not finite.
         WriteError: a checkpoint cannot be written.
     """
-    progress = Progress(info.fingerprint)
+    progress = Progress(info.fingerprint, recipe=recipe.name)
     if resume and (run / "last.npz").exists():
-        progress = load_checkpoint(run / "last.npz", training.model, info.fingerprint)
+        progress = load_checkpoint(run / "last.npz", training.model, info.fingerprint, recipe.name)
         finish_commit(run, progress)
         log.info("resumed after epoch %g", len(progress.history) / recipe.validations_per_epoch)
+    if resume:  # not before the checkpoint is known to fit
+        run.write_json("recipe.json", asdict(recipe))
     periods, done = recipe.epochs * recipe.validations_per_epoch, len(progress.history)
     stopped = bool(recipe.patience and done and progress.since_best >= recipe.patience)
     if done < periods and not stopped:
@@ -111,9 +136,12 @@ def train(recipe: Recipe, training: Training, splits: Splits, info: DataInfo, ru
             steps_per_epoch=training.period_steps,
             validation_data=evaluation_batches(splits.validation, VALIDATION_BATCH),
             callbacks=[
+                *([keras.callbacks.SwapEMAWeights()] if recipe.optimizer.ema else []),
                 ProgressBar(training.period_steps),
-                Keeper(run, recipe, progress, training.period_steps),
-                Snapshots(run, lambda model: training.task.snapshot(model, recipe, splits, info), recipe.snapshots),
+                StepLog(recipe, progress, training.epoch_steps, training.period_steps),
+                Keeper(run, recipe, progress, training.built, training.period_steps),
+                Snapshots(run, lambda: training.task.snapshot(training.built, recipe, splits, info), recipe.snapshots),
+                *watchers,
             ],
             shuffle=False,  # the stream is shuffled already
             verbose=0,

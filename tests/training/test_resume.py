@@ -181,14 +181,24 @@ def test_what_cannot_be_resumed(recipe, uninterrupted, tmp_path):
     with np.load(uninterrupted / "last.npz") as archive:
         arrays = dict(archive)
     for change, message in (
-        ({"format": 2}, "has format 2; this version reads format 1"),
-        ({"fingerprint": "sha256:0"}, "was made with other data"),
+        (
+            {"format": 2, "of the future": 1},
+            "has format 2, of a newer version than this one, which reads up to format 1: go on with",
+        ),
+        ({"fingerprint": "sha256:0"}, "was made with other data.*name the run's own by --data-dir"),
+        (
+            {"recipe": "tdt4265-base"},
+            "belongs to the recipe tdt4265-base; received it for lenet5-digits: resume with the run's own",
+        ),
+        ({"history": 3}, "is damaged or not ours: .*history"),
     ):
-        other = copy(message[:8])
+        other = copy(next(iter(change)))
         progress = {**json.loads(str(arrays["progress"])), **change}
         np.savez(other / "last.npz", **{**arrays, "progress": np.array(json.dumps(progress))})
+        before = {path.name: path.read_bytes() for path in other.path.iterdir() if path.name != "log.txt"}
         with pytest.raises(InputError, match=message):
-            run_recipe(recipe, other.path, resume=True)
+            run_recipe(dataclasses.replace(recipe, epochs=9), other.path, resume=True)
+        assert {path.name: path.read_bytes() for path in other.path.iterdir() if path.name != "log.txt"} == before
     other = copy("network")
     np.savez(other / "last.npz", **{**arrays, "variable_00000": np.zeros(3)})
     with pytest.raises(InputError, match="belongs to another network or optimiser"):
@@ -220,6 +230,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(recipe, tmp_path, monkeypatch):
         "on_epoch_end",
         lambda self, epoch, logs=None: original(self, epoch, {**logs, "loss": float("nan")} if epoch == 2 else logs),
     )
-    with pytest.raises(callbacks.TrainingDivergedError, match=r"loss nan in epoch 1\.5 at learning rate .* are kept"):
+    with pytest.raises(callbacks.TrainingDivergedError, match=r"loss nan at step 12 \(epoch 1\.5\), learning rate .* are kept"):
         run_recipe(recipe, tmp_path / "run")
     assert len(figures(Run(tmp_path / "run"))) == 2

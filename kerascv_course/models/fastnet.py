@@ -1,0 +1,106 @@
+"""FastNet: a small network that learns CIFAR-10 in minutes.
+
+The network of Jordan: "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024 (arXiv 2404.00498), section 3 and listing 3, itself a
+descendant of Page's ResNet-9 and of Tysam's hlb-CIFAR10: a frozen convolution that whitens patches, then three groups of two
+convolutions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from kerascv_course.layers import activate
+from kerascv_course.lazy import keras
+from kerascv_course.options import Count, Share
+from kerascv_course.registry import register_model
+
+#: Added to the patches' variances before their roots divide (listing 3).
+WHITENING_EPSILON = 5e-4
+
+
+def whiten_first_layer(model: Any, images: np.ndarray) -> None:
+    """Set the frozen first convolution to whiten the images' patches (section 3.2; Page 2019).
+
+    Its filters are the eigenvectors of the covariance of all 2×2 patches, each divided by the root of its variance, and their
+    negatives.
+
+    Args:
+        model: a `fastnet`, changed in place.
+        images: float (N, height, width, channels), as the network gets them.
+    """
+    layer = model.get_layer("whiten")
+    size, _, channels, filters = layer.kernel.shape
+    windows = np.lib.stride_tricks.sliding_window_view(images.astype(np.float64), (size, size), axis=(1, 2))
+    patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, size * size * channels)
+    variances, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
+    half = (vectors / np.sqrt(variances + WHITENING_EPSILON))[:, ::-1].reshape(size, size, channels, -1)
+    # the same sign on every machine: eigenvectors are defined up to it
+    half = half * np.sign(half.sum(axis=(0, 1, 2)) + 1e-12)
+    layer.kernel.assign(np.concatenate([half, -half], axis=-1)[..., :filters].astype(np.float32))
+
+
+@register_model(
+    input_shape=(32, 32, 3),
+    parameters=1_971_328,
+    source="Jordan 2024, listing 3, with a bias-free whitening layer and batch norm's biases only",
+    min_size=9,
+    adapt=whiten_first_layer,
+)
+def fastnet(
+    image: Any,
+    num_classes: int,
+    *,
+    width: Count = 64,
+    expansion: Count = 4,
+    activation: Literal["relu", "silu"] = "silu",
+    norm_momentum: Share = 0.6,
+    include_top: bool = True,
+) -> Any:
+    """FastNet: (N, H, W, C) to logits (N, num_classes).
+
+    Departures from the paper: the whitening layer has no bias (which is trained for three epochs there); SiLU for GELU, which
+    ONNX converters know.
+
+    Args:
+        image: float tensor (N, H, W, C), 32×32×3 in the paper.
+        num_classes: width of the output layer.
+        width: channels of the first group.
+        expansion: the second and third group have so many times more.
+        activation: after each batch norm.
+        norm_momentum: of batch norm's moving statistics: low, as a training has a few hundred steps only.
+        include_top: False: the pooled vector, without the dense layer.
+    """
+    layers = keras.layers
+    # 32×32×3 -> 31×31×24: both signs of each of the 12 eigenvectors
+    x = layers.Conv2D(2 * 4 * image.shape[-1], 2, use_bias=False, trainable=False, name="whiten")(image)
+    x = activate(x, activation, name=f"whiten_{activation}")
+    # -> 15×15×64 -> 7×7×256 -> 3×3×256
+    for group, channels in enumerate((width, expansion * width, expansion * width), start=1):
+        for index in (1, 2):
+            name = f"group{group}_conv{index}"
+            x = _convolution(x, channels, name)
+            if index == 1:
+                x = layers.MaxPooling2D(2, name=f"group{group}_pool")(x)
+            x = layers.BatchNormalization(momentum=norm_momentum, epsilon=1e-5, scale=False, name=f"{name}_bn")(x)
+            x = activate(x, activation, name=f"{name}_{activation}")
+    x = layers.GlobalMaxPooling2D(name="pool")(x)
+    if not include_top:
+        return x
+    # the scale of listing 3's last line
+    small = keras.initializers.VarianceScaling(1 / x.shape[-1], "fan_in", "untruncated_normal")
+    return layers.Dense(num_classes, use_bias=False, kernel_initializer=small, name="logits")(x)
+
+
+def _convolution(x: Any, filters: int, name: str) -> Any:
+    """3×3 convolution whose first filters start as the identity of their channel (section 3.3), the others as PyTorch's do."""
+    start = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+    layer = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer=start, name=name)
+    y = layer(x)
+    kernel = keras.ops.convert_to_numpy(layer.kernel).copy()
+    same = min(kernel.shape[2:])
+    kernel[..., :same] = 0
+    kernel[1, 1, range(same), range(same)] = 1
+    layer.kernel.assign(kernel)
+    return y

@@ -1,0 +1,55 @@
+"""Transfer learning: weights from elsewhere, and layers that keep them."""
+
+from __future__ import annotations
+
+import logging
+
+import keras
+
+from kerascv_course.errors import InputError, UnknownNameError
+from kerascv_course.weights import load_weights
+
+__all__ = ["freeze_before", "load_all_but_head"]
+
+log = logging.getLogger(__name__)
+
+
+def load_all_but_head(network: keras.Model, source: str) -> None:
+    """Load weights into a network; its last layer with weights may differ in shape, and then keeps its fresh ones.
+
+    Args:
+        network: changed in place.
+        source: as `kerascv_course.weights.load_weights` takes it.
+
+    Raises:
+        InputError: another layer has no entry in the source, or one of another shape.
+        DataError: a source that is missing, damaged or cannot be fetched.
+    """
+    report = load_weights(network, source, strict=False)
+    head = [layer for layer in network.layers if layer.weights][-1]
+    others = [entry.variable for entry in report.mismatched if entry.variable.split("/")[0] != head.name]
+    problems = [*report.missing, *others]
+    if problems:
+        raise InputError(
+            f"weights to start from may differ in the last layer ({head.name}) alone; {report.summary}, among them {problems[0]}: "
+            f"{source} belongs to another network than {network.name}"
+        )
+    fresh = f"; {head.name} starts afresh" if report.mismatched else ""
+    log.info("weights: %s%s", report.summary, fresh)
+
+
+def freeze_before(network: keras.Model, first: str) -> None:
+    """Freeze all layers before one: weights stay, and batch norms use their kept statistics as in inference (Keras's `trainable`).
+
+    Args:
+        network: changed in place.
+        first: name of the first layer that learns.
+
+    Raises:
+        UnknownNameError: no such layer; the nearest names are shown.
+    """
+    names = [layer.name for layer in network.layers]
+    if first not in names:
+        raise UnknownNameError(f"layer of {network.name}", first, names)
+    for layer in network.layers[: names.index(first)]:
+        layer.trainable = False

@@ -1,0 +1,119 @@
+"""What training computes in, and with: precision, XLA and fused operations, chosen for the machine at hand.
+
+A task builds its network once, in float32 and of Keras's own layers. What is trained is a copy of it (`training_copy`) that may
+compute in another precision and through fused operations; its weights are float32 all the same and go back to the network as it was
+built, which alone is validated for good, saved and exported. So a .keras file never depends on how its weights were found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kerascv_course.recipe import Recipe
+
+__all__ = ["choose_for_device", "describe_choice", "give_weights", "training_copy"]
+
+#: What the kernel calls the instructions that make bfloat16 faster than float32.
+FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+
+
+def choose_for_device(recipe: Recipe, before: Recipe | None = None) -> Recipe:
+    """The recipe with this machine's choice in the place of each "auto"; of a resumed run, the choice that was made `before`.
+
+    Precision: on a GPU bfloat16, or float16 where it is older than compute capability 8.0, or float32 before 7.0; on a processor
+    with bfloat16 instructions bfloat16; else float32. XLA: on a GPU.
+    """
+    if before is not None:
+        made = {name: getattr(before, name) for name in ("precision", "jit_compile") if getattr(recipe, name) == "auto"}
+        recipe = dataclasses.replace(recipe, **made)
+    capability = _gpu_capability()
+    if recipe.precision == "auto":
+        if capability:
+            precision = "bfloat16" if capability >= (8, 0) else "float16" if capability >= (7, 0) else "float32"
+        else:
+            precision = "bfloat16" if _cpu_flags() & FAST_BFLOAT16 else "float32"
+        recipe = dataclasses.replace(recipe, precision=precision)
+    if recipe.jit_compile == "auto":
+        recipe = dataclasses.replace(recipe, jit_compile="on" if capability else "off")
+    return recipe
+
+
+def describe_choice(recipe: Recipe) -> str:
+    """One line for the log."""
+    fused = ", fused operations" if recipe.fused else ""
+    return f"training on {'a GPU' if _gpu_capability() else 'the CPU'} in {recipe.precision}{fused}, XLA {recipe.jit_compile}"
+
+
+def training_copy(model: keras.Model, recipe: Recipe) -> keras.Model:
+    """What is trained in the model's stead: the same layers by the same names with the same weights, variable by variable.
+
+    Args:
+        model: float32, functional.
+        recipe: gives precision, fused operations and the optimiser's moving average.
+
+    Returns:
+        A copy with float32 outputs, or `model` itself where nothing would differ.
+    """
+    if recipe.precision == "float32" and not recipe.fused and not recipe.optimizer.ema:
+        return model
+    policy = _POLICIES[recipe.precision]
+
+    def copy(layer: Any) -> Any:
+        if not isinstance(layer, keras.layers.Layer):
+            return layer.__class__.from_config(layer.get_config())
+        config = {**layer.get_config(), "dtype": policy}
+        cls = layer.__class__
+        if recipe.fused and keras.backend.backend() == "tensorflow":
+            from kerascv_course.training.fused import fused_layer
+
+            cls = fused_layer(layer)
+        return cls.from_config(config)
+
+    clone = keras.models.clone_model(model, clone_function=copy, recursive=True)
+    if policy != "float32":
+        output = keras.layers.Activation("linear", dtype="float32", name="float32")(clone.output)
+        clone = keras.Model(clone.input, output, name=model.name)
+    clone.set_weights(model.get_weights())
+    return clone
+
+
+def give_weights(model: keras.Model, built: keras.Model) -> None:
+    """Give a network its training copy's weights: the moving average of them where the optimiser keeps one.
+
+    Args:
+        model: compiled, from `training_copy`.
+        built: changed in place, unless it is `model`.
+    """
+    if model is built:
+        return
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    average = {}
+    if optimizer.use_ema:
+        variables = zip(model.trainable_variables, optimizer._model_variables_moving_average, strict=True)
+        average = {id(variable): mean for variable, mean in variables}
+    for to, variable in zip(built.weights, model.weights, strict=True):
+        to.assign(average.get(id(variable), variable))
+
+
+def _gpu_capability() -> tuple[int, int] | None:
+    """Compute capability of the first GPU that TensorFlow sees; None without one."""
+    import tensorflow as tf
+
+    for gpu in tf.config.list_physical_devices("GPU"):
+        return tf.config.experimental.get_device_details(gpu).get("compute_capability", (8, 0))
+    return None
+
+
+def _cpu_flags() -> set[str]:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return set(line.split(":", 1)[1].split())
+    return set()
