@@ -23,6 +23,7 @@ TRANSPOSES = {
     "conv_transpose_net": 1,
     "densenet121": 1,
     "densenet_bc100": 1,
+    "fastnet": 1,
     "googlenet": 1,
     "lenet5": 0,
     "mynet": 1,
@@ -48,8 +49,9 @@ def disturb(model, rng):
     """Batch-norm statistics and biases away from 0 and 1, outputs kept at a usual scale."""
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            shape = layer.gamma.shape
-            layer.set_weights([rng.uniform(0.7, 1.2, shape), *(rng.normal(0, 0.1, (2, *shape))), rng.uniform(0.8, 1.5, shape)])
+            shape = layer.beta.shape
+            scale = [rng.uniform(0.7, 1.2, shape)] if layer.scale else []
+            layer.set_weights([*scale, *(rng.normal(0, 0.1, (2, *shape))), rng.uniform(0.8, 1.5, shape)])
         elif getattr(layer, "bias", None) is not None:
             layer.bias.assign(rng.normal(0, 0.1, layer.bias.shape))
 
