@@ -23,9 +23,15 @@ def main(runs: Annotated[list[Path], tyro.conf.Positional]) -> None:
     """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run in map(Run.open, runs):
-        facts = {"recipe": run.recipe(), "metrics": run.read_json("metrics.json"), "environment": run.read_json("environment.json")}
+        facts = {
+            "recipe": run.recipe(),
+            "metrics": run.read_json("metrics.json"),
+            "environment": run.read_json("environment.json"),
+        }
         groups.setdefault((facts["recipe"].name, command(facts["environment"]["command"])), []).append(facts)
-    print("| command | seeds | train | validation | test | epochs, best / run | training, s | whole command to these figures, s | commit |")
+    print(
+        "| command | seeds | train | validation | test | epochs, best / run | training, s | whole command to these figures, s | commit |"
+    )
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
     for (_, words), group in groups.items():
         metrics = [facts["metrics"] for facts in group]
@@ -51,7 +57,7 @@ def command(text: str) -> str:
         if word in (*PLACES, "--seed"):
             next(words, None)
         elif not word.startswith(tuple(f"{place}=" for place in PLACES)):
-            kept.append(Path(word).name if "/" in word else word)
+            kept.append(word)
     return " ".join(kept[1:])
 
 
