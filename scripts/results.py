@@ -1,4 +1,4 @@
-"""The tables of docs/results.md, from run folders: ``python scripts/results.py RUN …``. Runs that differ in the seed alone share a line."""
+"""The tables of docs/results.md: ``python scripts/results.py RUN …``. Runs of one command but for the seed share a line."""
 
 from __future__ import annotations
 
