@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
@@ -22,9 +23,12 @@ __all__ = [
     "package_versions",
     "processor",
     "quiet_stderr",
+    "seconds_since_start",
     "source_commit",
     "start_tensorflow",
 ]
+
+_IMPORTED = time.perf_counter()
 
 PACKAGES = ("tensorflow", "keras", "onnx", "tf2onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow", "scikit-learn")
 
@@ -96,6 +100,15 @@ def _git(root: Path, *words: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None
+
+
+def seconds_since_start() -> float:
+    """Wall-clock seconds since this process began: Python's own start and all imports included (since the import of this module where
+    the system does not tell)."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.perf_counter() - _IMPORTED
 
 
 def start_tensorflow() -> None:

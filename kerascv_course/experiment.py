@@ -20,7 +20,7 @@ from PIL import Image
 
 from kerascv_course import plots
 from kerascv_course.data import DataInfo, Splits, load
-from kerascv_course.environment import describe_environment, package_versions
+from kerascv_course.environment import describe_environment, package_versions, seconds_since_start
 from kerascv_course.errors import CourseError, InputError
 from kerascv_course.files import write_beside
 from kerascv_course.inside import first_and_last
@@ -258,6 +258,8 @@ def measure(
     """Measure the best weights on every split and write metrics.json. The test split is touched here for the first time."""
     log.info("measuring the best weights (%g of %d)", progress.history[progress.best]["epoch"], progress.history[-1]["epoch"])
     metrics = task.evaluate(model, recipe, splits, info)
+    seconds = seconds_since_start()
+    log.info("%.0f s since the command's start, everything included", seconds)
     run.write_json(
         "metrics.json",
         {
@@ -267,6 +269,7 @@ def measure(
             "epochs": progress.history[-1]["epoch"],
             "best": progress.history[progress.best],
             "last": progress.history[-1],
+            "seconds_since_start": round(seconds, 1),
             "training_seconds": round(sum(row["seconds"] for row in progress.history), 1),
             "trainable_parameters": _trainable(model),
             "data": dataclasses.asdict(info),

@@ -1,5 +1,5 @@
 """Benchmarks. ``python scripts/benchmark.py models`` writes docs/models.md, ``engines`` the table of docs/export.md, ``classical``
-docs/scenes_speed.md.
+docs/scenes_speed.md, ``pipeline`` and ``train`` docs/training_speed.md.
 
 What is compared is timed in turns, round after round, so that a slow spell of the machine meets all alike; medians are reported,
 with the machine named.
@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import tyro
 from benchmark_classical import classical
+from benchmark_pipeline import pipeline
+from benchmark_train import train
 
 from kerascv_course.environment import describe_machine, package_versions, start_tensorflow
 from kerascv_course.files import write_beside
@@ -214,6 +216,13 @@ def _engine(row: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     tyro.extras.subcommand_cli_from_dict(
-        {"models": models, "engines": engines, "untrained": untrained, "classical": classical},
+        {
+            "models": models,
+            "engines": engines,
+            "untrained": untrained,
+            "classical": classical,
+            "pipeline": pipeline,
+            "train": train,
+        },
         prog="python scripts/benchmark.py",
     )

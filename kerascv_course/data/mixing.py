@@ -54,8 +54,9 @@ def mixup(images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, alpha: float) 
     """
     partner_seed, share_seed = tf.unstack(tf.random.split(seed, 2))
     partner, share = _partners(images, partner_seed), _beta(images, share_seed, alpha)[:, None]
-    flat = tf.cast(tf.reshape(images, (tf.shape(images)[0], -1)), tf.float32)
-    blended = share * flat + (1 - share) * tf.gather(flat, partner)
+    flat = tf.reshape(images, (tf.shape(images)[0], -1))
+    other = tf.cast(tf.gather(flat, partner), tf.float32)
+    blended = other + share * (tf.cast(flat, tf.float32) - other)
     pixels = tf.reshape(tf.cast(tf.round(blended), tf.uint8), tf.shape(images))
     return tf.ensure_shape(pixels, images.shape), share * targets + (1 - share) * tf.gather(targets, partner)
 

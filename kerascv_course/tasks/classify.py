@@ -182,16 +182,17 @@ class Classify:
     def evaluate(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
         """`classification_report` of each split, in inference mode over the whole of it.
 
-        With test-time augmentation validation and test are measured with it, and ``single_view_accuracy`` is the accuracy without;
-        train is measured without.
+        With test-time augmentation validation and test are measured with it, and ``single_view_accuracy`` of the test split is the
+        accuracy without; train is measured without.
         """
-        metrics = {name: classification_report(self._logits(model, split), split.targets) for name, split in splits.items()}
-        if recipe.views != "none":
-            answering = mean_over_views(model, recipe.views)
-            for name in ("validation", "test"):
-                split, single = getattr(splits, name), metrics[name]["accuracy"]
-                report = classification_report(self._logits(answering, split), split.targets)
-                metrics[name] = {**report, "single_view_accuracy": single}
+        answering = mean_over_views(model, recipe.views)
+        metrics = {
+            name: classification_report(self._logits(model if name == "train" else answering, split), split.targets)
+            for name, split in splits.items()
+        }
+        if answering is not model:
+            single = classification_report(self._logits(model, splits.test), splits.test.targets)
+            metrics["test"]["single_view_accuracy"] = single["accuracy"]
         return metrics
 
     def headline(self, metrics: Mapping[str, Any]) -> dict[str, str]:

@@ -1,0 +1,34 @@
+"""Pages of benchmarks that are measured part by part: a part that is not measured anew stays as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kerascv_course.environment import describe_machine, package_versions
+from kerascv_course.files import write_beside
+
+__all__ = ["machine", "read_parts", "write_page"]
+
+
+def machine(*packages: str) -> str:
+    """Processor, cores, GPUs and versions, in a line."""
+    found, versions = describe_machine(), package_versions()
+    names = ", ".join(f"{name} {versions[name]}" for name in ("tensorflow", "keras"))
+    return (
+        f"{found['processor']}, {found['cores']} cores, {', '.join(found['gpus']) or 'no GPU'}; {', '.join([names, *packages])}"
+    )
+
+
+def read_parts(path: Path) -> dict[str, str]:
+    """Parts of an earlier page, by name."""
+    if not path.is_file():
+        return {}
+    pieces = path.read_text(encoding="utf-8").split("<!-- ")[1:]
+    return {name: text.strip() for name, text in (piece.split(" -->\n", 1) for piece in pieces)}
+
+
+def write_page(path: Path, head: str, parts: dict[str, str]) -> None:
+    """Write the head and the parts, in their order."""
+    text = "\n\n".join([head, *(f"<!-- {name} -->\n{part}" for name, part in parts.items())])
+    with write_beside(path) as staged:
+        staged.write_text(text + "\n", encoding="utf-8")

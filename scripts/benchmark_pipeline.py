@@ -1,0 +1,146 @@
+"""Speed of the training stream: ``python scripts/benchmark.py pipeline`` writes the first part of docs/training_speed.md."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from benchmark_page import machine, read_parts, write_page
+
+from kerascv_course.environment import start_tensorflow
+from kerascv_course.recipe import Augmentation
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PAGE_HEAD = "# Speed of training"
+PARTS = ("pipeline", "train")
+
+#: The fastest networks for CIFAR-10 here, and the recipe that trains them.
+NETWORKS = {"lenet5": "tdt4265-base", "fastnet": "fastnet-cifar10-small"}
+
+#: What the stream is to deliver, in multiples of what the fastest network takes.
+REQUIRED = 5
+
+#: Each change by itself, as strong as it is commonly used on CIFAR-10, and sets of them.
+CHANGES = {
+    "none": Augmentation(),
+    "flip": Augmentation(flip=True),
+    "alternating flip": Augmentation(alternating_flip=True),
+    "translate 4, zeros (random crop, padding 4)": Augmentation(translate=4),
+    "translate 2, reflected": Augmentation(translate=2, border="reflect"),
+    "rotate 15°": Augmentation(rotate=15),
+    "colour jitter 0.4": Augmentation(color_jitter=0.4),
+    "cutout 8": Augmentation(cutout=8),
+    "random erasing, probability 0.5": Augmentation(erase=0.5),
+    "mixup 0.2": Augmentation(mixup=0.2),
+    "cutmix 1": Augmentation(cutmix=1),
+    "all at once": Augmentation(flip=True, translate=4, rotate=15, color_jitter=0.4, cutout=8, erase=0.5, mixup=0.2, cutmix=1),
+}
+
+
+def pipeline(
+    rounds: int = 9,
+    batch: int = 500,
+    seconds: float = 0.3,
+    output: Path = ROOT / "docs" / "training_speed.md",
+) -> None:
+    """Images/s of the training stream with each augmentation, beside what the fastest networks take.
+
+    Args:
+        rounds: times that everything is measured, in turns.
+        batch: images a step.
+        seconds: how long each is measured in a round, at least.
+        output: Markdown file; its other parts stay.
+    """
+    start_tensorflow()
+    from kerascv_course import list_models
+
+    rng = np.random.default_rng(0)
+    images, targets = rng.integers(0, 256, (10_000, 32, 32, 3), np.uint8), rng.integers(0, 10, 10_000)
+    networks = {name: _training_step(name, images, targets, batch) for name in NETWORKS if name in list_models()}
+    streams = {name: _stream(config, images, targets, batch) for name, config in (CHANGES | _of_recipes()).items()}
+    rates: dict[str, list[float]] = {name: [] for name in [*networks, *streams]}
+    for turn in range(rounds + 1):
+        for name in rng.permutation(list(rates)).tolist():
+            # Opened anew: a stream that stays open goes on filling its buffers in another's turn.
+            step = networks[name] if name in networks else iter(streams[name]).__next__
+            rate = batch * _steps_per_second(step, seconds)
+            if turn:  # the first traces, allocates and lets tf.data tune itself
+                rates[name].append(rate)
+    medians = {name: median(values) for name, values in rates.items()}
+    fastest = max(networks, key=lambda name: medians[name])
+    lines = [
+        "## The stream of training images",
+        "",
+        "The stream that `model.fit` is given (`kerascv_course/data/pipeline.py`), read by itself: shuffled CIFAR-10-sized uint8 "
+        f"images from memory in batches of {batch}. {rounds} rounds of {seconds:g} s each, in turns, medians; "
+        f"`python scripts/benchmark.py pipeline`, {datetime.now(UTC):%Y-%m-%d}; {machine()}.",
+        "",
+        "Training steps on a batch that is in memory, for comparison: "
+        + ", ".join(f"`{name}` as in `{NETWORKS[name]}` {medians[name]:,.0f} images/s" for name in networks)
+        + f". The stream is to deliver at least {REQUIRED} times what the fastest takes, here `{fastest}`.",
+        "",
+        f"| augmentation | images/s | times what `{fastest}` takes |",
+        "| --- | ---: | ---: |",
+    ]
+    lines += [f"| {name} | {medians[name]:,.0f} | {medians[name] / medians[fastest]:.1f} |" for name in streams]
+    parts = read_parts(output) | {"pipeline": "\n".join(lines)}
+    write_page(output, PAGE_HEAD, {name: parts[name] for name in PARTS if name in parts})
+    print(parts["pipeline"])
+
+
+def _steps_per_second(step: Callable[[], Any], seconds: float) -> float:
+    for measured in (False, True):  # the first time round, tf.data fills its buffers
+        started, count = time.perf_counter(), 0
+        while time.perf_counter() - started < seconds or count < 3:
+            step()
+            count += 1
+        if measured:
+            rate = count / (time.perf_counter() - started)
+    return rate
+
+
+def _of_recipes() -> dict[str, Augmentation]:
+    """What the recipes for CIFAR-10 ask for, less what stands in `CHANGES`; named by the first that does."""
+    from kerascv_course.recipes import all_recipes
+
+    found: dict[Augmentation, str] = {}
+    for recipe in all_recipes().values():
+        if recipe.data.source == "cifar10" and recipe.augmentation not in CHANGES.values():
+            found.setdefault(recipe.augmentation, f"recipe `{recipe.name}`")
+    return {name: augmentation for augmentation, name in found.items()}
+
+
+def _stream(config: Augmentation, images: np.ndarray, targets: np.ndarray, batch: int) -> Any:
+    from kerascv_course.data.pipeline import training_batches
+    from kerascv_course.data.splits import Split
+    from kerascv_course.recipes import get_recipe
+
+    recipe = dataclasses.replace(get_recipe("tdt4265-base"), augmentation=config, batch_size=batch)
+    return training_batches(Split(images, targets), recipe, classes=10)
+
+
+def _training_step(name: str, images: np.ndarray, targets: np.ndarray, batch: int) -> Callable[[], Any]:
+    """A call that makes one step of `model.fit`'s own compiled training function, on the same batch in memory each time."""
+    import keras
+    import tensorflow as tf
+
+    from kerascv_course.data.splits import Split, Splits, make_info
+    from kerascv_course.recipes import get_recipe
+    from kerascv_course.tasks import get_task
+    from kerascv_course.training.trainer import prepare
+
+    recipe = dataclasses.replace(get_recipe(NETWORKS[name]), model=name, batch_size=batch)
+    split = Split(images, targets)
+    splits = Splits(split, split, split)
+    labels = tuple(map(str, range(10)))
+    model = prepare(recipe, get_task("classify"), splits, make_info("random", labels, "random pixels", splits)).model
+    model.make_train_function()
+    batches = iter(tf.data.Dataset.from_tensors((images[:batch], targets[:batch])).repeat())
+    return lambda: keras.ops.convert_to_numpy(model.train_function(batches)["loss"])

@@ -1,0 +1,249 @@
+"""Our trainer beside a bare `model.fit` and PyTorch: ``python scripts/benchmark.py train`` writes to docs/training_speed.md.
+
+Each engine lives in a process of its own, so that its memory can be told, and all take turns, so that a slow spell of the machine
+meets all alike. What is measured is the time from step to step within an epoch; validation and checkpoints are not in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib import metadata
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from benchmark_page import machine, read_parts, write_page
+from benchmark_pipeline import PAGE_HEAD, PARTS
+
+from kerascv_course.environment import cores, start_tensorflow
+from kerascv_course.recipe import Augmentation, Optimizer
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: Batch and measured steps a round of each network; about two seconds on two cores.
+PLANS = {"lenet5": (128, 120), "tdt4265_base": (64, 40), "fastnet": (500, 8), "resnet18_cifar": (64, 4)}
+
+#: Steps of each round that are not measured: the stream fills its buffers.
+WARM_UP = 2
+
+#: Ours may take so much longer a step than a bare `model.fit`.
+ALLOWED = 0.03
+
+OURS, AUGMENTED, BARE = "our trainer", "our trainer, with flip and shift", "bare `model.fit`"
+TORCH, TORCH_LAST = "PyTorch loop", "PyTorch loop, channels last"
+
+
+def train(
+    networks: tuple[str, ...] = tuple(PLANS),
+    rounds: int = 7,
+    output: Path = ROOT / "docs" / "training_speed.md",
+) -> None:
+    """Training steps of our trainer, of a bare `model.fit` and of a PyTorch loop: speed, as a ratio, and memory.
+
+    Args:
+        networks: names of the registry, of those in `PLANS`.
+        rounds: times that each engine is measured, in turns, after one that is not.
+        output: Markdown file; its other parts stay.
+    """
+    parts = read_parts(output)
+    for name in networks:
+        batch, steps = PLANS[name]
+        figures = _measure(name, batch, steps, rounds)
+        parts["train"] = _head()
+        parts[f"train {name}"] = _section(name, batch, rounds * steps, figures)
+        print(parts[f"train {name}"], flush=True)
+    order = [*PARTS, *(f"train {name}" for name in PLANS)]
+    write_page(output, PAGE_HEAD, {part: parts[part] for part in order if part in parts})
+
+
+def _measure(name: str, batch: int, steps: int, rounds: int) -> dict[str, tuple[list[float], float]]:
+    """Seconds a step of each round and peak memory in MiB, by engine."""
+    context = get_context("spawn")
+    workers = {}
+    for engine in ENGINES:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, engine, name, batch, steps), daemon=True)
+        process.start()
+        workers[engine] = (process, ours)
+    seconds: dict[str, list[float]] = {engine: [] for engine in workers}
+    order = np.random.default_rng(0)
+    for turn in range(rounds + 1):
+        for engine in order.permutation(list(workers)).tolist():
+            pipe = workers[engine][1]
+            pipe.send("round")
+            measured = pipe.recv()
+            if turn:  # the first traces and allocates
+                seconds[engine].append(measured)
+    memory = {}
+    for engine, (process, pipe) in workers.items():
+        pipe.send("stop")
+        memory[engine] = pipe.recv()
+        process.join()
+    return {engine: (seconds[engine], memory[engine]) for engine in workers}
+
+
+def _work(pipe: Connection, engine: str, name: str, batch: int, steps: int) -> None:
+    """A process: makes its engine, then does rounds when told to, and says its peak memory at the end."""
+    rng = np.random.default_rng(0)
+    count = batch * (WARM_UP + steps)
+    images, targets = rng.integers(0, 256, (count, 32, 32, 3), np.uint8), rng.integers(0, 10, count)
+    step = ENGINES[engine](engine, name, batch, images, targets)
+    while pipe.recv() == "round":
+        pipe.send(step())
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def _keras_engine(engine: str, name: str, batch: int, images: np.ndarray, targets: np.ndarray) -> Callable[[], float]:
+    start_tensorflow()
+    import tensorflow as tf
+
+    from kerascv_course.data.splits import Split, Splits, make_info
+    from kerascv_course.recipes import get_recipe
+    from kerascv_course.tasks import get_task
+    from kerascv_course.training.run import Run
+    from kerascv_course.training.trainer import prepare
+    from kerascv_course.training.trainer import train as train_recipe
+
+    recipe = dataclasses.replace(
+        get_recipe("tdt4265-base"),
+        model=name,
+        batch_size=batch,
+        epochs=1,
+        validations_per_epoch=1,
+        patience=0,
+        optimizer=Optimizer("sgd", learning_rate=1e-3, momentum=0.9),
+        deterministic=engine != BARE,
+        augmentation=Augmentation(flip=True, translate=4) if engine == AUGMENTED else Augmentation(),
+    )
+    train, held = Split(images, targets), Split(images[:batch], targets[:batch])
+    splits = Splits(train, held, held)
+    info = make_info("random", tuple(map(str, range(10))), "random pixels", splits)
+    training = prepare(recipe, get_task("classify"), splits, info)
+    clock = _clock()
+    if engine == BARE:
+        shape = (-1, batch, *images.shape[1:])
+        batches = tf.data.Dataset.from_tensor_slices((images.reshape(shape), targets.reshape(-1, batch)))
+
+        def bare() -> float:
+            training.model.fit(batches, callbacks=[clock], shuffle=False, verbose=0)
+            return clock.seconds_per_step
+
+        return bare
+
+    fit = training.model.fit
+    training.model.fit = lambda *args, callbacks, **options: fit(*args, callbacks=[*callbacks, clock], **options)
+
+    def ours() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            train_recipe(recipe, training, splits, info, Run.create(Path(folder) / "run", recipe))
+        return clock.seconds_per_step
+
+    return ours
+
+
+def _clock() -> Any:
+    import keras
+
+    class Clock(keras.callbacks.Callback):
+        """Mean seconds from step to step, less the first steps of an epoch."""
+
+        def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+            self.ends: list[float] = []
+
+        def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+            self.ends.append(time.perf_counter())
+
+        @property
+        def seconds_per_step(self) -> float:
+            return _per_step(self.ends)
+
+    return Clock()
+
+
+def _per_step(ends: list[float]) -> float:
+    return (ends[-1] - ends[WARM_UP - 1]) / (len(ends) - WARM_UP)
+
+
+def _torch_engine(engine: str, name: str, batch: int, images: np.ndarray, targets: np.ndarray) -> Callable[[], float]:
+    """The loop of PyTorch's tutorials on the same batches; the network's normalisation is a part of the step, as it is ours."""
+    import torch
+    from torch_networks import NETWORKS
+
+    from kerascv_course.registry import model_spec
+
+    torch.set_num_threads(cores())
+    model = NETWORKS[name]().train()
+    parameters, expected = sum(p.numel() for p in model.parameters()), model_spec(name).parameters
+    if parameters != expected and name != "lenet5":  # the registry's is for grey images
+        raise RuntimeError(f"{name} in PyTorch has {parameters:,} parameters, ours {expected:,}")
+    layout = torch.channels_last if engine == TORCH_LAST else torch.contiguous_format
+    model = model.to(memory_format=layout)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    loss_of = torch.nn.CrossEntropyLoss()
+    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).split(batch)
+    labels = torch.from_numpy(targets).split(batch)
+
+    def steps() -> float:
+        ends = []
+        for image, label in zip(pixels, labels, strict=True):
+            optimizer.zero_grad()
+            inputs = ((image.float() / 255 - 0.5) / 0.25).contiguous(memory_format=layout)
+            loss = loss_of(model(inputs), label)
+            loss.backward()
+            optimizer.step()
+            ends.append(time.perf_counter())
+        return _per_step(ends)
+
+    return steps
+
+
+ENGINES: dict[str, Callable[[str, str, int, np.ndarray, np.ndarray], Callable[[], float]]] = {
+    BARE: _keras_engine,
+    OURS: _keras_engine,
+    AUGMENTED: _keras_engine,
+    TORCH: _torch_engine,
+    TORCH_LAST: _torch_engine,
+}
+
+
+def _head() -> str:
+    return "\n".join(
+        [
+            "## Training steps",
+            "",
+            "Our trainer (`kerascv_course/training/trainer.py`, with all its callbacks, its batches drawn, shuffled, from memory,",
+            "deterministic) beside `model.fit` without callbacks on batches that are cut beforehand, and beside the loop of PyTorch's",
+            "tutorials on the same network, layer for layer. float32, SGD with momentum, normalisation in the step. Each engine has a",
+            "process of its own; they take turns; times are medians of rounds, from step to step within an epoch (no validation, no",
+            "checkpoint); ratios are medians over rounds of times of the same round; memory is the process's peak, framework included.",
+            f"At most {ALLOWED:.0%} more a step than a bare `model.fit` is what our trainer may take.",
+            "",
+            f"`python scripts/benchmark.py train`: {machine('torch ' + metadata.version('torch'))}.",
+        ]
+    )
+
+
+def _section(name: str, batch: int, steps: int, figures: dict[str, tuple[list[float], float]]) -> str:
+    bare = figures[BARE][0]
+    lines = [
+        f"### `{name}`, batch {batch}",
+        "",
+        f"{steps} steps an engine, {datetime.now(UTC):%Y-%m-%d}.",
+        "",
+        "| engine | ms a step | images/s | time a step, bare `model.fit` = 1 | peak MiB |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for engine, (seconds, memory) in figures.items():
+        # Ratios of the same round, which the machine's slow spells leave alone.
+        ratio = median(ours / theirs for ours, theirs in zip(seconds, bare, strict=True))
+        step = median(seconds)
+        lines.append(f"| {engine} | {1000 * step:.2f} | {batch / step:,.0f} | {ratio:.3f} | {memory:,.0f} |")
+    return "\n".join(lines)
