@@ -20,6 +20,7 @@ from kerascv_course.recipe import Recipe
 from kerascv_course.recipes.ablations import BASE, Ablation, with_changes
 from kerascv_course.registry import check_model
 from kerascv_course.tasks import get_task
+from kerascv_course.training.device import choose_for_device
 from kerascv_course.training.memory import OutOfMemoryError
 from kerascv_course.training.run import Run
 from kerascv_course.training.steps import TrainingDivergedError
@@ -87,7 +88,7 @@ def run_trials(trials: Sequence[Trial], *, data_dir: Path | None = None) -> dict
     failed = {}
     for number, trial in enumerate(trials, start=1):
         made = _made(trial)
-        if made and (trial.folder / "report.html").exists() and made == trial.recipe:
+        if made and (trial.folder / "report.html").exists() and made == choose_for_device(trial.recipe, made):
             log.info("%d of %d: %s is finished, and kept", number, len(trials), trial.folder)
             continue
         log.info("\n%d of %d: %s", number, len(trials), trial.folder)
@@ -108,7 +109,7 @@ def _made(trial: Trial) -> Recipe | None:
     if not (trial.folder / "recipe.json").exists():
         return None
     made = Run.open(trial.folder).recipe()
-    if replace(made, epochs=trial.recipe.epochs, patience=trial.recipe.patience) != trial.recipe:
+    if replace(made, epochs=trial.recipe.epochs, patience=trial.recipe.patience) != choose_for_device(trial.recipe, made):
         raise InputError(
             f"{trial.folder} was made with other settings than those asked for now, and is kept: choose another --root"
         )

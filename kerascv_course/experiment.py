@@ -100,7 +100,7 @@ def run_recipe(
     watch = watch or Watch()
     check_watch(watch)
     if resume:
-        before = Run.open(run_dir).recipe()
+        before = choose_for_device(Run.open(run_dir).recipe())
         recipe = choose_for_device(recipe, before)
         _check_resumable(before, recipe)
         data_dir = data_dir or _remembered_data_dir(Run.open(run_dir))

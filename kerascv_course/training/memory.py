@@ -40,8 +40,9 @@ def telling_out_of_memory(recipe: Recipe, run: Path) -> Iterator[None]:
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         kept = f" Every finished validation is kept in {run}." if (run / "last.npz").exists() else ""
+        lower = ", or with --precision bfloat16" if recipe.precision in ("auto", "float32") else ""
         raise OutOfMemoryError(
             f"out of memory with {recipe.model or recipe.name} in batches of {recipe.batch_size} images of "
             f"{'×'.join(map(str, recipe.data.image_size))}: {lines[0][:200]}. Try a new run with a smaller --batch-size, such as "
-            f"{max(1, recipe.batch_size // 2)}, with smaller images (--data.image-size), or in lower precision.{kept}"
+            f"{max(1, recipe.batch_size // 2)}, with smaller images (--data.image-size){lower}.{kept}"
         ) from error

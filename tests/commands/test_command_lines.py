@@ -121,7 +121,7 @@ def test_train_evaluate_check_predict_inspect(command, tmp_path, pictures):
     assert "test accuracy" in done.stdout and "parity passed: 359 images" in done.stdout
     run = tmp_path / "runs" / "lenet5-digits"
     expected = {
-        "recipe.json", "environment.json", "history.csv", "best.keras", "last.npz", "metrics.json", "plots", "samples",
+        "recipe.json", "environment.json", "history.csv", "steps.csv", "best.keras", "last.npz", "metrics.json", "plots", "samples",
         "model.onnx", "parity.json", "report.html", "log.txt",
     }  # fmt: skip
     assert {path.name for path in run.iterdir()} == expected
