@@ -1,0 +1,59 @@
+"""Models, losses, optimisers and callbacks do not depend on TensorFlow: one small training on another backend of Keras."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+TRAINING = """
+import dataclasses, json, pathlib, sys
+from kerascv_course.data import load
+from kerascv_course.recipe import Augmentation, Optimizer, Schedule
+from kerascv_course.recipes import get_recipe
+from kerascv_course.tasks import get_task
+from kerascv_course.training.run import Run
+from kerascv_course.training.trainer import prepare, train
+import keras
+
+recipe = dataclasses.replace(
+    get_recipe("lenet5-digits"),
+    model="lenet5",
+    model_options={"dropout": 0.2},
+    epochs=1,
+    batch_size=115,
+    label_smoothing=0.1,
+    augmentation=Augmentation(translate=2, mixup=0.2),
+    optimizer=Optimizer("muon", learning_rate=0.05, momentum=0.6, nesterov=True, weight_decay=1e-4, decay_norms=False, ema=0.5),
+    schedule=Schedule("constant"),
+    fused=True,
+)
+splits, info = load(recipe.data)
+task = get_task("classify")
+run = Run.create(pathlib.Path(sys.argv[1]), recipe)
+training = prepare(recipe, task, splits, info)
+train(recipe, training, splits, info, run)
+resumed = dataclasses.replace(recipe, epochs=2)
+progress = train(resumed, training, splits, info, run, resume=True)
+print(json.dumps({"backend": keras.backend.backend(), "history": progress.history}))
+"""
+
+
+def test_a_recipe_trains_and_resumes_on_pytorch(tmp_path):
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("PyTorch is not installed (extra [compare])")
+    run = tmp_path / "run"
+    # one thread: for so small a network several are slower, on a busy machine many times
+    settings = {"KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", TRAINING, str(run)]
+    done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["backend"] == "torch"
+    assert [row["epoch"] for row in result["history"]] == [1, 2]
+    assert result["history"][-1]["val_accuracy"] > 0.5
+    assert (run / "best.keras").is_file()
