@@ -30,7 +30,7 @@ def main(runs: Annotated[list[Path], tyro.conf.Positional]) -> None:
         }
         groups.setdefault((facts["recipe"].name, command(facts["environment"]["command"])), []).append(facts)
     print(
-        "| command | seeds | train | validation | test | epochs, best / run | training, s | whole command to these figures, s | commit |"
+        "| command | seeds | train | validation | test | epochs, best / run | training, s | command to these figures, s | commit |"
     )
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
     for (_, words), group in groups.items():
