@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kerascv_course.layers import activate
+from kerascv_course.layers import activate, initializer
 from kerascv_course.lazy import keras
 from kerascv_course.options import Count, Share
 from kerascv_course.registry import register_model
@@ -27,9 +27,11 @@ def whiten_first_layer(model: Any, images: np.ndarray) -> None:
     negatives.
 
     Args:
-        model: a `fastnet`, changed in place.
+        model: a `fastnet`, changed in place; one built with ``whiten=False`` is left alone.
         images: float (N, height, width, channels), as the network gets them.
     """
+    if all(layer.name != "whiten" for layer in model.layers):
+        return
     layer = model.get_layer("whiten")
     size, _, channels, filters = layer.kernel.shape
     windows = np.lib.stride_tricks.sliding_window_view(images.astype(np.float64), (size, size), axis=(1, 2))
@@ -55,6 +57,8 @@ def fastnet(
     width: Count = 64,
     expansion: Count = 4,
     activation: Literal["relu", "silu"] = "silu",
+    whiten: bool = True,
+    identity: bool = True,
     norm_momentum: Share = 0.6,
     include_top: bool = True,
 ) -> Any:
@@ -69,18 +73,22 @@ def fastnet(
         width: channels of the first group.
         expansion: the second and third group have so many times more.
         activation: after each batch norm.
+        whiten: freeze the first layer, to be set by `whiten_first_layer`; False: it starts and learns as the others do.
+        identity: start the other convolutions with filters that pass a channel on.
         norm_momentum: of batch norm's moving statistics: low, as a training has a few hundred steps only.
         include_top: False: the pooled vector, without the dense layer.
     """
     layers = keras.layers
     # 32×32×3 -> 31×31×24: both signs of each of the 12 eigenvectors
-    x = layers.Conv2D(2 * 4 * image.shape[-1], 2, use_bias=False, trainable=False, name="whiten")(image)
-    x = activate(x, activation, name=f"whiten_{activation}")
+    first = "whiten" if whiten else "stem"
+    start = initializer("lecun")
+    x = layers.Conv2D(8 * image.shape[-1], 2, use_bias=False, kernel_initializer=start, trainable=not whiten, name=first)(image)
+    x = activate(x, activation, name=f"{first}_{activation}")
     # -> 15×15×64 -> 7×7×256 -> 3×3×256
     for group, channels in enumerate((width, expansion * width, expansion * width), start=1):
         for index in (1, 2):
             name = f"group{group}_conv{index}"
-            x = _convolution(x, channels, name)
+            x = _convolution(x, channels, identity, name)
             if index == 1:
                 x = layers.MaxPooling2D(2, name=f"group{group}_pool")(x)
             x = layers.BatchNormalization(momentum=norm_momentum, epsilon=1e-5, scale=False, name=f"{name}_bn")(x)
@@ -93,11 +101,12 @@ def fastnet(
     return layers.Dense(num_classes, use_bias=False, kernel_initializer=small, name="logits")(x)
 
 
-def _convolution(x: Any, filters: int, name: str) -> Any:
-    """3×3 convolution whose first filters start as the identity of their channel (section 3.3), the others as PyTorch's do."""
-    start = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-    layer = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer=start, name=name)
+def _convolution(x: Any, filters: int, identity: bool, name: str) -> Any:
+    """3×3 convolution that starts as PyTorch's do, its first filters as the identity of their channel (section 3.3)."""
+    layer = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer=initializer("lecun"), name=name)
     y = layer(x)
+    if not identity:
+        return y
     kernel = keras.ops.convert_to_numpy(layer.kernel).copy()
     same = min(kernel.shape[2:])
     kernel[..., :same] = 0

@@ -57,8 +57,37 @@ _DIGITS = Ablation(
     },
 )
 
+#: What each ingredient of the fast network is worth. SGD has no rates of its own for norms and head, and a rate that suits it.
+_FASTNET = Ablation(
+    source="Jordan 2024, section 5",
+    switches={
+        "no-whitening": {"model_options.whiten": False},
+        "no-identity": {"model_options.identity": False},
+        "relu": {"model_options.activation": "relu"},
+        "sgd": {
+            "optimizer.name": "sgd",
+            "optimizer.learning_rate": 0.2,
+            "optimizer.momentum": 0.9,
+            "optimizer.weight_decay": 5e-3,
+            "optimizer.norm_rate": 0.0,
+            "optimizer.head_rate": 0.0,
+        },
+        "norm-rate-as-others": {"optimizer.norm_rate": 0.24},
+        "random-flip": {"augmentation.alternating_flip": False, "augmentation.flip": True},
+        "no-translation": {"augmentation.translate": 0},
+        "no-smoothing": {"label_smoothing": 0.0},
+        "one-view": {"views": "none"},
+        "float32": {"precision": "float32", "fused": False},
+    },
+)
+
 #: Name of a recipe to its ablation.
-ABLATIONS: Mapping[str, Ablation] = {"tdt4265-base": _TDT4265, "lenet5-digits": _DIGITS}
+ABLATIONS: Mapping[str, Ablation] = {
+    "tdt4265-base": _TDT4265,
+    "lenet5-digits": _DIGITS,
+    "fastnet-cifar10-small": _FASTNET,
+    "fastnet-cifar10": _FASTNET,
+}
 
 
 def get_ablation(recipe: str) -> Ablation:
