@@ -134,9 +134,12 @@ def _training_step(name: str, images: np.ndarray, targets: np.ndarray, batch: in
     from kerascv_course.data.splits import Split, Splits, make_info
     from kerascv_course.recipes import get_recipe
     from kerascv_course.tasks import get_task
+    from kerascv_course.training.device import choose_for_device
     from kerascv_course.training.trainer import prepare
 
-    recipe = dataclasses.replace(get_recipe(NETWORKS[name]), model=name, batch_size=batch)
+    recipe = choose_for_device(dataclasses.replace(get_recipe(NETWORKS[name]), batch_size=batch))
+    if recipe.model != name:
+        recipe = dataclasses.replace(recipe, model=name, model_options={})
     split = Split(images, targets)
     splits = Splits(split, split, split)
     labels = tuple(map(str, range(10)))

@@ -11,6 +11,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from multiprocessing import get_context
@@ -28,17 +29,34 @@ from kerascv_course.recipe import Augmentation, Optimizer
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: Batch and measured steps a round of each network; about two seconds on two cores.
-PLANS = {"lenet5": (128, 120), "tdt4265_base": (64, 40), "fastnet": (500, 8), "resnet18_cifar": (64, 4)}
+OURS, AUGMENTED, BARE = "our trainer", "our trainer, with flip and shift", "bare `model.fit`"
+TORCH, TORCH_LAST = "PyTorch loop", "PyTorch loop, channels last"
+OURS_FAST, TORCH_FAST = "our trainer, as in `fastnet-cifar10`", "PyTorch loop, channels last, bfloat16"
+
+ENGINES = (BARE, OURS, AUGMENTED, TORCH, TORCH_LAST)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a network is measured: batch, steps a round (about two seconds on two cores) and by which engines."""
+
+    batch: int
+    steps: int
+    engines: tuple[str, ...] = ENGINES
+
+
+PLANS = {
+    "lenet5": Plan(128, 120),
+    "tdt4265_base": Plan(64, 40),
+    "fastnet": Plan(500, 2, (*ENGINES, OURS_FAST, TORCH_FAST)),
+    "resnet18_cifar": Plan(64, 3),
+}
 
 #: Steps of each round that are not measured: the stream fills its buffers.
 WARM_UP = 2
 
 #: Ours may take so much longer a step than a bare `model.fit`.
 ALLOWED = 0.03
-
-OURS, AUGMENTED, BARE = "our trainer", "our trainer, with flip and shift", "bare `model.fit`"
-TORCH, TORCH_LAST = "PyTorch loop", "PyTorch loop, channels last"
 
 
 def train(
@@ -55,22 +73,21 @@ def train(
     """
     parts = read_parts(output)
     for name in networks:
-        batch, steps = PLANS[name]
-        figures = _measure(name, batch, steps, rounds)
+        figures = _measure(name, PLANS[name], rounds)
         parts["train"] = _head()
-        parts[f"train {name}"] = _section(name, batch, rounds * steps, figures)
+        parts[f"train {name}"] = _section(name, PLANS[name], rounds, figures)
         print(parts[f"train {name}"], flush=True)
     order = [*PARTS, *(f"train {name}" for name in PLANS)]
     write_page(output, PAGE_HEAD, {part: parts[part] for part in order if part in parts})
 
 
-def _measure(name: str, batch: int, steps: int, rounds: int) -> dict[str, tuple[list[float], float]]:
+def _measure(name: str, plan: Plan, rounds: int) -> dict[str, tuple[list[float], float]]:
     """Seconds a step of each round and peak memory in MiB, by engine."""
     context = get_context("spawn")
     workers = {}
-    for engine in ENGINES:
+    for engine in plan.engines:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, engine, name, batch, steps), daemon=True)
+        process = context.Process(target=_work, args=(theirs, engine, name, plan.batch, plan.steps), daemon=True)
         process.start()
         workers[engine] = (process, ours)
     seconds: dict[str, list[float]] = {engine: [] for engine in workers}
@@ -95,7 +112,8 @@ def _work(pipe: Connection, engine: str, name: str, batch: int, steps: int) -> N
     rng = np.random.default_rng(0)
     count = batch * (WARM_UP + steps)
     images, targets = rng.integers(0, 256, (count, 32, 32, 3), np.uint8), rng.integers(0, 10, count)
-    step = ENGINES[engine](engine, name, batch, images, targets)
+    make = _torch_engine if engine in (TORCH, TORCH_LAST, TORCH_FAST) else _keras_engine
+    step = make(engine, name, batch, images, targets)
     while pipe.recv() == "round":
         pipe.send(step())
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -108,21 +126,26 @@ def _keras_engine(engine: str, name: str, batch: int, images: np.ndarray, target
     from kerascv_course.data.splits import Split, Splits, make_info
     from kerascv_course.recipes import get_recipe
     from kerascv_course.tasks import get_task
+    from kerascv_course.training.device import choose_for_device
     from kerascv_course.training.run import Run
     from kerascv_course.training.trainer import prepare
     from kerascv_course.training.trainer import train as train_recipe
 
-    recipe = dataclasses.replace(
-        get_recipe("tdt4265-base"),
-        model=name,
-        batch_size=batch,
-        epochs=1,
-        validations_per_epoch=1,
-        patience=0,
-        optimizer=Optimizer("sgd", learning_rate=1e-3, momentum=0.9),
-        deterministic=engine != BARE,
-        augmentation=Augmentation(flip=True, translate=4) if engine == AUGMENTED else Augmentation(),
-    )
+    if engine == OURS_FAST:
+        recipe = choose_for_device(dataclasses.replace(get_recipe("fastnet-cifar10"), batch_size=batch, epochs=1))
+    else:
+        recipe = dataclasses.replace(
+            get_recipe("tdt4265-base"),
+            model=name,
+            model_options={},
+            batch_size=batch,
+            epochs=1,
+            validations_per_epoch=1,
+            patience=0,
+            optimizer=Optimizer("sgd", learning_rate=1e-3, momentum=0.9),
+            deterministic=engine != BARE,
+            augmentation=Augmentation(flip=True, translate=4) if engine == AUGMENTED else Augmentation(),
+        )
     train, held = Split(images, targets), Split(images[:batch], targets[:batch])
     splits = Splits(train, held, held)
     info = make_info("random", tuple(map(str, range(10))), "random pixels", splits)
@@ -181,12 +204,12 @@ def _torch_engine(engine: str, name: str, batch: int, images: np.ndarray, target
 
     torch.set_num_threads(cores())
     model = NETWORKS[name]().train()
-    parameters, expected = sum(p.numel() for p in model.parameters()), model_spec(name).parameters
+    parameters, expected = sum(p.numel() for p in model.parameters() if p.requires_grad), model_spec(name).parameters
     if parameters != expected and name != "lenet5":  # the registry's is for grey images
         raise RuntimeError(f"{name} in PyTorch has {parameters:,} parameters, ours {expected:,}")
-    layout = torch.channels_last if engine == TORCH_LAST else torch.contiguous_format
+    layout = torch.contiguous_format if engine == TORCH else torch.channels_last
     model = model.to(memory_format=layout)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
     loss_of = torch.nn.CrossEntropyLoss()
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).split(batch)
     labels = torch.from_numpy(targets).split(batch)
@@ -196,22 +219,14 @@ def _torch_engine(engine: str, name: str, batch: int, images: np.ndarray, target
         for image, label in zip(pixels, labels, strict=True):
             optimizer.zero_grad()
             inputs = ((image.float() / 255 - 0.5) / 0.25).contiguous(memory_format=layout)
-            loss = loss_of(model(inputs), label)
+            with torch.autocast("cpu", torch.bfloat16, enabled=engine == TORCH_FAST):
+                loss = loss_of(model(inputs).float(), label)
             loss.backward()
             optimizer.step()
             ends.append(time.perf_counter())
         return _per_step(ends)
 
     return steps
-
-
-ENGINES: dict[str, Callable[[str, str, int, np.ndarray, np.ndarray], Callable[[], float]]] = {
-    BARE: _keras_engine,
-    OURS: _keras_engine,
-    AUGMENTED: _keras_engine,
-    TORCH: _torch_engine,
-    TORCH_LAST: _torch_engine,
-}
 
 
 def _head() -> str:
@@ -231,12 +246,12 @@ def _head() -> str:
     )
 
 
-def _section(name: str, batch: int, steps: int, figures: dict[str, tuple[list[float], float]]) -> str:
+def _section(name: str, plan: Plan, rounds: int, figures: dict[str, tuple[list[float], float]]) -> str:
     bare = figures[BARE][0]
     lines = [
-        f"### `{name}`, batch {batch}",
+        f"### `{name}`, batch {plan.batch}",
         "",
-        f"{steps} steps an engine, {datetime.now(UTC):%Y-%m-%d}.",
+        f"{rounds} rounds of {plan.steps} steps an engine, {datetime.now(UTC):%Y-%m-%d}.",
         "",
         "| engine | ms a step | images/s | time a step, bare `model.fit` = 1 | peak MiB |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -245,5 +260,5 @@ def _section(name: str, batch: int, steps: int, figures: dict[str, tuple[list[fl
         # Ratios of the same round, which the machine's slow spells leave alone.
         ratio = median(ours / theirs for ours, theirs in zip(seconds, bare, strict=True))
         step = median(seconds)
-        lines.append(f"| {engine} | {1000 * step:.2f} | {batch / step:,.0f} | {ratio:.3f} | {memory:,.0f} |")
+        lines.append(f"| {engine} | {1000 * step:.2f} | {plan.batch / step:,.0f} | {ratio:.3f} | {memory:,.0f} |")
     return "\n".join(lines)

@@ -48,8 +48,25 @@ def resnet18_cifar() -> nn.Module:
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
 
 
+def norm_shift(width: int) -> nn.Module:
+    """Batch norm that learns no scale."""
+    norm = nn.BatchNorm2d(width, momentum=0.4)
+    norm.weight.requires_grad_(False)
+    return norm
+
+
+def fastnet() -> nn.Module:
+    whiten = nn.Conv2d(3, 24, 2, bias=False).requires_grad_(False)
+    layers: list[nn.Module] = [whiten, nn.SiLU()]
+    for before, width in ((24, 64), (64, 256), (256, 256)):
+        layers += [nn.Conv2d(before, width, 3, 1, 1, bias=False), nn.MaxPool2d(2), norm_shift(width), nn.SiLU()]
+        layers += [nn.Conv2d(width, width, 3, 1, 1, bias=False), norm_shift(width), nn.SiLU()]
+    return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(256, 10, bias=False))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "lenet5": lenet5,
     "tdt4265_base": tdt4265_base,
+    "fastnet": fastnet,
     "resnet18_cifar": resnet18_cifar,
 }
