@@ -46,7 +46,7 @@ class Plan:
 
 
 PLANS = {
-    "lenet5": Plan(128, 120),
+    "lenet5": Plan(128, 160),
     "tdt4265_base": Plan(64, 40),
     "fastnet": Plan(500, 2, (*ENGINES, OURS_FAST, TORCH_FAST)),
     "resnet18_cifar": Plan(64, 3),
@@ -77,8 +77,7 @@ def train(
         parts["train"] = _head()
         parts[f"train {name}"] = _section(name, PLANS[name], rounds, figures)
         print(parts[f"train {name}"], flush=True)
-    order = [*PARTS, *(f"train {name}" for name in PLANS)]
-    write_page(output, PAGE_HEAD, {part: parts[part] for part in order if part in parts})
+    write_page(output, PAGE_HEAD, parts, [*PARTS, *(f"train {name}" for name in PLANS)])
 
 
 def _measure(name: str, plan: Plan, rounds: int) -> dict[str, tuple[list[float], float]]:
