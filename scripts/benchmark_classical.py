@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from benchmark_page import read_parts
 
 from kerascv_course.environment import describe_machine, package_versions, start_tensorflow
 from kerascv_course.files import write_beside
@@ -44,7 +45,7 @@ def classical(
         output: Markdown file; the lines of parts that are not measured stay.
     """
     measures = {"descriptors": _descriptors, "stream": _stream, "recipe": _recipe}
-    found = dict(_read(output))
+    found = read_parts(output)
     for part in parts:
         # A process for each: the largest memory of a process never falls again.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -61,14 +62,6 @@ def classical(
     )
     with write_beside(output) as path:
         path.write_text(text + "\n", encoding="utf-8")
-
-
-def _read(path: Path) -> list[tuple[str, str]]:
-    """Parts of an earlier page."""
-    if not path.is_file():
-        return []
-    pieces = path.read_text(encoding="utf-8").split("<!-- ")[1:]
-    return [(name, text.strip()) for name, text in (piece.split(" -->\n", 1) for piece in pieces)]
 
 
 def _pictures(data_dir: Path, count: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from kerascv_course.environment import describe_machine, package_versions
@@ -27,8 +28,9 @@ def read_parts(path: Path) -> dict[str, str]:
     return {name: text.strip() for name, text in (piece.split(" -->\n", 1) for piece in pieces)}
 
 
-def write_page(path: Path, head: str, parts: dict[str, str]) -> None:
-    """Write the head and the parts, in their order."""
-    text = "\n\n".join([head, *(f"<!-- {name} -->\n{part}" for name, part in parts.items())])
+def write_page(path: Path, head: str, parts: dict[str, str], order: Sequence[str]) -> None:
+    """Write the head and the parts: those that `order` names in its order, then the others (which somebody wrote by hand)."""
+    names = [*(name for name in order if name in parts), *(name for name in parts if name not in order)]
+    text = "\n\n".join([head, *(f"<!-- {name} -->\n{parts[name]}" for name in names)])
     with write_beside(path) as staged:
         staged.write_text(text + "\n", encoding="utf-8")

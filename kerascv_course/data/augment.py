@@ -1,8 +1,9 @@
 """Random changes of a batch of images, for tf.data: uint8 in, uint8 of the same shape out, decided by a seed alone.
 
 Each takes a stateless seed (int32 tensor of shape (2,)): the same seed changes the same batch the same way, eagerly and inside a
-pipeline, on any machine and however the pipeline is run. Each image of a batch is changed in its own way. Images are uint8
-(batch, height, width, channels) throughout; all but the batch must be known when the pipeline is built.
+pipeline, however the pipeline is run, and on any machine (but for the rounding of rotated and jittered pixels). Each image of a
+batch is changed in its own way. Images are uint8 (batch, height, width, channels) throughout; all but the batch must be known when
+the pipeline is built.
 """
 
 from __future__ import annotations
