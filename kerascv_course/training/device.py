@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -20,6 +20,8 @@ __all__ = ["choose_for_device", "describe_choice", "give_weights", "training_cop
 
 #: What the kernel calls the instructions that make bfloat16 faster than float32.
 FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+
+Precision = Literal["float32", "bfloat16", "float16"]
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
@@ -35,6 +37,7 @@ def choose_for_device(recipe: Recipe, before: Recipe | None = None) -> Recipe:
         recipe = dataclasses.replace(recipe, **made)
     capability = _gpu_capability()
     if recipe.precision == "auto":
+        precision: Precision
         if capability:
             precision = "bfloat16" if capability >= (8, 0) else "float16" if capability >= (7, 0) else "float32"
         else:

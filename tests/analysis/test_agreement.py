@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from small_inputs import slim
 
 import kerascv_course as kcc
 from kerascv_course.analysis import compare, summarize
@@ -23,20 +24,6 @@ def perturb(model) -> None:
     for variable in model.weights:
         if len(variable.shape) == 1:
             variable.assign(rng.uniform(0.5, 1.5, variable.shape))
-
-
-def slim(model):
-    """The same graph with an eighth of the channels everywhere, up to the logits."""
-    import keras
-
-    def clone(layer):
-        config = layer.get_config()
-        for width in ("filters", "units"):
-            if width in config and layer.name != "logits":
-                config[width] = max(1, config[width] // 8)
-        return type(layer).from_config(config)
-
-    return keras.models.clone_model(model, clone_function=clone)
 
 
 @pytest.mark.parametrize("name", kcc.list_models())
