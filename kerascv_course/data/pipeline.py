@@ -13,6 +13,7 @@ import tensorflow as tf
 from kerascv_course.data.augment import augment, check_augmentation
 from kerascv_course.data.mixing import mix
 from kerascv_course.data.splits import Split
+from kerascv_course.environment import cores
 from kerascv_course.errors import InputError
 from kerascv_course.recipe import Augmentation, Recipe
 
@@ -86,11 +87,21 @@ def training_batches(
     epochs = tf.data.Dataset.counter(first_step // steps, dtype=tf.int64)
     stream = epochs.flat_map(epoch_order).skip(first_step % steps)
     stream = stream.enumerate(start=first_step)
-    return stream.map(read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return _run_ahead(stream.map(read, num_parallel_calls=cores()))
 
 
 def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
     """All of a split, in its order, in batches; the last may be smaller."""
     images, targets = tf.constant(split.images), tf.constant(split.targets)
     index = tf.data.Dataset.range(len(split)).batch(batch_size)
-    return index.map(lambda i: (tf.gather(images, i), tf.gather(targets, i))).prefetch(tf.data.AUTOTUNE)
+    return _run_ahead(index.map(lambda i: (tf.gather(images, i), tf.gather(targets, i))))
+
+
+def _run_ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Make batches while others are consumed, without tf.data's autotuning.
+
+    Its thread sleeps longer and longer, up to a minute, and the end of `fit` waits for it to wake (seen with TensorFlow 2.21).
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return batches.prefetch(4).with_options(options)
