@@ -90,3 +90,11 @@ def test_a_translation_is_one_of_the_shifts_with_zeros_and_each_comes_up():
     moved = random_translate(tf.constant(np.repeat(image[None], 300, 0)), tf.constant([5, 6]), 1).numpy()
     which = [next(i for i, shift in enumerate(shifts) if (shift == one).all()) for one in moved]
     assert set(which) == set(range(9))
+
+
+def test_no_stream_is_autotuned_for_its_thread_holds_up_the_end_of_fit():
+    images = np.zeros((8, 32, 32, 3), np.uint8)
+    split = Split(images, np.arange(8))
+    recipe = dataclasses.replace(get_recipe("tdt4265-base"), batch_size=4)
+    for stream in (training_batches(split, recipe), evaluation_batches(split, 4)):
+        assert stream.options().autotune.enabled is False
