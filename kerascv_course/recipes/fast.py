@@ -13,7 +13,7 @@ from kerascv_course.recipe import Augmentation, Data, Optimizer, Recipe, Schedul
 _FAST = Recipe(
     name="fastnet-cifar10",
     description="94 % on CIFAR-10 in minutes on two CPU cores: whitened patches, six convolutions, Muon",
-    expect="",
+    expect="LARGE",
     model="fastnet",
     data=Data(
         "cifar10",
@@ -41,6 +41,7 @@ RECIPES = [
         _FAST,
         name="fastnet-cifar10-small",
         description="90 % on CIFAR-10 in two minutes on two CPU cores: fastnet at half the width",
+        expect="test accuracy 0.908 ± 0.002 over seeds 0, 1, 2; 2 minutes of training on two CPU cores with bfloat16, no GPU",
         model_options={"width": 32},
         optimizer=replace(_FAST.optimizer, norm_rate=26.0, head_rate=0.02, weight_decay=0.0275),
         epochs=6,

@@ -15,7 +15,7 @@ from kerascv_course.recipe import Augmentation, Data, Optimizer, Recipe, Schedul
 _BASE = Recipe(
     name="tdt4265-base",
     description="report 001, task 2: the base 5×5 CNN on CIFAR-10 (reported: 0.8677 / 0.7413 / 0.7422 train / val / test)",
-    expect="",
+    expect="0.829 / 0.729 / 0.730 train / val / test with seed 0, stopped after 7.5 epochs; 3 minutes on two CPU cores, no GPU",
     model="tdt4265_base",
     model_options={"init": "lecun"},
     data=Data("cifar10", validation_share=0.1),
@@ -29,6 +29,7 @@ _MODEL1 = replace(
     _BASE,
     name="tdt4265-model1",
     description="report 001, task 3, model 1: wider, batch norm, L2, dropout, Adamax (reported: 0.9433 / 0.7698 / 0.7742)",
+    expect="0.926 / 0.782 / 0.773 train / val / test with seed 0, stopped after 5.5 epochs; 6 minutes on two CPU cores, no GPU",
     model="tdt4265_model1",
     optimizer=Optimizer("adamax", learning_rate=1e-3),
     precision="auto",
@@ -37,15 +38,17 @@ _MODEL2 = replace(
     _MODEL1,
     name="tdt4265-model2",
     description="report 001, task 3, model 2: twice as wide, batch norm, dropout 0.6, Adamax (reported: 0.9782 / 0.820 / 0.8097)",
+    expect="not run to its end yet; 4 minutes an epoch on two CPU cores with bfloat16, no GPU",
     model="tdt4265_model2",
 )
 
 
-def _best(recipe: Recipe, epochs: int, rate: float, **options: bool | float | str) -> Recipe:
+def _best(recipe: Recipe, expect: str, epochs: int, rate: float, **options: bool | float | str) -> Recipe:
     return replace(
         recipe,
         name=f"{recipe.name}-best",
         description=f"{recipe.model} trained better: Nesterov, one cycle, label smoothing, crops, mirror images",
+        expect=expect,
         model_options={**recipe.model_options, **options},
         augmentation=Augmentation(flip=True, translate=3, border="reflect"),
         optimizer=Optimizer("sgd", learning_rate=rate, momentum=0.9, nesterov=True, weight_decay=5e-3, decay_norms=False),
@@ -81,7 +84,7 @@ _TRANSFER = Recipe(
 _PROBE = Recipe(
     name="tdt4265-transfer-probe",
     description="transfer in two phases, the first: a new head on ImageNet's MobileNet (alpha 0.75) at 96×96, which stays as it is",
-    expect="",
+    expect="not run yet; about 2 minutes on two CPU cores, no GPU",
     model="keras.applications/MobileNet?alpha=0.75",
     train_from="conv_preds",
     resize=96,
@@ -95,7 +98,7 @@ _TUNE = replace(
     _PROBE,
     name="tdt4265-transfer-tune",
     description="transfer in two phases, the second: all of the network, from the first phase's checkpoint (--weights RUN/best.keras)",
-    expect="",
+    expect="not run yet; about 12 minutes on two CPU cores, no GPU",
     train_from="",
     augmentation=Augmentation(flip=True, translate=3, border="reflect"),
     optimizer=Optimizer("sgd", learning_rate=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4, decay_norms=False),
@@ -110,9 +113,9 @@ RECIPES = [
     _BASE,
     _MODEL1,
     _MODEL2,
-    _best(_BASE, 20, 0.05),
-    _best(_MODEL1, 12, 0.1, l2=0.0),
-    _best(_MODEL2, 6, 0.1),
+    _best(_BASE, "0.926 / 0.864 / 0.859 train / val / test with seed 0; 5 minutes on two CPU cores, no GPU", 20, 0.05),
+    _best(_MODEL1, "not run yet; about 10 minutes on two CPU cores with bfloat16, no GPU", 12, 0.1, l2=0.0),
+    _best(_MODEL2, "not run yet; about 25 minutes on two CPU cores with bfloat16, no GPU", 6, 0.1),
     _TRANSFER,
     _PROBE,
     _TUNE,
