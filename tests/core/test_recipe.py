@@ -7,7 +7,7 @@ import pytest
 from kerascv_course.errors import InputError, UnknownNameError
 from kerascv_course.recipe import Augmentation, Data, Optimizer, Recipe, Schedule
 from kerascv_course.recipes import DEFAULT, all_recipes, get_recipe
-from kerascv_course.registry import model_spec
+from kerascv_course.registry import check_model
 
 
 @pytest.mark.parametrize("recipe", all_recipes().values(), ids=lambda recipe: recipe.name)
@@ -19,7 +19,7 @@ def test_every_recipe_is_whole(recipe):
     if recipe.task == "scenes":
         assert not recipe.model and not recipe.model_options, "scenes are recognised without a network"
     else:
-        assert set(recipe.model_options) <= set(model_spec(recipe.model).options)
+        check_model(recipe.model, recipe.model_options)
 
 
 def test_the_default_comes_first():
