@@ -323,8 +323,8 @@ class Recipe:
     model_options: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Options of the network, as NAME VALUE pairs."""
     weights: str = ""
-    """Weights to start from: a .safetensors, .npz, .weights.h5 or .keras file, or a hub name (`kerascv_course.weights`). Only the
-    last layer may have another shape; it starts afresh then."""
+    """Weights to start from: a .safetensors, .npz, .weights.h5 or .keras file, a hub name (`kerascv_course.weights`), or imagenet for
+    those that Keras has for a network of keras.applications. Only the last layer may have another shape; it starts afresh then."""
     train_from: str = ""
     """First layer of the network that learns; those before it keep their weights, batch norms their statistics. Empty: all learn."""
     resize: int = 0
@@ -389,6 +389,11 @@ class Recipe:
                 raise InputError(
                     f"{name} goes with the task classify; received {getattr(self, name)!r} for {self.task}: leave it out"
                 )
+        if self.train_from and not self.weights:
+            raise InputError(
+                f"train_from keeps the layers before it as they are, which need weights; received {self.train_from!r} without any: "
+                "give --weights"
+            )
         for name in ("epochs", "batch_size", "validations_per_epoch"):
             _require(getattr(self, name) >= 1, f"{name} must be a whole number of 1 or more", getattr(self, name))
         _require(self.patience >= 0, "patience must be 0 or more", self.patience)

@@ -86,6 +86,7 @@ _PROBE = Recipe(
     description="transfer in two phases, the first: a new head on ImageNet's MobileNet (alpha 0.75) at 96×96, which stays as it is",
     expect="not run yet; about 2 minutes on two CPU cores, no GPU",
     model="keras.applications/MobileNet?alpha=0.75",
+    weights="imagenet",
     train_from="conv_preds",
     resize=96,
     data=Data("cifar10", normalize_mean=(0.5,), normalize_std=(0.5,)),
@@ -97,8 +98,9 @@ _PROBE = Recipe(
 _TUNE = replace(
     _PROBE,
     name="tdt4265-transfer-tune",
-    description="transfer in two phases, the second: all of the network, from the first phase's checkpoint (--weights RUN/best.keras)",
+    description="transfer in two phases, the second: all of the network, from the first phase's checkpoint",
     expect="not run yet; about 12 minutes on two CPU cores, no GPU",
+    weights="runs/tdt4265-transfer-probe/best.keras",
     train_from="",
     augmentation=Augmentation(flip=True, translate=3, border="reflect"),
     optimizer=Optimizer("sgd", learning_rate=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4, decay_norms=False),

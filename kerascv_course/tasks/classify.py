@@ -159,7 +159,7 @@ class Classify:
         network = create_model(recipe.model, len(info.labels), shape, **options)
         mean, std = recipe.data.normalize_mean, recipe.data.normalize_std
         if recipe.weights:
-            load_all_but_head(network, recipe.weights)
+            load_all_but_head(network, recipe.weights, recipe.model)
         elif adapt := adapter(recipe.model):
             adapt(
                 network, keras.ops.convert_to_numpy(normalization(mean, std, channels)(splits.train.images[:ADAPTATION_IMAGES]))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import tempfile
+from pathlib import Path
 
 import keras
 
 from kerascv_course.errors import InputError, UnknownNameError
+from kerascv_course.registry import create_model
 from kerascv_course.weights import load_weights
 
 __all__ = ["freeze_before", "load_all_but_head"]
@@ -14,17 +17,28 @@ __all__ = ["freeze_before", "load_all_but_head"]
 log = logging.getLogger(__name__)
 
 
-def load_all_but_head(network: keras.Model, source: str) -> None:
+IMAGENET = "imagenet"
+
+
+def load_all_but_head(network: keras.Model, source: str, name: str = "") -> None:
     """Load weights into a network; its last layer with weights may differ in shape, and then keeps its fresh ones.
 
     Args:
         network: changed in place.
-        source: as `kerascv_course.weights.load_weights` takes it.
+        source: as `kerascv_course.weights.load_weights` takes it; or ``"imagenet"``: those that Keras has for a network of
+            keras.applications, which it downloads once.
+        name: of the network, as `kerascv_course.create_model` takes it; for ``"imagenet"``.
 
     Raises:
         InputError: another layer has no entry in the source, or one of another shape.
         DataError: a source that is missing, damaged or cannot be fetched.
     """
+    if source == IMAGENET:
+        donor = create_model(name, weights=IMAGENET)
+        with tempfile.TemporaryDirectory() as folder:
+            donor.save(path := Path(folder) / "imagenet.keras")
+            load_all_but_head(network, str(path))
+        return
     report = load_weights(network, source, strict=False)
     head = [layer for layer in network.layers if layer.weights][-1]
     others = [entry.variable for entry in report.mismatched if entry.variable.split("/")[0] != head.name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 
 import keras
 import numpy as np
@@ -38,6 +39,27 @@ def test_weights_of_another_network_are_refused(source):
         load_all_but_head(kcc.create_model("lenet5", 10, (32, 32, 3)), str(source))
 
 
+def test_imagenet_means_the_weights_that_keras_has(monkeypatch):
+    application = keras.applications.MobileNet
+    donor = application(alpha=0.25, weights=None, classes=1000, classifier_activation=None)
+    monkeypatch.setattr(
+        keras.applications,
+        "MobileNet",
+        lambda weights=None, **options: donor if weights else application(weights=None, **options),
+    )
+    monkeypatch.setattr(keras.applications.MobileNet, "__signature__", inspect.signature(application), raising=False)
+    name = "keras.applications/MobileNet?alpha=0.25"
+    network = kcc.create_model(name, 10, (32, 32, 3))
+    load_all_but_head(network, "imagenet", name)
+    np.testing.assert_array_equal(network.get_layer("conv1").get_weights()[0], donor.get_layer("conv1").get_weights()[0])
+    assert network.output_shape == (None, 10)
+
+
+def test_layers_are_not_kept_as_they_are_without_weights(tiny_recipe):
+    with pytest.raises(InputError, match="train_from keeps the layers"):
+        dataclasses.replace(tiny_recipe, train_from="f6")
+
+
 def test_an_unknown_first_layer_is_named_with_its_neighbours():
     with pytest.raises(UnknownNameError, match="logits"):
         freeze_before(kcc.create_model("lenet5"), "logit")
@@ -62,7 +84,7 @@ def test_pictures_are_resized_inside_the_graph(tiny_recipe, digits):
     assert built.input_shape == (None, 32, 32, 1) and built.get_layer("resize").output.shape == (None, 48, 48, 1)
 
 
-@pytest.mark.parametrize(("field", "value"), [("weights", "a.npz"), ("train_from", "conv"), ("resize", 64), ("views", "flip")])
+@pytest.mark.parametrize(("field", "value"), [("weights", "a.npz"), ("resize", 64), ("views", "flip")])
 def test_only_classifiers_take_these_settings(tiny_recipe, field, value):
     with pytest.raises(InputError, match=f"{field} goes with the task classify"):
         dataclasses.replace(tiny_recipe, task="colorize", **{field: value})
