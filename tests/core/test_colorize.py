@@ -157,7 +157,8 @@ def test_a_run_leaves_palette_grids_and_figures(color_run, labelled):
     _, info = labelled
     metrics = color_run.read_json("metrics.json")
     assert (load_palette(color_run / "palette.csv") == palette_of(info.labels)).all()
-    expected = {"learning_curves.png", "color_grid.png", "palette.png", "parity.png"}
+    expected = {"learning_curves.png", "step_curves.png", "color_grid.png", "palette.png", "parity.png"}
+    expected |= {"first_convolution.png", "last_convolution.png"}
     assert {path.name for path in (color_run / "plots").iterdir()} == expected
     assert [path.name for path in sorted((color_run / "snapshots").iterdir())] == ["validation_0002.png", "validation_0004.png"]
     assert metrics["test"]["accuracy"] > metrics["floors"]["majority_accuracy"]
