@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from kerascv_course.errors import InputError, run_cli
-from kerascv_course.recipe import Recipe
+from kerascv_course.recipe import Recipe, with_base_options
 from kerascv_course.recipes import DEFAULT, all_recipes, get_recipe
 
 PROG = "python -m kerascv_course.train"
@@ -72,7 +72,8 @@ def parse(argv: Sequence[str]) -> tuple[Recipe, Arguments]:
     command_line: Any = make_dataclass("CommandLine", [recipe_field], bases=(Arguments,), frozen=True)
     options = (tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff, tyro.conf.SuppressFixed)
     parsed = tyro.cli(command_line, prog=PROG, description=DESCRIPTION, args=argv, config=options)
-    return parsed.recipe, parsed
+    base = recipes[parsed.recipe.name] if resume is None else default
+    return with_base_options(parsed.recipe, base), parsed
 
 
 def _value_of(option: str, argv: Sequence[str]) -> Path | None:
