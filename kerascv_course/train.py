@@ -37,6 +37,9 @@ class Arguments:
     """Write event files into tensorboard/ of the run, for the package tensorboard (pip install 'kerascv_course[tensorboard]')."""
     profile: bool = False
     """Record some ten training steps with the TensorFlow profiler, into profile/ of the run."""
+    train_only: bool = False
+    """Stop before the test split is measured and the file exported, to choose settings on the validation split alone; --resume goes
+    on there."""
     list: bool = False
     """List the recipes and leave."""
 
@@ -122,10 +125,20 @@ def main() -> None:
 
     configure_logging()
     watch = Watch(arguments.tensorboard, arguments.profile)
-    result = run_recipe(recipe, run_dir, data_dir=arguments.data_dir, resume=arguments.resume is not None, watch=watch)
+    result = run_recipe(
+        recipe,
+        run_dir,
+        data_dir=arguments.data_dir,
+        resume=arguments.resume is not None,
+        watch=watch,
+        train_only=arguments.train_only,
+    )
     print(f"\ndone in {result.seconds:.0f} s")
     for name, value in result.headline.items():
         print(f"  {name:<20} {value}")
+    if result.sample is None:
+        print(f"\nthe test split is untouched; measure and export with:\n  {PROG} --resume {result.run.path}")
+        return
     print(f"  {'report':<20} {result.run / 'report.html'}")
     if recipe.export.enabled:
         print(f"  {'model':<20} {result.run / 'model.onnx'}")
