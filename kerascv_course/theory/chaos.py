@@ -1,9 +1,9 @@
 """Where the gradient by the learning rate is exact and of no use: large rates (one problem of the approach, report 004, 2.1.3).
 
-Least squares only converges or runs away. The least network that does more has two layers with one shared weight, y = u·u, trained to
-give 1: L(u) = (u² − 1)²/4. Gradient descent is then the cubic map u ← u − ηu(u² − 1): it settles below η = 1, doubles its period above,
-becomes chaotic, and stays bounded up to η = 2. Where it is chaotic, nearby rates part exponentially, and dL(u_t)/dη grows with t without
-bound. Maclaurin, Duvenaud and Adams (2015), figure 2, show the same for a trained network.
+Least squares only converges or runs away. The least network that does more has two layers with one shared weight, y = u·u,
+trained to give 1: L(u) = (u² − 1)²/4. Gradient descent is then the cubic map u ← u − ηu(u² − 1): it settles below η = 1, doubles its
+period above, becomes chaotic, and stays bounded up to η = 2. Where it is chaotic, nearby rates part exponentially, and dL(u_t)/dη grows
+with t without bound. Maclaurin, Duvenaud and Adams (2015, section 4) describe the same in training networks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from kerascv_course.errors import InputError
 from kerascv_course.theory.claims import Claim
 
-__all__ = ["ChaosStudy", "SETTLES_BELOW", "study_chaos", "tied_run"]
+__all__ = ["SETTLES_BELOW", "ChaosStudy", "study_chaos", "tied_run"]
 
 #: The Hessian at the solution u = 1 is 2: gradient descent settles there below 2/2.
 SETTLES_BELOW = 1.0
@@ -121,7 +121,8 @@ def study_chaos(
         start: u₀.
 
     Raises:
-        InputError: fewer than 100 points, fewer than two t or one below 1, a shift that is not above 0 or too large, a start that runs away.
+        InputError: fewer than 100 points, fewer than two t or one below 1, a shift that is not above 0 or too large, a start that
+            runs away.
     """
     if points < 100:
         raise InputError(f"the curves need 100 rates or more; received {points}")

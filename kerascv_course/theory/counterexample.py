@@ -78,6 +78,8 @@ class CounterExample:
         settings: name to textbook path, float64 (steps + 1, 2), with the report's β and ε.
         paths: name to textbook path of other methods at small rates with a tiny ε.
         keras: name to the same as in `settings`, by Keras's optimiser; empty where it was not asked for.
+        epsilons: ε of small-rate runs of RMSProp, (ends,).
+        ends: where they end: ε beside the root, and under it, each (ends, 2).
         agreement: name to the largest difference between Keras's path and the textbook's with ε where Keras has it.
     """
 
@@ -89,6 +91,8 @@ class CounterExample:
     paths: Mapping[str, np.ndarray]
     keras: Mapping[str, np.ndarray]
     agreement: Mapping[str, float]
+    epsilons: np.ndarray
+    ends: tuple[np.ndarray, np.ndarray]
 
     def claims(self) -> tuple[Claim, ...]:
         """The report's numbers, right and wrong, and where the paths end."""
@@ -110,6 +114,10 @@ class CounterExample:
         found.append(Claim(where, "η = 91/410: loss", self.corrected.loss, "=", 0, 0, note))
         text = "η = 91/410: ‖w‖², above the 0.8 of (4/5, 2/5)"
         found.append(Claim(where, text, self.corrected.squared_norm, ">", Fraction(4, 5), 0, note))
+        going_on = np.abs(self.settings["η = 2/7"] @ X - TARGET)
+        if len(going_on) > 100:
+            text = "η = 2/7, going on: largest |2w₁ + w₂ − 2| in the last 10 steps, never at rest"
+            found.append(Claim(where, text, going_on[-10:].max(), ">", 0.1, 0, note))
         for i in (0, 1):
             found.append(Claim(where, f"minimum-norm solution: w{'₁₂'[i]}", self.minimum_norm[i], "=", (0.8, 0.4)[i], 1e-15))
         for name, path in self.paths.items():
@@ -196,6 +204,7 @@ def study_counterexample(
         methods["chosen"] = chosen
     settings = {name: _descend(problem, method, steps) for name, method in methods.items()}
     paths = {name: _descend(problem, method, 3000) for name, method in _small_steps().items()}
+    epsilons = np.logspace(-3, 2, 11)
     found, agreement = _beside_keras(problem, rows) if keras else ({}, {})
     return CounterExample(
         exact_rmsprop_step(REPORTED),
@@ -206,6 +215,8 @@ def study_counterexample(
         MappingProxyType(paths),
         MappingProxyType(found),
         MappingProxyType(agreement),
+        epsilons,
+        (_ends(problem, epsilons, inside=False), _ends(problem, epsilons, inside=True)),
     )
 
 
@@ -213,6 +224,15 @@ def _descend(problem: LeastSquares, method: Method, steps: int) -> np.ndarray:
     path = descend(lambda w, _: problem.gradient(w), method, np.zeros(2), steps)
     check_finite(path, problem, method.rate)
     return path
+
+
+def _ends(problem: LeastSquares, epsilons: np.ndarray, *, inside: bool) -> np.ndarray:
+    """Where RMSProp ends at small rates, which grow with ε, so that all arrive."""
+    found = []
+    for epsilon in epsilons:
+        method = RMSProp(0.001 + 0.01 * (epsilon**0.5 if inside else epsilon), epsilon=float(epsilon), inside=inside)
+        found.append(_descend(problem, method, 3000)[-1])
+    return np.array(found)
 
 
 def _small_steps() -> dict[str, Method]:

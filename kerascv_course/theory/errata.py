@@ -172,8 +172,15 @@ def _floor() -> Facts:
 
 
 def _no_symmetric() -> Facts:
-    return [(f"k = 4, stride 1, padding {text}: output", conv_output(32, 4, 1, padding).output, "=", right, 0) for text, padding, right in (
-        ("1", 1, 31), ("2, as printed", 2, 33), ("1 and 2", (1, 2), 32))]  # fmt: skip
+    paddings: tuple[tuple[str, int | tuple[int, int], int], ...] = (
+        ("1", 1, 31),
+        ("2, as printed", 2, 33),
+        ("1 and 2", (1, 2), 32),
+    )
+    return [
+        (f"k = 4, stride 1, padding {text}: output", conv_output(32, 4, 1, padding).output, "=", right, 0)
+        for text, padding, right in paddings
+    ]
 
 
 def _norms() -> Facts:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
@@ -329,6 +328,8 @@ class HypergradientStudy:
         textbook: η* of X = diag(1, 2), t = (1, 1), w₀ = 0: 5/17, 1 → 9/34.
         curves: L(w_t) against η, for several t without decay.
         bent: one with a decay, where L(w_t) is convex no more.
+        shifts: relative changes of η in finite differences.
+        errors: difference of each of them from reverse mode, relative as in `Hypergradient.difference`; of the rate only.
     """
 
     run: Unrolled
@@ -338,6 +339,8 @@ class HypergradientStudy:
     textbook: OptimalRate
     curves: tuple[LossCurve, ...]
     bent: LossCurve
+    shifts: np.ndarray
+    errors: np.ndarray
 
     def claims(self) -> tuple[Claim, ...]:
         """Agreement of the ways, the best rate, convexity."""
@@ -413,7 +416,10 @@ def study_hypergradients(
     curves = tuple(
         loss_curve(problem, start, np.linspace(0, (2 * best.rate if t == 1 else problem.largest_rate), 201), t) for t in times
     )
-    return HypergradientStudy(run, ways, ones, best, textbook, curves, _not_convex())
+    shifts, exact = np.logspace(-12, -1, 45), ways["reverse mode"].rate
+    slopes = [finite_differences(run, step=float(step)).rate for step in shifts]
+    errors = np.abs(np.array(slopes) - exact) / max(1.0, abs(exact))
+    return HypergradientStudy(run, ways, ones, best, textbook, curves, _not_convex(), shifts, errors)
 
 
 def _not_convex() -> LossCurve:

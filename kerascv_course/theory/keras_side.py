@@ -15,7 +15,7 @@ import numpy as np
 
 from kerascv_course.errors import InputError, UnknownNameError
 from kerascv_course.lazy import keras
-from kerascv_course.theory.problem import LeastSquares, check_finite, check_rate
+from kerascv_course.theory.problem import LeastSquares, check_finite, check_rate, check_steps
 
 if TYPE_CHECKING:
     from kerascv_course.theory.hypergradient import Hypergradient, Unrolled
@@ -95,6 +95,7 @@ def keras_descend(
     """
     import tensorflow as tf
 
+    check_steps(len(batches), problem.columns)
     begin = np.zeros(problem.columns) if start is None else np.asarray(start, np.float64)
     w = keras.Variable(begin[:, None], dtype="float64")
     optimizer.build([w])

@@ -6,8 +6,9 @@ the row space, where Xw = t has one solution: Xᵀ(XXᵀ)⁻¹t, that of least n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -18,7 +19,8 @@ from kerascv_course.theory.problem import LeastSquares, draw_batches
 __all__ = ["LEAVE", "STAY", "Descent", "LeastSquaresStudy", "measure_descent", "study_least_squares"]
 
 #: Choices of `keras_side` that add multiples of gradients; a whole gradient may be scaled (clipnorm).
-STAY = ("sgd", "momentum", "nesterov", "clipnorm")
+#: Each with its learning rate as a share of 1/max‖xᵢ‖², at which plain descent on any mini-batch converges.
+STAY: Mapping[str, float] = MappingProxyType({"sgd": 1.0, "momentum": 0.25, "nesterov": 0.25, "clipnorm": 1.0})
 #: Choices that scale, clip or take the sign of single coordinates.
 LEAVE = ("clipvalue", "adagrad", "rmsprop", "adadelta", "adam", "adamw", "adamax", "nadam", "adafactor", "ftrl", "lamb", "lion")
 
@@ -111,7 +113,7 @@ def study_least_squares(
         optimizers: choices of `keras_side.CHOICES`, or names of classes in ``keras.optimizers``.
         batch_size: rows a step, 1 to all.
         steps: of each descent.
-        rate: learning rate of all; None: each its own, a tenth of what gradient descent bears at most on other data than the usual.
+        rate: learning rate of all; None: each its own, see `STAY` and `keras_side.CHOICES`.
         seed: of the mini-batches.
 
     Raises:
@@ -126,12 +128,14 @@ def study_least_squares(
     target = problem.minimum_norm()
     batches = draw_batches(problem.rows, batch_size, steps, seed)
     runs = []
+    safe = 1 / float((problem.inputs**2).sum(axis=1).max())
     for name in optimizers:
-        path = keras_descend(problem, keras_optimizer(name, rate), batches)
+        own = STAY[name] * safe if rate is None and name in STAY else rate
+        path = keras_descend(problem, keras_optimizer(name, own), batches)
         runs.append(measure_descent(name, problem, path, target))
     one = None
     if batch_size < problem.rows:
         same = np.tile(batches[0], (steps, 1))
-        path = keras_descend(problem, keras_optimizer("sgd", rate if optimizers[0] == "sgd" else None), same)
+        path = keras_descend(problem, keras_optimizer("sgd", safe), same)
         one = measure_descent("one mini-batch", problem, path, target)
     return LeastSquaresStudy(problem, target, batch_size, seed, tuple(runs), one)

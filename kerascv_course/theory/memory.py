@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def measure_memory(
         InputError: no t, one below 1, or not rising; fewer than 1,000 columns.
     """
     times = tuple(times)
-    if not times or times[0] < 1 or any(a >= b for a, b in zip(times, times[1:], strict=False)):
+    if not times or times[0] < 1 or any(a >= b for a, b in pairwise(times)):
         raise InputError(f"the numbers of steps are 1 or more and rise; received {' '.join(map(str, times)) or 'none'}")
     if columns < 1000:
         raise InputError(

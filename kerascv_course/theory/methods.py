@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from kerascv_course.errors import InputError
-from kerascv_course.theory.problem import check_rate
+from kerascv_course.theory.problem import check_rate, check_steps
 
 __all__ = ["Adagrad", "Adam", "Adamax", "GradientDescent", "Method", "RMSProp", "descend"]
 
@@ -155,8 +155,7 @@ def descend(
         InputError: a rate that is not above 0, fewer than 1 step, or a decay that is not 0 or more and below 1.
     """
     check_rate(method.rate)
-    if steps < 1:
-        raise InputError(f"a descent takes 1 step or more; received {steps}")
+    check_steps(steps, len(start))
     if not 0 <= decay < 1:
         raise InputError(f"the weight decay must be 0 or more and below 1; received {decay:g}")
     path = np.empty((steps + 1, len(start)))

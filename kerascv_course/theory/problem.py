@@ -11,10 +11,21 @@ import numpy as np
 
 from kerascv_course.errors import DataError, InputError
 
-__all__ = ["DivergenceError", "LeastSquares", "check_finite", "check_rate", "draw_batches", "random_problem", "read_problem"]
+__all__ = [
+    "DivergenceError",
+    "LeastSquares",
+    "check_finite",
+    "check_rate",
+    "check_steps",
+    "draw_batches",
+    "random_problem",
+    "read_problem",
+]
 
 #: A loss beyond this never comes back.
 HOPELESS = 1e30
+#: Numbers in the inputs, and in the weights of all steps together.
+LARGEST = 20_000_000
 
 
 class DivergenceError(InputError):
@@ -116,6 +127,24 @@ def check_rate(rate: float, name: str = "the learning rate") -> float:
     return float(rate)
 
 
+def check_steps(steps: int, width: int) -> None:
+    """How long a descent may be.
+
+    Args:
+        steps: of the descent.
+        width: numbers that are kept of each step.
+
+    Raises:
+        InputError: fewer than 1 step, or more than memory is meant for.
+    """
+    if steps < 1:
+        raise InputError(f"a descent takes 1 step or more; received {steps}")
+    if steps * width > LARGEST:
+        raise InputError(
+            f"at most {LARGEST:,} numbers are kept of a descent; received {steps:,} steps of {width:,}: give fewer steps"
+        )
+
+
 def check_finite(path: np.ndarray, problem: LeastSquares, rate: float) -> None:
     """That a descent, (steps + 1, d), did not run away.
 
@@ -146,6 +175,8 @@ def random_problem(rows: int = 10, columns: int = 30, *, rank: int | None = None
     full = min(rows, columns)
     if full < 1:
         raise InputError(f"rows and columns are 1 or more; received {rows} and {columns}")
+    if rows * columns > LARGEST:
+        raise InputError(f"at most {LARGEST:,} inputs are drawn; received {rows:,} rows of {columns:,} columns")
     if rank is not None and not 1 <= rank <= full:
         raise InputError(f"the rank of {rows} rows and {columns} columns is 1 to {full}; received {rank}")
     rng = np.random.default_rng(seed)
@@ -178,8 +209,7 @@ def draw_batches(rows: int, size: int, steps: int, seed: int) -> np.ndarray:
     Raises:
         InputError: a size or number of steps below 1, or a batch larger than the data.
     """
-    if steps < 1:
-        raise InputError(f"a descent takes 1 step or more; received {steps}")
+    check_steps(steps, rows)
     if not 1 <= size <= rows:
         raise InputError(f"a mini-batch takes 1 to {rows} rows, as many as there are; received {size}")
     if size == rows:
