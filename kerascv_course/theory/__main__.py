@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kerascv_course.errors import run_cli
 
 if TYPE_CHECKING:
-    from kerascv_course.theory.topics import Findings
+    from kerascv_course.theory.pages import Findings
 
 __all__ = ["main"]
 
@@ -40,18 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     topic, output = args.pop("topic"), args.pop("output")
     command = " ".join(["python -m kerascv_course.theory", *words])
 
-    from kerascv_course.theory.topics import TOPICS, check_folder, write_findings
+    from kerascv_course.theory.pages import check_folder, write_findings
+    from kerascv_course.theory.topics import TOPICS
 
     folder = _free(Path("runs") / "theory" / topic) if output is None else output
     check_folder(folder)
-    for name in ("least-squares", "rmsprop", "hypergradient", "decay"):
-        if topic in (name, "all") and args.get("keras", True):
-            from kerascv_course.environment import start_tensorflow
+    if topic in ("least-squares", "all") or args.get("keras"):
+        from kerascv_course.environment import start_tensorflow
 
-            start_tensorflow()
-            break
+        start_tensorflow()
     topics = list(TOPICS) if topic == "all" else [topic]
-    failed = pages = 0
+    failed = 0
     for number, name in enumerate(topics):
         given = {key: value for key, value in args.items() if topic != "all"}
         findings = TOPICS[name](**given)
@@ -59,7 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = folder / name if topic == "all" else folder
         print(f"\npage: {write_findings(findings, place, command=command)}")
         failed += sum(not claim.holds for claim in findings.claims)
-        pages += 1
     if failed:
         print(
             f"\n{failed} of the numbers are not what they have to be (NO): more --steps or another --learning-rate may be needed"

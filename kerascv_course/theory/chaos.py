@@ -21,7 +21,7 @@ __all__ = ["SETTLES_BELOW", "ChaosStudy", "study_chaos", "tied_run"]
 #: The Hessian at the solution u = 1 is 2: gradient descent settles there below 2/2.
 SETTLES_BELOW = 1.0
 LARGEST = 2.0
-CALM, WILD = 0.5, 1.9
+CALM, WILD = 0.3, 1.9
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,7 +51,7 @@ class Claim:
     @property
     def expected(self) -> str:
         """The right-hand side in words, such as ``"= 0.8791208791 ± 1e-12"``."""
-        spread = f" ± {self.tolerance:.0e}" if self.relation == "=" and self.tolerance else ""
+        spread = f" ± {self.tolerance:.2g}" if self.relation == "=" and self.tolerance else ""
         return f"{self.relation} {number(self.reference)}{spread}"
 
     def plain(self) -> dict[str, Any]:

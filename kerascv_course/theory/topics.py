@@ -1,125 +1,32 @@
-"""The topics of the theory as pages: each computes a study, and says what to print, to draw and to write.
+"""The topics of the theory: each computes a study, and says what to print, to draw and to write.
 
-A report may take the `Findings` of a topic and lay them out by itself; `write_findings` makes a folder with a Markdown page, its figures
-and the same in JSON.
+A report may take the `Findings` of a topic and lay them out by itself; `pages.write_findings` makes a folder of them.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from kerascv_course.environment import package_versions
-from kerascv_course.errors import InputError
-from kerascv_course.files import write_beside
-from kerascv_course.theory.claims import Claim, claims_markdown, number
-from kerascv_course.theory.problem import LeastSquares, random_problem
+from kerascv_course.theory.claims import number
+from kerascv_course.theory.pages import Drawing, Findings, Table
+from kerascv_course.theory.problem import random_problem, read_problem
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = [
-    "TOPICS",
-    "Drawing",
-    "Findings",
-    "Table",
-    "chaos",
-    "check_folder",
-    "decay",
-    "errata",
-    "graph",
-    "hypergradient",
-    "least_squares",
-    "memory",
-    "rmsprop",
-    "write_findings",
-]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Numbers in words.
-
-    Attributes:
-        title: above it.
-        head: names of the columns.
-        rows: cells, as many as names.
-    """
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def text(self) -> str:
-        """For a terminal."""
-        lines = [self.head, *self.rows]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(self.head))]
-        cells = [
-            [cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))]
-            for line in lines
-        ]
-        return "\n".join([self.title, *("  " + "  ".join(line).rstrip() for line in cells)])
-
-    def markdown(self) -> str:
-        """For a page."""
-        lines = ["| " + " | ".join(cell.replace("|", "∣") for cell in line) + " |" for line in (self.head, *self.rows)]
-        return "\n".join([f"{self.title}:", "", lines[0], "|" + " --- |" * len(self.head), *lines[1:]])
-
-
-@dataclass(frozen=True, eq=False)
-class Drawing:
-    """A figure that is drawn when it is wanted.
-
-    Attributes:
-        name: of its file, without the suffix.
-        caption: what it shows.
-        draw: makes it.
-    """
-
-    name: str
-    caption: str
-    draw: Callable[[], Figure]
-
-
-@dataclass(frozen=True, eq=False)
-class Findings:
-    """What came of a topic.
-
-    Attributes:
-        topic: its name on the command line.
-        title: in a line.
-        about: what is shown, in a paragraph.
-        settings: what it was computed with.
-        claims: numbers and what they have to be.
-        tables: further numbers.
-        drawings: figures.
-        texts: further files: name to content.
-        study: the result object itself.
-    """
-
-    topic: str
-    title: str
-    about: str
-    settings: Mapping[str, Any]
-    claims: tuple[Claim, ...]
-    tables: tuple[Table, ...]
-    drawings: tuple[Drawing, ...]
-    texts: Mapping[str, str]
-    study: Any
-
-    @property
-    def hold(self) -> bool:
-        """Whether every claim does."""
-        return all(claim.holds for claim in self.claims)
+__all__ = ["TOPICS", "chaos", "decay", "errata", "graph", "hypergradient", "least_squares", "memory", "rmsprop"]
 
 
 def least_squares(
-    *, rows: int = 10, columns: int = 30, rank: int | None = None, data: Path | None = None, batch_size: int = 4, steps: int = 4000,
-    optimizers: Sequence[str] = (), rate: float | None = None, seed: int = 0,
-) -> Findings:  # fmt: skip
+    *,
+    rows: int = 10,
+    columns: int = 30,
+    rank: int | None = None,
+    data: Path | None = None,
+    batch_size: int = 4,
+    steps: int = 4000,
+    optimizers: Sequence[str] = (),
+    rate: float | None = None,
+    seed: int = 0,
+) -> Findings:
     """Mini-batch descent and the minimum norm (1.1.1, 1.2.2); see `study_least_squares`.
 
     Args:
@@ -134,9 +41,8 @@ def least_squares(
         seed: of data and mini-batches.
     """
     from kerascv_course.theory.least_squares import LEAVE, STAY, study_least_squares
-    from kerascv_course.theory.problem import read_problem
 
-    problem: LeastSquares = read_problem(data) if data is not None else random_problem(rows, columns, rank=rank, seed=seed)
+    problem = read_problem(data) if data is not None else random_problem(rows, columns, rank=rank, seed=seed)
     names = tuple(optimizers) or (*STAY, *LEAVE)
     study = study_least_squares(problem, names, batch_size=batch_size, steps=steps, rate=rate, seed=seed)
 
@@ -157,18 +63,31 @@ def least_squares(
         "Every mini-batch gradient is a combination of rows of X. What adds multiples of gradients stays in the row space and ends at "
         f"w* = Xᵀ(XXᵀ)⁻¹t, the solution of least norm (here ‖w*‖ = {norm:.6f}); what scales single coordinates ends elsewhere. "
         "All optimisers are Keras's own, in float64.",
-        {"rows": problem.rows, "columns": problem.columns, "batch size": batch_size, "steps": steps, "seed": seed,
-         **({"data": data.name} if data is not None else {}), **({"learning rate": rate} if rate is not None else {})},
+        {
+            "rows": problem.rows,
+            "columns": problem.columns,
+            "batch size": batch_size,
+            "steps": steps,
+            "seed": seed,
+            **({"data": data.name} if data is not None else {}),
+            **({"learning rate": rate} if rate is not None else {}),
+        },
         study.claims(),
         (table,),
         (
-            Drawing("descents", "Distance to the minimum-norm solution, and the part of w outside the row space, step by step; zeros "
-                    "are drawn at 1e-17.", lambda: plots.descents(study)),
-            Drawing("row_space", "Which of Keras's optimisers leave the row space of X.", lambda: plots.row_space_shares(study)),
+            Drawing(
+                "descents",
+                "Distance to the minimum-norm solution, and the part of w outside the row space, step by step; zeros "
+                "are drawn at 1e-17.",
+                lambda: plots.descents(study),
+            ),
+            Drawing(
+                "row_space", "Which of Keras's optimisers leave the row space of X.", lambda: plots.row_space_shares(study)
+            ),
         ),
         {},
         study,
-    )  # fmt: skip
+    )
 
 
 def rmsprop(
@@ -192,38 +111,48 @@ def rmsprop(
     from kerascv_course.theory import plots
 
     rows = []
-    for kind, paths in (
-        ("β = 0.91, ε = 0.2" if not any(chosen.values()) else "RMSProp", study.settings),
-        ("small rate", study.paths),
-    ):
-        for name, path in paths.items():
-            residual = path @ [2, 1] - 2
-            rows.append(
-                (
-                    f"{name} ({kind})",
-                    *map(number, path[1]),
-                    number(residual[1] ** 2),
-                    *map(number, path[-1]),
-                    f"{residual[-1]:.1e}",
-                )
-            )
+    named = {f"RMSProp, {name}": path for name, path in study.settings.items()}
+    named |= {f"{name}, small rate": path for name, path in study.paths.items()}
+    for name, path in named.items():
+        residual = path @ [2, 1] - 2
+        rows.append((name, *(f"{v:.8g}" for v in (*path[1], residual[1] ** 2, *path[-1])), f"{residual[-1]:.1e}"))
     return Findings(
         "rmsprop",
         "RMSProp's counter-example",
-        "One row x = (2, 1), target 2, from zero: RMSProp reaches a solution that has not the least norm. With the right gradient (−8, −4) "
-        "the report's settings overshoot and never come to rest; η = 91/410 lands on a solution in one step.",
-        {"x": "(2, 1)", "t": 2, "η": number(given["rate"]), "β": number(given["beta"]), "ε": number(given["epsilon"]), "steps": steps},
+        "One row x = (2, 1), target 2, from zero: RMSProp reaches a solution that has not the least norm. With the right gradient "
+        "(−8, −4) the report's settings overshoot and never come to rest; η = 91/410 lands on a solution in one step.",
+        {
+            "x": "(2, 1)",
+            "t": 2,
+            "η": number(given["rate"]),
+            "β": number(given["beta"]),
+            "ε": number(given["epsilon"]),
+            "steps": steps,
+        },
         study.claims(),
-        (Table("paths", ("method", "w₁, step 1", "w₂, step 1", "loss, step 1", "last w₁", "last w₂", "last residual"), tuple(rows)),),
         (
-            Drawing("paths", "The plane of (w₁, w₂) with the line of solutions: the report's settings, the same going on, and small rates "
-                    "of several methods, whose adaptive ones all walk along (1, 1).", lambda: plots.plane_paths(study)),
-            Drawing("epsilon", "Where RMSProp ends at small rates, against ε, beside the root as in the textbook and under it as in Keras.",
-                    lambda: plots.epsilon_ends(study)),
+            Table(
+                "paths",
+                ("method", "w₁, step 1", "w₂, step 1", "loss, step 1", "last w₁", "last w₂", "last residual"),
+                tuple(rows),
+            ),
+        ),
+        (
+            Drawing(
+                "paths",
+                "The plane of (w₁, w₂) with the line of solutions: the report's settings, the same going on, and small rates "
+                "of several methods, whose adaptive ones all walk along (1, 1).",
+                lambda: plots.plane_paths(study),
+            ),
+            Drawing(
+                "epsilon",
+                "Where RMSProp ends at small rates, against ε, beside the root as in the textbook and under it as in Keras.",
+                lambda: plots.epsilon_ends(study),
+            ),
         ),
         {},
         study,
-    )  # fmt: skip
+    )
 
 
 def hypergradient(
@@ -270,20 +199,28 @@ def hypergradient(
     return Findings(
         "hypergradient",
         "The gradient of a trained loss by the learning rate and the decay",
-        "Gradient descent is unrolled, and the loss after t steps differentiated by η and λ̃: in reverse mode, with checkpoints, in forward "
-        "mode, by TensorFlow's tape, and for one step in closed form, all beside finite differences.",
+        "Gradient descent is unrolled, and the loss after t steps differentiated by η and λ̃: in reverse mode, with checkpoints, in "
+        "forward mode, by TensorFlow's tape, and for one step in closed form, all beside finite differences.",
         {"rows": rows, "columns": columns, "t": steps, "η": number(study.run.rate), "λ̃": number(decay), "seed": seed},
         study.claims(),
         (ways, rate_table),
         (
-            Drawing("agreement", "Finite differences against their step: too large a step bends, too small a one rounds; the exact ways "
-                    "agree to rounding.", lambda: plots.agreement(study)),
-            Drawing("learning_rate", "L(w_t) against η: a parabola after one step, convex after any number of steps without decay, and a "
-                    "decay under which it is not.", lambda: plots.loss_against_rate(study)),
+            Drawing(
+                "agreement",
+                "Finite differences against their step: too large a step bends, too small a one rounds; the exact ways "
+                "agree to rounding.",
+                lambda: plots.agreement(study),
+            ),
+            Drawing(
+                "learning_rate",
+                "L(w_t) against η: a parabola after one step, convex after any number of steps without decay, and a "
+                "decay under which it is not.",
+                lambda: plots.loss_against_rate(study),
+            ),
         ),
         {},
         study,
-    )  # fmt: skip
+    )
 
 
 def memory(*, times: Sequence[int] = (16, 64, 144, 256, 400, 625, 900), columns: int = 4000) -> Findings:
@@ -303,8 +240,8 @@ def memory(*, times: Sequence[int] = (16, 64, 144, 256, 400, 625, 900), columns:
     return Findings(
         "memory",
         "Memory of a hypergradient",
-        "Peak of what Python and NumPy allocate beyond the data, measured by tracemalloc: reverse mode keeps all t weights, checkpoints "
-        "about 2√t, forward mode and the run alone none.",
+        "Peak of what Python and NumPy allocate beyond the data, measured by tracemalloc: reverse mode keeps all t weights, "
+        "checkpoints about 2√t, forward mode and the run alone none.",
         {"columns": columns, "bytes of a vector of weights": 8 * columns},
         study.claims(),
         (Table("peak, in vectors of weights", ("way", *(f"t = {t}" for t in study.steps)), rows),),
@@ -338,16 +275,22 @@ def chaos(*, points: int = 1000, times: Sequence[int] = (5, 20, 80), start: floa
     return Findings(
         "chaos",
         "Large learning rates: an exact gradient of no use",
-        "Gradient descent on (u² − 1)²/4 settles below η = 1, then doubles its period, then becomes chaotic. There the loss after t steps "
-        "is as rough in η as a random number, and dL/dη, exact as it is, grows like e to the Lyapunov exponent times t.",
+        "Gradient descent on (u² − 1)²/4 settles below η = 1, then doubles its period, then becomes chaotic. There the loss after t "
+        "steps is as rough in η as a random number, and dL/dη, exact as it is, grows like e to the Lyapunov exponent times t.",
         {"rates": points, "u₀": number(start)},
         study.claims(),
         (Table(f"derivative and finite difference (η ± {study.shift:g})", ("η", "t", "dL/dη", "finite difference"), rows),),
-        (Drawing("chaos", "Against the learning rate: what |u| goes on visiting, the loss after t steps, its derivative by the rate, and the "
-                 "Lyapunov exponent (below 0: settles; above: chaos).", lambda: plots.bifurcation(study)),),
+        (
+            Drawing(
+                "chaos",
+                "Against the learning rate: what |u| goes on visiting, the loss after t steps, its derivative by the rate, and the "
+                "Lyapunov exponent (below 0: settles; above: chaos).",
+                lambda: plots.bifurcation(study),
+            ),
+        ),
         {},
         study,
-    )  # fmt: skip
+    )
 
 
 def graph(*, steps: int = 2) -> Findings:
@@ -373,11 +316,16 @@ def graph(*, steps: int = 2) -> Findings:
         {"steps": steps},
         study.claims(),
         (Table("values", ("value", "kind", "computed from"), rows),),
-        (Drawing("graph", "w: weights, L̃: penalised loss, η: learning rate, λ̃: decay. An arrow leads to what is computed.",
-                 lambda: plots.draw_graph(study)),),
+        (
+            Drawing(
+                "graph",
+                "w: weights, L̃: penalised loss, η: learning rate, λ̃: decay. An arrow leads to what is computed.",
+                lambda: plots.draw_graph(study),
+            ),
+        ),
         {"graph.dot": study.to_dot()},
         study,
-    )  # fmt: skip
+    )
 
 
 def decay(
@@ -406,23 +354,40 @@ def decay(
     from kerascv_course.theory import plots
 
     norms = tuple(
-        (pair.name, f"{pair.differences.max():.2e}", f"{pair.differences[-1]:.2e}",
-         *(f"{float((path[-1] ** 2).sum() ** 0.5):.6f}" for path in (pair.penalised, pair.decayed)))
+        (
+            pair.name,
+            f"{pair.differences.max():.2e}",
+            f"{pair.differences[-1]:.2e}",
+            *(f"{float((path[-1] ** 2).sum() ** 0.5):.6f}" for path in (pair.penalised, pair.decayed)),
+        )
         for pair in study.pairs
-    )  # fmt: skip
+    )
     return Findings(
         "decay",
         "L2 penalty against weight decay",
-        "λ̃ = λ/(2η) makes them one under plain gradient descent, for any number of steps and any mini-batches; not under momentum, RMSProp "
-        "or Adam. Keras: L2(λ̃) adds λ̃‖w‖² to the loss, and weight_decay is multiplied by the rate, λ = η · weight_decay.",
-        {"η": number(rate), "λ": number(decay), "λ̃": number(study.penalty), "steps": steps, "batch size": batch_size or "all", "seed": seed},
+        "λ̃ = λ/(2η) makes them one under plain gradient descent, for any number of steps and any mini-batches; not under momentum, "
+        "RMSProp or Adam. Keras: L2(λ̃) adds λ̃‖w‖² to the loss, and weight_decay is multiplied by the rate, λ = η · weight_decay.",
+        {
+            "η": number(rate),
+            "λ": number(decay),
+            "λ̃": number(study.penalty),
+            "steps": steps,
+            "batch size": batch_size or "all",
+            "seed": seed,
+        },
         study.claims(),
         (Table("penalty against decay", ("optimiser", "largest difference", "last", "‖w‖, penalty", "‖w‖, decay"), norms),),
-        (Drawing("decay", "Left: how far the weights are apart (zeros are drawn at 1e-17); right: their norms, the penalty solid, the decay "
-                 "dashed.", lambda: plots.decay_differences(study)),),
+        (
+            Drawing(
+                "decay",
+                "Left: how far the weights are apart (zeros are drawn at 1e-17); right: their norms, the penalty solid, the decay "
+                "dashed.",
+                lambda: plots.decay_differences(study),
+            ),
+        ),
         {},
         study,
-    )  # fmt: skip
+    )
 
 
 def errata() -> Findings:
@@ -454,70 +419,3 @@ TOPICS: dict[str, Callable[..., Findings]] = {
     "decay": decay,
     "errata": errata,
 }
-
-
-def check_folder(folder: Path) -> None:
-    """That a folder may be written to: it is not there, or empty.
-
-    Raises:
-        InputError: there is something.
-    """
-    if folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty, and nothing is overwritten: name another --output")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; --output names a new folder")
-
-
-def write_findings(findings: Findings, folder: Path, *, command: str = "") -> Path:
-    """Write ``TOPIC.md``, ``TOPIC.json`` and the figures into a folder that is empty or not there.
-
-    Args:
-        findings: of a topic.
-        folder: where.
-        command: what made it, for the page.
-
-    Returns:
-        The Markdown page.
-
-    Raises:
-        InputError: the folder holds something.
-        WriteError: the disk is full, or the folder cannot be written.
-    """
-    check_folder(folder)
-    for drawing in findings.drawings:
-        with write_beside(folder / f"{drawing.name}.png") as path:
-            drawing.draw().savefig(path, dpi=90)
-    for name, text in findings.texts.items():
-        _write(folder / name, text)
-    plain = {
-        "topic": findings.topic,
-        "title": findings.title,
-        "about": findings.about,
-        "command": command,
-        "settings": dict(findings.settings),
-        "hold": findings.hold,
-        "claims": [claim.plain() for claim in findings.claims],
-        "tables": [{"title": t.title, "head": list(t.head), "rows": [list(row) for row in t.rows]} for t in findings.tables],
-        "figures": [{"file": f"{d.name}.png", "caption": d.caption} for d in findings.drawings],
-        "versions": package_versions(),
-    }
-    _write(folder / f"{findings.topic}.json", json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    _write(folder / f"{findings.topic}.md", _markdown(findings, command))
-    return folder / f"{findings.topic}.md"
-
-
-def _markdown(findings: Findings, command: str) -> str:
-    parts = [f"# {findings.title}", findings.about]
-    if command:
-        parts.append(f"```bash\n{command}\n```")
-    if findings.settings:
-        parts.append(", ".join(f"{name} {value}" for name, value in findings.settings.items()) + ".")
-    parts.append(claims_markdown(findings.claims))
-    parts += [table.markdown() for table in findings.tables]
-    parts += [f"![{d.caption}]({d.name}.png)\n\n*{d.caption}*" for d in findings.drawings]
-    return "\n\n".join(parts) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    with write_beside(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
