@@ -6,6 +6,7 @@ Thin: every command parses, calls one function of `topics`, prints its numbers a
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
@@ -38,26 +39,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     args = vars(_parser().parse_args(words))
     topic, output = args.pop("topic"), args.pop("output")
-    command = " ".join(["python -m kerascv_course.theory", *words])
+    command = "python -m kerascv_course.theory " + shlex.join(words)
 
-    from kerascv_course.theory.pages import check_folder, write_findings
+    from kerascv_course.theory.pages import check_folder, write_findings, write_index
     from kerascv_course.theory.topics import TOPICS
 
     folder = _free(Path("runs") / "theory" / topic) if output is None else output
     check_folder(folder)
-    if topic in ("least-squares", "all") or args.get("keras"):
-        from kerascv_course.environment import start_tensorflow
-
-        start_tensorflow()
     topics = list(TOPICS) if topic == "all" else [topic]
-    failed = 0
+    failed, made = 0, {}
     for number, name in enumerate(topics):
         given = {key: value for key, value in args.items() if topic != "all"}
         findings = TOPICS[name](**given)
         print(("\n\n" if number else "") + _text(findings))
         place = folder / name if topic == "all" else folder
-        print(f"\npage: {write_findings(findings, place, command=command)}")
+        page = write_findings(findings, place, command=command)
+        made[page.relative_to(folder).as_posix()] = findings
+        print(f"\npage: {page}")
         failed += sum(not claim.holds for claim in findings.claims)
+    if topic == "all":
+        print(f"\nindex: {write_index(made, folder)}")
     if failed:
         print(
             f"\n{failed} of the numbers are not what they have to be (NO): more --steps or another --learning-rate may be needed"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from kerascv_course.errors import InputError
 
-__all__ = ["Claim", "claims_markdown", "claims_text", "number"]
+__all__ = ["Claim", "aligned", "claims_markdown", "claims_text", "number"]
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,23 @@ def number(value: float) -> str:
 def claims_text(claims: Sequence[Claim]) -> str:
     """A table for a terminal: verdict, question, text, number, what it has to be."""
     rows = [(_verdict(c), c.where, _note(c), number(c.value), c.expected) for c in claims]
-    widths = [max((len(row[i]) for row in rows), default=0) for i in range(5)]
+    return aligned(rows, right=(3,))
+
+
+def aligned(rows: Sequence[Sequence[str]], *, right: Container[int]) -> str:
+    """Lines whose cells stand below each other.
+
+    Args:
+        rows: cells, as many in each.
+        right: which columns are set flush right.
+    """
+    # a tilde that is set above its letter takes no place
+    places = [[sum(not unicodedata.combining(c) for c in cell) for cell in row] for row in rows]
+    widths = [max(column) for column in zip(*places, strict=True)]
     lines = []
-    for row in rows:
-        cells = [row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2].ljust(widths[2]), row[3].rjust(widths[3]), row[4]]
+    for row, taken in zip(rows, places, strict=True):
+        gaps = [" " * (width - length) for width, length in zip(widths, taken, strict=True)]
+        cells = [gap + cell if i in right else cell + gap for i, (cell, gap) in enumerate(zip(row, gaps, strict=True))]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 

@@ -1,18 +1,21 @@
 """The same descents by Keras's own optimisers, and the same gradients by TensorFlow's tape, in float64.
 
-Keras keeps learning rates in float32 and rounds β to it even where the weights are float64; a rate that is a callable, and β as a NumPy
-float64, keep their digits. That is what makes agreement to 1e-12 possible here.
+Keras keeps learning rates and penalties in float32, and rounds Adam's β to it, even where the weights are float64: Adam's path is then off
+by 2e-6 after some hundred steps. A rate that is a callable, and β as a NumPy float64, keep their digits. That is what makes agreement to
+1e-12 possible here.
 """
 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kerascv_course.environment import start_tensorflow
 from kerascv_course.errors import InputError, UnknownNameError
 from kerascv_course.lazy import keras
 from kerascv_course.theory.problem import LeastSquares, check_finite, check_rate, check_steps
@@ -45,6 +48,12 @@ CHOICES: Mapping[str, tuple[str, Mapping[str, Any], float]] = MappingProxyType(
 )
 
 
+def _start() -> None:
+    """TensorFlow takes seconds to import: only when everything else is known to be right, and without its notices."""
+    if "keras" not in sys.modules or "tensorflow" not in sys.modules:
+        start_tensorflow()
+
+
 def keras_optimizer(name: str, rate: float | None = None, **options: Any) -> Any:
     """A Keras optimiser whose rate and coefficients are float64.
 
@@ -57,6 +66,9 @@ def keras_optimizer(name: str, rate: float | None = None, **options: Any) -> Any
         UnknownNameError: there is no such choice or class.
         InputError: the rate is not above 0, or is missing for a class that is no choice; Keras refuses an option.
     """
+    if rate is not None:
+        check_rate(rate)
+    _start()
     class_name, given, usual = CHOICES.get(name, (name, {}, None))
     kind = getattr(keras.optimizers, class_name, None)
     if not (inspect.isclass(kind) and issubclass(kind, keras.optimizers.Optimizer)) or "learning_rate" not in _arguments(kind):
@@ -67,7 +79,11 @@ def keras_optimizer(name: str, rate: float | None = None, **options: Any) -> Any
             f"keras.optimizers.{name} needs a learning rate; the choices that bring their own are {', '.join(CHOICES)}"
         )
     exact = np.float64(check_rate(rate))
-    chosen = {key: np.float64(value) if type(value) is float else value for key, value in {**given, **options}.items()}
+    usual_options = {
+        key: p.default for key, p in _arguments(kind).items() if type(p.default) is float and key != "learning_rate"
+    }
+    chosen = {**usual_options, **given, **options}
+    chosen = {key: np.float64(value) if type(value) is float else value for key, value in chosen.items()}
     try:
         return kind(learning_rate=lambda: keras.ops.convert_to_tensor(exact, dtype="float64"), **chosen)
     except (TypeError, ValueError) as error:
@@ -93,14 +109,17 @@ def keras_descend(
         DivergenceError: the weights ran away.
         InputError: an optimiser that Keras has in float32 only, such as Muon.
     """
+    check_steps(len(batches), problem.columns)
+    _start()
     import tensorflow as tf
 
-    check_steps(len(batches), problem.columns)
     begin = np.zeros(problem.columns) if start is None else np.asarray(start, np.float64)
     w = keras.Variable(begin[:, None], dtype="float64")
     optimizer.build([w])
     x, t = tf.constant(problem.inputs), tf.constant(problem.targets[:, None])
-    regularizer = keras.regularizers.L2(np.float64(penalty)) if penalty else None
+    regularizer = keras.regularizers.L2(penalty) if penalty else None
+    if regularizer is not None:
+        regularizer.l2 = tf.constant(penalty, tf.float64)  # Keras keeps it in float32
 
     def run(rows: Any) -> Any:
         kept = tf.TensorArray(tf.float64, size=len(batches))
@@ -113,9 +132,10 @@ def keras_descend(
             kept = kept.write(step, tf.convert_to_tensor(w.value)[:, 0])
         return kept.stack()
 
-    # one graph with a loop in it: thousands of steps in less than a second
     try:
-        path = np.concatenate([begin[None], tf.function(run)(tf.constant(batches)).numpy()])
+        # one graph with a loop in it: thousands of steps in less than a second
+        graph = tf.function(run).get_concrete_function(tf.TensorSpec(batches.shape, tf.int64))
+        path = np.concatenate([begin[None], graph(tf.constant(batches, tf.int64)).numpy()])
     except TypeError:
         name = type(optimizer).__name__
         raise InputError(
@@ -131,6 +151,7 @@ def tape_gradient(run: Unrolled) -> Hypergradient:
     Args:
         run: what is differentiated.
     """
+    _start()
     import tensorflow as tf
 
     from kerascv_course.theory.hypergradient import Hypergradient

@@ -14,7 +14,7 @@ import numpy as np
 
 from kerascv_course.errors import InputError
 from kerascv_course.theory.claims import Claim
-from kerascv_course.theory.problem import LeastSquares, draw_batches
+from kerascv_course.theory.problem import LeastSquares, check_rate, draw_batches
 
 __all__ = ["LEAVE", "STAY", "Descent", "LeastSquaresStudy", "measure_descent", "study_least_squares"]
 
@@ -125,6 +125,8 @@ def study_least_squares(
 
     if not optimizers:
         raise InputError("name one optimiser or more; received none")
+    if rate is not None:
+        check_rate(rate)
     target = problem.minimum_norm()
     batches = draw_batches(problem.rows, batch_size, steps, seed)
     runs = []

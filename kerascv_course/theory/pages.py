@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from kerascv_course.environment import package_versions
 from kerascv_course.errors import InputError
 from kerascv_course.files import write_beside
-from kerascv_course.theory.claims import Claim, claims_markdown
+from kerascv_course.theory.claims import Claim, aligned, claims_markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Drawing", "Findings", "Table", "check_folder", "write_findings"]
+__all__ = ["Drawing", "Findings", "Table", "check_folder", "write_findings", "write_index"]
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,8 @@ class Table:
 
     def text(self) -> str:
         """For a terminal."""
-        lines = [self.head, *self.rows]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(self.head))]
-        cells = [
-            [cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))]
-            for line in lines
-        ]
-        return "\n".join([self.title, *("  " + "  ".join(line).rstrip() for line in cells)])
+        lines = aligned([self.head, *self.rows], right=range(1, len(self.head)))
+        return "\n".join([self.title, *(f"  {line}" for line in lines.splitlines())])
 
     def markdown(self) -> str:
         """For a page."""
@@ -144,6 +139,24 @@ def write_findings(findings: Findings, folder: Path, *, command: str = "") -> Pa
     _write(folder / f"{findings.topic}.json", json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     _write(folder / f"{findings.topic}.md", _markdown(findings, command))
     return folder / f"{findings.topic}.md"
+
+
+def write_index(pages: Mapping[str, Findings], folder: Path) -> Path:
+    """Write ``index.md``: topics with their pages, and how many of their numbers are what they have to be.
+
+    Args:
+        pages: a page's path within the folder to its findings.
+        folder: where.
+
+    Raises:
+        WriteError: the disk is full, or the folder cannot be written.
+    """
+    lines = ["# The theory of report 004", "", "| topic | numbers that are what they have to be |", "| --- | --- |"]
+    for page, findings in pages.items():
+        held = sum(claim.holds for claim in findings.claims)
+        lines.append(f"| [{findings.title}]({page}) | {held} of {len(findings.claims)} |")
+    _write(folder / "index.md", "\n".join(lines) + "\n")
+    return folder / "index.md"
 
 
 def _markdown(findings: Findings, command: str) -> str:
