@@ -1,8 +1,8 @@
 """The same descents by Keras's own optimisers, and the same gradients by TensorFlow's tape, in float64.
 
-Keras keeps learning rates and penalties in float32, and rounds Adam's β to it, even where the weights are float64: Adam's path is then off
-by 2e-6 after some hundred steps. A rate that is a callable, and β as a NumPy float64, keep their digits. That is what makes agreement to
-1e-12 possible here.
+Keras keeps learning rates and penalties in float32, and rounds Adam's β to it, even where the weights are float64: Adam's path is then
+off by 2e-6 after some hundred steps. A rate that is a callable, and β as a NumPy float64, keep their digits. That is what makes
+agreement to 1e-12 possible here.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ CHOICES: Mapping[str, tuple[str, Mapping[str, Any], float]] = MappingProxyType(
     }
 )
 
+#: Options that Keras casts by way of float32, unless they are NumPy's float64; others it takes as Python's numbers alone.
+CAST = ("beta_1", "beta_2", "weight_decay")
+
 
 def _start() -> None:
     """TensorFlow takes seconds to import: only when everything else is known to be right, and without its notices."""
@@ -79,11 +82,8 @@ def keras_optimizer(name: str, rate: float | None = None, **options: Any) -> Any
             f"keras.optimizers.{name} needs a learning rate; the choices that bring their own are {', '.join(CHOICES)}"
         )
     exact = np.float64(check_rate(rate))
-    usual_options = {
-        key: p.default for key, p in _arguments(kind).items() if type(p.default) is float and key != "learning_rate"
-    }
-    chosen = {**usual_options, **given, **options}
-    chosen = {key: np.float64(value) if type(value) is float else value for key, value in chosen.items()}
+    chosen = {key: p.default for key, p in _arguments(kind).items() if key in CAST} | {**given, **options}
+    chosen |= {key: np.float64(chosen[key]) for key in CAST if type(chosen.get(key)) is float}
     try:
         return kind(learning_rate=lambda: keras.ops.convert_to_tensor(exact, dtype="float64"), **chosen)
     except (TypeError, ValueError) as error:
