@@ -86,6 +86,7 @@ def test_the_predictor_needs_numpy_onnxruntime_and_pillow_only(module):
         "kerascv_course.compare",
         "kerascv_course.look",
         "kerascv_course.recipes",
+        "kerascv_course.theory.__main__",
     ],
 )
 def test_listing_and_help_import_no_tensorflow(module):
@@ -123,7 +124,7 @@ def test_only_plots_imports_matplotlib_at_the_top(module):
     assert module == "kerascv_course.plots" or not figures
 
 
-COMMANDS = ("train", "ablate", "evaluate", "compare", "look", "analyze", "calc", "report", "scenes")
+COMMANDS = ("train", "ablate", "evaluate", "compare", "look", "analyze", "calc", "report", "scenes", "theory.__main__")
 
 
 @pytest.mark.parametrize("module", list(MODULES))
