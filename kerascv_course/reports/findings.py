@@ -10,6 +10,9 @@ from kerascv_course.reports.evidence import FINDINGS
 
 __all__ = ["Shown", "show"]
 
+#: Reports whose findings fill more than one module.
+_PARTS = {"004": ("004", "004_theory")}
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -41,6 +44,7 @@ def show(erratum_id: str) -> Shown:
         UnknownNameError: there is no such erratum.
     """
     found = erratum(erratum_id)
-    importlib.import_module(f"kerascv_course.reports.findings_{found.report}")
+    for part in _PARTS.get(found.report, (found.report,)):
+        importlib.import_module(f"kerascv_course.reports.findings_{part}")
     how = FINDINGS[found.id]
     return Shown(found, tuple(how.compute()), how.source)
