@@ -131,8 +131,8 @@ def _curves(identifier: str) -> list[str]:
     means = loss.reshape(epochs, steps).mean(axis=1)
     falls = [float((np.diff(series) < 0).mean()) for series in (loss, means)]
     return [
-        f"the sentence names a loss per iteration {text.count('per iteration')} times and one per epoch {text.count('per epoch')} "
-        "times; one training has one of each:",
+        f"losses that the sentence names: per iteration {text.count('per iteration')}, per epoch {text.count('per epoch')}; one "
+        "training has one of each:",
         f"a made loss over {epochs} epochs of {_IDENTITIES * _IMAGES:,} images in batches of {batch}: {len(loss)} points per "
         f"iteration, {len(means)} points per epoch, each the mean of {steps}",
         f"both come down ({loss[0]:.3f} to {loss[-1]:.3f}, {means[0]:.3f} to {means[-1]:.3f}); from one point to the next the loss "
