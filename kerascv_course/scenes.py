@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +11,6 @@ import tyro
 from kerascv_course.errors import InputError, run_cli
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from kerascv_course.classical.sweeps import Row
     from kerascv_course.data import DataInfo, Splits
     from kerascv_course.recipe import Recipe
     from kerascv_course.tasks import FittedTask
@@ -38,7 +34,7 @@ def sweep(
         values: what to try of the setting (of one only); by default k 1 to 10, step 1 3 5, words 50 100 200 400 800 and so on.
         set: other settings for all, as NAME=VALUE, such as step=3.
         test: print the accuracy on test as well, for tables beside a report's; not to choose by.
-        output: new folder for table.md, table.csv and plot.png.
+        output: new folder for table.md, table.csv, sweep.json and plot.png.
     """
     from kerascv_course.recipe import Scenes
 
@@ -46,14 +42,14 @@ def sweep(
         raise InputError(f"--values are for one setting; received {len(over)}: {', '.join(over)}")
     tried = {name: [_parse(Scenes, name, value) for value in values] for name in over}
     chosen, task, splits, info = _load(recipe, data_dir, output, set)
-    from kerascv_course.classical.sweeps import format_rows, variants
+    from kerascv_course.classical.sweeps import format_rows, variants, write_table
     from kerascv_course.classical.sweeps import sweep as run_sweep
 
     rows = run_sweep(task, variants(chosen, tried), splits, info, test=test)
     table = format_rows(rows)
     print(f"\n{table}")
     if output:
-        _write(output, rows, table, f"{recipe}: {', '.join(over)}")
+        write_table(output, chosen, rows, table, f"{recipe}: {', '.join(over)}")
 
 
 def repeat(
@@ -70,12 +66,12 @@ def repeat(
         data_dir: folder of class folders.
         repeats: how many splits; their seeds are 0, 1, 2 …
         set: other settings, as NAME=VALUE.
-        output: new folder for table.md and table.csv.
+        output: new folder for table.md, table.csv and sweep.json.
     """
     if repeats < 1:
         raise InputError(f"--repeats is 1 or more; received {repeats}")
     chosen, task, splits, info = _load(recipe, data_dir, output, set)
-    from kerascv_course.classical.sweeps import format_rows, summarize_repeats
+    from kerascv_course.classical.sweeps import format_rows, summarize_repeats, write_table
     from kerascv_course.classical.sweeps import repeat as run_repeats
 
     rows = run_repeats(task, chosen, splits, info, range(repeats))
@@ -86,7 +82,7 @@ def repeat(
     table = f"{format_rows(rows)}\n\n{line}"
     print(f"\n{table}")
     if output:
-        _write(output, rows, table, None)
+        write_table(output, chosen, rows, table, None)
 
 
 def _parse(kind: Any, name: str, text: str) -> Any:
@@ -114,8 +110,6 @@ def _load(
     name: str, data_dir: Path, output: Path | None, changes: tuple[str, ...]
 ) -> tuple[Recipe, FittedTask, Splits, DataInfo]:
     """What both commands begin with; everything that can be refused is, before TensorFlow starts."""
-    import dataclasses
-
     from kerascv_course.data import check_source, load
     from kerascv_course.environment import start_tensorflow
     from kerascv_course.recipe import Scenes
@@ -146,30 +140,6 @@ def _load(
         raise TypeError(f"{type(task).__name__} does not fit")
     splits, info = task.label(recipe, splits, info, None)  # type: ignore[attr-defined]
     return recipe, task, splits, info
-
-
-def _write(output: Path, rows: list[Row], table: str, title: str | None) -> None:
-    """The table as Markdown and CSV, and a plot of it where it has a title."""
-    from kerascv_course import plots
-    from kerascv_course.files import write_beside
-
-    text = io.StringIO()
-    names = list(rows[0].settings)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*names, "validation", "test", "seconds"])
-    for row in rows:
-        writer.writerow([*row.settings.values(), row.validation, "" if row.test is None else row.test, row.seconds])
-    for file, content in (("table.md", table + "\n"), ("table.csv", text.getvalue())):
-        with write_beside(output / file) as path:
-            path.write_text(content, encoding="utf-8")
-    if title is not None:
-        places = [", ".join(map(str, row.settings.values())) for row in rows]
-        lines = {"validation": [row.validation for row in rows]}
-        if all(row.test is not None for row in rows):
-            lines["test"] = [row.test or 0.0 for row in rows]
-        figure: Figure = plots.accuracy_lines(places, lines, ", ".join(names), title)
-        with write_beside(output / "plot.png") as path:
-            figure.savefig(path, dpi=110)
 
 
 def main() -> None:

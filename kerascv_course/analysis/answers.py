@@ -22,7 +22,7 @@ from kerascv_course.analysis.images import SOBEL_X, convolve, correlate, render_
 from kerascv_course.analysis.paper import count_layers, count_triplets, dense_parameters, fully_connected_equivalent
 from kerascv_course.analysis.pooling import check_average_pooling
 
-__all__ = ["IMAGE_001", "IMAGE_004", "KERNEL_004", "Answer", "report_answers", "report_text"]
+__all__ = ["BASE_001", "IMAGE_001", "IMAGE_004", "KERNEL_004", "NETWORK_004", "Answer", "report_answers", "report_text"]
 
 #: The image of report 001, task 1(a); its kernel is `SOBEL_X`.
 IMAGE_001 = ((1, 0, 2, 3, 1), (3, 2, 0, 7, 0), (0, 6, 1, 1, 4))
@@ -30,8 +30,8 @@ IMAGE_001 = ((1, 0, 2, 3, 1), (3, 2, 0, 7, 0), (0, 6, 1, 1, 4))
 IMAGE_004 = ((0, 0, 0, 0, 0), (0, 0, 1, 1, 1), (1, 1, 1, 1, 0), (0, 1, 1, 1, 0), (0, 0, 1, 0, 0))
 KERNEL_004 = ((0, -1, 0), (-1, 5, -1), (0, -1, 0))
 
-_BASE_001 = "conv5-32 pool2 conv5-64 pool2 conv5-128 pool2 fc64 fc10"
-_NET_004 = "conv3-32 pool2 conv3-64 pool2 conv3-3"
+BASE_001 = "conv5-32 pool2 conv5-64 pool2 conv5-128 pool2 fc64 fc10"
+NETWORK_004 = "conv3-32 pool2 conv3-64 pool2 conv3-3"
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _report_001() -> list[Answer]:
         Answer(
             "Task 1(g)",
             "parameters of the network in table 1",
-            str(count_layers(_BASE_001, (32, 32, 3))),
+            str(count_layers(BASE_001, (32, 32, 3))),
             _notes("E001-04", "E001-05", "E001-06"),
         ),
         Answer(
@@ -142,9 +142,9 @@ def _report_004() -> list[Answer]:
         Answer(
             "3.2",
             "neurons and parameters of a CNN and of a fully connected network, no biases",
-            str(count_layers(_NET_004, (32, 32, 3), biases=False))
+            str(count_layers(NETWORK_004, (32, 32, 3), biases=False))
             + "\n\n"
-            + str(fully_connected_equivalent(_NET_004, (32, 32, 3))),
+            + str(fully_connected_equivalent(NETWORK_004, (32, 32, 3))),
             _notes("E004-10"),
         ),
         Answer("3.3", "receptive field of two 3×3 layers", str(field_of_chain([(3,), (3,)])), _notes("E004-09")),

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import itertools
+import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 
+from kerascv_course import plots
 from kerascv_course.classical.pipeline import scores
 from kerascv_course.data import DataInfo, Split, Splits
+from kerascv_course.environment import describe_environment
 from kerascv_course.errors import InputError
+from kerascv_course.files import write_beside
 from kerascv_course.recipe import Recipe, Scenes
 from kerascv_course.tasks import FittedTask
 
-__all__ = ["PRESETS", "Row", "Summary", "format_rows", "repeat", "summarize_repeats", "sweep", "variants"]
+__all__ = ["PRESETS", "Row", "Summary", "format_rows", "repeat", "summarize_repeats", "sweep", "variants", "write_table"]
 
 #: What is tried of a setting where nothing else is said; for k, step and norms what report 002 tries.
 PRESETS: dict[str, tuple[Any, ...]] = {
@@ -174,3 +181,39 @@ def format_rows(rows: Sequence[Row]) -> str:
         cells += [f"{row.test:.4f}" if row.test is not None else ""] if test else []
         lines.append(f"| {' | '.join([*cells, f'{row.seconds:g}'])} |")
     return "\n".join(lines)
+
+
+def write_table(output: Path, recipe: Recipe, rows: Sequence[Row], table: str, title: str | None) -> None:
+    """Write a sweep's or a repeat's rows: as Markdown, as CSV and, with the recipe, the command and the machine, as JSON.
+
+    Args:
+        output: folder; it is made.
+        recipe: what was varied.
+        rows: the variants.
+        table: the rows as Markdown.
+        title: of plot.png; None: no plot.
+    """
+    text = io.StringIO()
+    names = list(rows[0].settings)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*names, "validation", "test", "seconds"])
+    for row in rows:
+        writer.writerow([*row.settings.values(), row.validation, "" if row.test is None else row.test, row.seconds])
+    facts = {
+        "recipe": dataclasses.asdict(recipe),
+        "over": names,
+        "rows": list(map(dataclasses.asdict, rows)),
+        "environment": describe_environment(),
+    }
+    record = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    for file, content in (("table.md", table + "\n"), ("table.csv", text.getvalue()), ("sweep.json", record)):
+        with write_beside(output / file) as path:
+            path.write_text(content, encoding="utf-8")
+    if title is not None:
+        places = [", ".join(map(str, row.settings.values())) for row in rows]
+        lines = {"validation": [row.validation for row in rows]}
+        if all(row.test is not None for row in rows):
+            lines["test"] = [row.test or 0.0 for row in rows]
+        figure = plots.accuracy_lines(places, lines, ", ".join(names), title)
+        with write_beside(output / "plot.png") as path:
+            figure.savefig(path, dpi=110)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from kerascv_course.analysis import Summary, summarize
 from kerascv_course.errors import InputError
 from kerascv_course.registry import create_model
+from kerascv_course.reports.targets import targets_of
 
 __all__ = ["FINDINGS", "Finding", "finding", "network", "printed", "printed_numbers"]
 
@@ -61,12 +60,6 @@ def _network(name: str, options: tuple[tuple[str, Any], ...]) -> Summary:
     return summarize(create_model(name, **dict(options)))
 
 
-@cache
-def _targets() -> tuple[dict[str, str], ...]:
-    text = (files("kerascv_course.reports") / "targets.csv").read_text(encoding="utf-8")
-    return tuple(csv.DictReader(text.splitlines()))
-
-
 def printed(report: str, experiment: str, metric: str = "", model: str = "") -> list[str]:
     """The values that a report prints, in its order.
 
@@ -80,12 +73,9 @@ def printed(report: str, experiment: str, metric: str = "", model: str = "") -> 
         InputError: no row of the table of printed values fits.
     """
     found = [
-        row["value"]
-        for row in _targets()
-        if row["report"] == report
-        and row["experiment"].startswith(experiment)
-        and row["metric"].startswith(metric)
-        and row["model"].startswith(model)
+        one.value
+        for one in targets_of(report)
+        if one.experiment.startswith(experiment) and one.metric.startswith(metric) and one.model.startswith(model)
     ]
     if not found:
         raise InputError(f"report {report} prints no {metric!r} of {model!r} in {experiment!r}: see reports/targets.csv")

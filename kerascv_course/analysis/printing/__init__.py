@@ -18,7 +18,15 @@ from kerascv_course.analysis.printing.tables import (
     to_table,
     totals_text,
 )
-from kerascv_course.analysis.printing.torch_style import STYLES, TorchRow, TorchStyle, torch_rows, torch_summary
+from kerascv_course.analysis.printing.torch_style import (
+    STYLES,
+    TorchRow,
+    TorchStyle,
+    TorchTotals,
+    torch_rows,
+    torch_summary,
+    torch_totals,
+)
 from kerascv_course.analysis.printing.tree import module_tree
 
 __all__ = [
@@ -28,6 +36,7 @@ __all__ = [
     "SizeCheck",
     "TorchRow",
     "TorchStyle",
+    "TorchTotals",
     "block_diagram",
     "block_table",
     "blocks_text",
@@ -41,5 +50,6 @@ __all__ = [
     "to_table",
     "torch_rows",
     "torch_summary",
+    "torch_totals",
     "totals_text",
 ]

@@ -22,7 +22,7 @@ from kerascv_course.analysis.graph import Graph, Node
 from kerascv_course.analysis.structure import Segment, segments
 from kerascv_course.analysis.summary import Summary
 
-__all__ = ["STYLES", "TorchRow", "TorchStyle", "torch_rows", "torch_summary"]
+__all__ = ["STYLES", "TorchRow", "TorchStyle", "TorchTotals", "torch_rows", "torch_summary", "torch_totals"]
 
 MB = 2**20
 _ACTIVATIONS = {
@@ -187,25 +187,53 @@ class _Writer:
         return (shape[-1], *shape[:-1]) if graph.channels_last and len(shape) > 1 else shape
 
 
+@dataclass(frozen=True)
+class TorchTotals:
+    """The numbers below the table: parameters, the trainable of them, and sizes in MB (2²⁰ bytes) of one float32 image: of the
+    input, of all rows' outputs twice (forward and backward), and of the parameters."""
+
+    parameters: int
+    trainable: int
+    input_mb: float
+    passes_mb: float
+    parameters_mb: float
+
+    @property
+    def total_mb(self) -> float:
+        """All three sizes."""
+        return self.input_mb + self.passes_mb + self.parameters_mb
+
+
+def torch_totals(summary: Summary, style: TorchStyle | None = None) -> TorchTotals:
+    """The totals of `torch_rows`."""
+    rows = torch_rows(summary, style)
+    parameters = sum(r.parameters for r in rows)
+    inputs = sum(summary.graph.tensors[k].elements for n in summary.graph.nodes if n.kind == "input" for k in n.outputs)
+    return TorchTotals(
+        parameters,
+        sum(r.trainable for r in rows),
+        4 * inputs / MB,
+        2 * 4 * sum(math.prod(r.shape) for r in rows) / MB,
+        4 * parameters / MB,
+    )
+
+
 def torch_summary(summary: Summary, style: TorchStyle | None = None) -> str:
     """The whole table as text: rows, totals, and the four sizes in MB."""
-    rows = torch_rows(summary, style)
-    parameters, trainable = sum(r.parameters for r in rows), sum(r.trainable for r in rows)
-    inputs = sum(summary.graph.tensors[k].elements for n in summary.graph.nodes if n.kind == "input" for k in n.outputs)
-    sizes = (4 * inputs / MB, 2 * 4 * sum(math.prod(r.shape) for r in rows) / MB, 4 * parameters / MB)
+    rows, totals = torch_rows(summary, style), torch_totals(summary, style)
     thin, thick = "-" * 64, "=" * 64
     lines = [thin, f"{'Layer (type)':>20}  {'Output Shape':>25} {'Param #':>15}", thick]
     lines += [f"{f'{r.type}-{r.index}':>20}  {[-1, *r.shape]!s:>25} {r.parameters:>15,}" for r in rows]
     lines += [
         thick,
-        f"Total params: {parameters:,}",
-        f"Trainable params: {trainable:,}",
-        f"Non-trainable params: {parameters - trainable:,}",
+        f"Total params: {totals.parameters:,}",
+        f"Trainable params: {totals.trainable:,}",
+        f"Non-trainable params: {totals.parameters - totals.trainable:,}",
         thin,
-        f"Input size (MB): {sizes[0]:.2f}",
-        f"Forward/backward pass size (MB): {sizes[1]:.2f}",
-        f"Params size (MB): {sizes[2]:.2f}",
-        f"Estimated Total Size (MB): {sum(sizes):.2f}",
+        f"Input size (MB): {totals.input_mb:.2f}",
+        f"Forward/backward pass size (MB): {totals.passes_mb:.2f}",
+        f"Params size (MB): {totals.parameters_mb:.2f}",
+        f"Estimated Total Size (MB): {totals.total_mb:.2f}",
         thin,
     ]
     return "\n".join(lines)
