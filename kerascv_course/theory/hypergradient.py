@@ -139,8 +139,8 @@ def finite_differences(run: Unrolled, *, step: float = 1e-5) -> Hypergradient:
         step: of the decay, and of the rate relative to its size.
     """
 
-    def loss(**changes: float) -> float:
-        changed = replace(run, **changes)
+    def loss(rate: float = run.rate, decay: float = run.decay) -> float:
+        changed = replace(run, rate=rate, decay=decay)
         return changed.objective.loss(changed.end())
 
     h = step * run.rate

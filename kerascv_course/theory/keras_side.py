@@ -73,7 +73,7 @@ def keras_optimizer(name: str, rate: float | None = None, **options: Any) -> Any
         check_rate(rate)
     _start()
     class_name, given, usual = CHOICES.get(name, (name, {}, None))
-    kind = getattr(keras.optimizers, class_name, None)
+    kind: Any = getattr(keras.optimizers, class_name, None)
     if not (inspect.isclass(kind) and issubclass(kind, keras.optimizers.Optimizer)) or "learning_rate" not in _arguments(kind):
         raise UnknownNameError("optimiser", name, CHOICES)
     rate = usual if rate is None else rate
