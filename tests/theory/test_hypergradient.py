@@ -17,25 +17,31 @@ from kerascv_course.theory.hypergradient import (
     checkpointed,
     finite_differences,
     forward_mode,
-    loss_curve,
     one_step,
-    optimal_rate,
     reverse_mode,
     study_hypergradients,
 )
 from kerascv_course.theory.memory import measure_memory
 from kerascv_course.theory.problem import DivergenceError, LeastSquares, random_problem
+from kerascv_course.theory.rates import loss_curve, optimal_rate
 
 
 def unrolled(rows, columns, steps, share, decay, seed, held_out=True):
+    """A run at a share of the largest stable rate, without decay."""
     problem = random_problem(rows, columns, seed=seed)
     held = random_problem(rows, columns, seed=seed + 1) if held_out else None
     start = np.random.default_rng(seed).normal(size=columns)
     return Unrolled(problem, start, steps, share * problem.largest_rate, decay, held)
 
 
+def moderate(*arguments):
+    """The same at a rate of 0.3 at most, which stays stable with the decay where inputs are tiny."""
+    run = unrolled(*arguments)
+    return replace(run, rate=min(run.rate, 0.3))
+
+
 runs = st.builds(
-    unrolled,
+    moderate,
     st.integers(1, 6),
     st.integers(1, 6),
     st.integers(1, 30),
