@@ -21,6 +21,8 @@ __all__ = ["SETTLES_BELOW", "ChaosStudy", "study_chaos", "tied_run"]
 #: The Hessian at the solution u = 1 is 2: gradient descent settles there below 2/2.
 SETTLES_BELOW = 1.0
 LARGEST = 2.0
+#: Steps after which dL/dη is still a number that float64 holds.
+LONGEST = 500
 CALM, WILD = 0.3, 1.9
 
 
@@ -121,14 +123,14 @@ def study_chaos(
         start: u₀.
 
     Raises:
-        InputError: fewer than 100 points, fewer than two t or one below 1, a shift that is not above 0 or too large, a start that
-            runs away.
+        InputError: fewer than 100 points, fewer than two t, or one that is not within 1 to 500, a shift that is not above 0 or too
+            large, a start that runs away.
     """
     if points < 100:
         raise InputError(f"the curves need 100 rates or more; received {points}")
-    if len(times) < 2 or min(times) < 1:
+    if len(times) < 2 or min(times) < 1 or max(times) > LONGEST:
         raise InputError(
-            f"two numbers of steps or more, each 1 or more, are compared; received {' '.join(map(str, times)) or 'none'}"
+            f"two numbers of steps or more, each 1 to {LONGEST}, are compared; received {' '.join(map(str, times)) or 'none'}"
         )
     if not 0 < shift < 0.05:
         raise InputError(f"the change of η must be above 0 and below 0.05; received {shift:g}")

@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 from kerascv_course.errors import InputError
 
-__all__ = ["Claim", "aligned", "claims_markdown", "claims_text", "number"]
+Relation = Literal["=", "<", ">"]
+
+__all__ = ["Claim", "Relation", "aligned", "claims_markdown", "claims_text", "number"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Claim:
     where: str
     text: str
     value: float
-    relation: Literal["=", "<", ">"]
+    relation: Relation
     reference: float
     tolerance: float = 0.0
     erratum: str = ""

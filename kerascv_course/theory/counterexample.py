@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 
 from kerascv_course.errors import InputError
-from kerascv_course.theory.claims import Claim
+from kerascv_course.theory.claims import Claim, Relation
 from kerascv_course.theory.methods import Adagrad, Adam, Adamax, GradientDescent, Method, RMSProp, descend
 from kerascv_course.theory.problem import LeastSquares, check_finite, check_rate, draw_batches
 
@@ -97,44 +97,48 @@ class CounterExample:
     def claims(self) -> tuple[Claim, ...]:
         """The report's numbers, right and wrong, and where the paths end."""
         where, note = "1.2.1", "E004-06"
-        found = []
+        found: list[Claim] = []
+
+        def add(
+            where: str, text: str, value: SupportsFloat, relation: Relation, reference: SupportsFloat, tolerance: float = 0.0,
+            erratum: str = "",
+        ) -> None:  # fmt: skip
+            found.append(Claim(where, text, float(value), relation, float(reference), tolerance, erratum))
+
         for i in (0, 1):
-            found.append(
-                Claim(where, f"gradient at w = 0, component {i + 1}", self.reported.gradient[i], "=", (-8, -4)[i], 0, "E004-05")
-            )
+            text = f"gradient at w = 0, component {i + 1}"
+            add(where, text, self.reported.gradient[i], "=", (-8, -4)[i], 0, "E004-05")
         for i in (0, 1):
             text = f"w{'₁₂'[i]} that the wrong gradient (−2, −1) gives: as printed"
-            found.append(Claim(where, text, self.misprinted.weights[i], "=", PRINTED[i], 0, note))
+            add(where, text, self.misprinted.weights[i], "=", PRINTED[i], 0, note)
         for i, right in enumerate((0.87912, 0.81633)):
-            found.append(Claim(where, f"η = 2/7: w{'₁₂'[i]}", self.reported.weights[i], "=", right, 5e-6, note))
-        found.append(Claim(where, "η = 2/7: loss after the step", self.reported.loss, "=", 0.33013, 5e-6, note))
-        for i, right in enumerate((Fraction(28, 41), Fraction(26, 41))):
-            text = f"η = 91/410: w{'₁₂'[i]} = {right}"
-            found.append(Claim(where, text, self.corrected.weights[i], "=", right, 0, note))
-        found.append(Claim(where, "η = 91/410: loss", self.corrected.loss, "=", 0, 0, note))
+            add(where, f"η = 2/7: w{'₁₂'[i]}", self.reported.weights[i], "=", right, 5e-6, note)
+        add(where, "η = 2/7: loss after the step", self.reported.loss, "=", 0.33013, 5e-6, note)
+        for i, exact in enumerate((Fraction(28, 41), Fraction(26, 41))):
+            text = f"η = 91/410: w{'₁₂'[i]} = {exact}"
+            add(where, text, self.corrected.weights[i], "=", exact, 0, note)
+        add(where, "η = 91/410: loss", self.corrected.loss, "=", 0, 0, note)
         text = "η = 91/410: ‖w‖², above the 0.8 of (4/5, 2/5)"
-        found.append(Claim(where, text, self.corrected.squared_norm, ">", Fraction(4, 5), 0, note))
+        add(where, text, self.corrected.squared_norm, ">", Fraction(4, 5), 0, note)
         going_on = np.abs(self.settings["η = 2/7"] @ X - TARGET)
         if len(going_on) > 100:
             text = "η = 2/7, going on: largest |2w₁ + w₂ − 2| in the last 10 steps, never at rest"
-            found.append(Claim(where, text, going_on[-10:].max(), ">", 0.1, 0, note))
+            add(where, text, going_on[-10:].max(), ">", 0.1, 0, note)
         for i in (0, 1):
-            found.append(Claim(where, f"minimum-norm solution: w{'₁₂'[i]}", self.minimum_norm[i], "=", (0.8, 0.4)[i], 1e-15))
+            add(where, f"minimum-norm solution: w{'₁₂'[i]}", self.minimum_norm[i], "=", (0.8, 0.4)[i], 1e-15)
         for name, path in self.paths.items():
             if name == "gradient descent":
                 text = f"{name}: distance to (4/5, 2/5)"
-                found.append(Claim(where, text, np.linalg.norm(path[-1] - self.minimum_norm), "<", 1e-8))
+                add(where, text, np.linalg.norm(path[-1] - self.minimum_norm), "<", 1e-8)
             else:
                 text = f"{name}, small rate: distance to (2/3, 2/3)"
-                found.append(Claim("1.2.2", text, np.linalg.norm(path[-1] - 2 / 3), "<", 2e-3))
+                add("1.2.2", text, np.linalg.norm(path[-1] - 2 / 3), "<", 2e-3)
         if "rmsprop" in self.keras:
             for i, right in enumerate((0.93627, 0.89242)):
                 text = f"Keras's RMSprop, η = 2/7 (ε under the root): w{'₁₂'[i]}"
-                found.append(Claim(where, text, self.keras["rmsprop"][1][i], "=", right, 5e-6))
+                add(where, text, self.keras["rmsprop"][1][i], "=", right, 5e-6)
         for name, difference in self.agreement.items():
-            found.append(
-                Claim("1.2.2", f"Keras's {name} and the textbook's step, ε where Keras has it", difference, "<", 1e-12)
-            )
+            add("1.2.2", f"Keras's {name} and the textbook's step, ε where Keras has it", difference, "<", 1e-12)
         return tuple(found)
 
 
@@ -165,7 +169,7 @@ def exact_rmsprop_step(setting: Setting = REPORTED, gradient: Sequence[int | Fra
     if len(slopes) != 2 or 0 in slopes:
         raise InputError(f"a gradient of two components that are not 0 is needed; received {slopes}")
     w = [-setting.rate * g / (root * abs(g) + setting.epsilon) for g in slopes]
-    residual = sum(x * value for x, value in zip(X, w, strict=True)) - TARGET
+    residual = X[0] * w[0] + X[1] * w[1] - TARGET
     return ExactStep((slopes[0], slopes[1]), (w[0], w[1]), residual**2, w[0] ** 2 + w[1] ** 2)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import SupportsFloat
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from kerascv_course.analysis.closed_forms import closed_form
 from kerascv_course.analysis.errata import Erratum, errata_of
 from kerascv_course.analysis.paper import fully_connected_equivalent
 from kerascv_course.registry import model_spec
-from kerascv_course.theory.claims import Claim
+from kerascv_course.theory.claims import Claim, Relation
 from kerascv_course.theory.counterexample import CORRECTED, PRINTED, REPORTED, exact_rmsprop_step
 from kerascv_course.theory.hypergradient import Unrolled, one_step
 from kerascv_course.theory.memory import PASS, measure_memory
@@ -21,7 +22,8 @@ from kerascv_course.theory.problem import LeastSquares, draw_batches, random_pro
 
 __all__ = ["CheckedErratum", "check_errata"]
 
-Facts = list[tuple[str, float, str, float, float]]
+#: Text, number, relation, reference and tolerance of claims.
+Facts = list[tuple[str, SupportsFloat, Relation, SupportsFloat, float]]
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,14 @@ class CheckedErratum:
 
 def check_errata() -> tuple[CheckedErratum, ...]:
     """All findings of report 004, computed now."""
-    return tuple(
-        CheckedErratum(found, tuple(Claim(found.where, *fact, erratum=found.id) for fact in _CHECKS[found.id]()))  # type: ignore[arg-type]
-        for found in errata_of("004")
-    )
+    checked = []
+    for found in errata_of("004"):
+        claims = [
+            Claim(found.where, text, float(value), relation, float(reference), tolerance, found.id)
+            for text, value, relation, reference, tolerance in _CHECKS[found.id]()
+        ]
+        checked.append(CheckedErratum(found, tuple(claims)))
+    return tuple(checked)
 
 
 def _data() -> tuple[LeastSquares, np.ndarray]:

@@ -73,8 +73,8 @@ def keras_optimizer(name: str, rate: float | None = None, **options: Any) -> Any
         check_rate(rate)
     _start()
     class_name, given, usual = CHOICES.get(name, (name, {}, None))
-    kind = getattr(keras.optimizers, class_name, None)
-    if not (inspect.isclass(kind) and issubclass(kind, keras.optimizers.Optimizer)) or "learning_rate" not in _arguments(kind):
+    kind: Any = getattr(keras.optimizers, class_name, None)
+    if not _is_optimizer(kind):
         raise UnknownNameError("optimiser", name, CHOICES)
     rate = usual if rate is None else rate
     if rate is None:
@@ -170,6 +170,11 @@ def tape_gradient(run: Unrolled) -> Hypergradient:
         loss = tf.reduce_mean((tf.linalg.matvec(tf.constant(held.inputs), w) - tf.constant(held.targets)) ** 2)
     slopes = outer.gradient(loss, [rate, decay])
     return Hypergradient(float(loss), *(float(slope) for slope in slopes))
+
+
+def _is_optimizer(kind: Any) -> bool:
+    """A class of optimisers that can be made from a learning rate; not the base class, nor the wrapper for loss scaling."""
+    return inspect.isclass(kind) and issubclass(kind, keras.optimizers.Optimizer) and "learning_rate" in _arguments(kind)
 
 
 def _arguments(kind: Any) -> Mapping[str, Any]:

@@ -27,8 +27,8 @@ __all__ = [
     "row_space_shares",
 ]
 
-#: Told apart in grey and by colour-blind readers (Paul Tol, "vibrant").
-COLORS = ("#0077bb", "#ee7733", "#009988", "#cc3311", "#ee3377", "#555555")
+#: Told apart by colour-blind readers as well (after Paul Tol).
+COLORS = ("#0077bb", "#ee7733", "#228833", "#aa3377", "#cc3311", "#555555")
 #: What is drawn for a zero on a logarithmic axis.
 FLOOR = 1e-17
 
@@ -66,6 +66,9 @@ def row_space_shares(study: LeastSquaresStudy) -> Figure:
     axes.set(xscale="log", xlim=(FLOOR, 30), xlabel=f"‖part of w outside the row space‖ / ‖w‖ after {steps:,} steps (no unit)")
     axes.set_title(f"Keras's optimisers, {study.problem.rows}×{study.problem.columns} data, mini-batches of {study.batch_size}")
     axes.grid(axis="x", alpha=0.3)
+    for color, words in dict.fromkeys(map(_group, study.runs)):
+        axes.plot([], [], "s", color=color, markersize=9, label=words)
+    axes.legend(loc="upper right", fontsize=8)
     return figure
 
 

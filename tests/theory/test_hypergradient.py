@@ -17,25 +17,31 @@ from kerascv_course.theory.hypergradient import (
     checkpointed,
     finite_differences,
     forward_mode,
-    loss_curve,
     one_step,
-    optimal_rate,
     reverse_mode,
     study_hypergradients,
 )
 from kerascv_course.theory.memory import measure_memory
 from kerascv_course.theory.problem import DivergenceError, LeastSquares, random_problem
+from kerascv_course.theory.rates import loss_curve, optimal_rate
 
 
 def unrolled(rows, columns, steps, share, decay, seed, held_out=True):
+    """A run at a share of the largest stable rate, without decay."""
     problem = random_problem(rows, columns, seed=seed)
     held = random_problem(rows, columns, seed=seed + 1) if held_out else None
     start = np.random.default_rng(seed).normal(size=columns)
     return Unrolled(problem, start, steps, share * problem.largest_rate, decay, held)
 
 
+def moderate(*arguments):
+    """The same at a rate of 0.3 at most, which stays stable with the decay where inputs are tiny."""
+    run = unrolled(*arguments)
+    return replace(run, rate=min(run.rate, 0.3))
+
+
 runs = st.builds(
-    unrolled,
+    moderate,
     st.integers(1, 6),
     st.integers(1, 6),
     st.integers(1, 30),
@@ -158,7 +164,8 @@ def test_ways_through_longer_graphs(steps):
         (lambda: measure_memory(()), r"received none"),
         (lambda: measure_memory(columns=10), r"1,000 columns or more.*received 10"),
         (lambda: study_chaos(points=5), r"100 rates or more; received 5"),
-        (lambda: study_chaos(times=(0, 5)), r"each 1 or more.*received 0 5"),
+        (lambda: study_chaos(times=(0, 5)), r"each 1 to 500.*received 0 5"),
+        (lambda: study_chaos(times=(5, 501)), r"each 1 to 500.*received 5 501"),
         (lambda: study_chaos(shift=0.0), r"change of η must be above 0"),
         (lambda: study_chaos(start=1.6), r"bounded from starts within"),
         (lambda: tied_run(np.array([2.5]), 3), r"rates above 0 and up to 2; received 2.5"),
