@@ -10,7 +10,7 @@ import numpy as np
 
 from kerascv_course.errors import InputError, UnknownNameError
 
-__all__ = ["JUNK", "PROTOCOLS", "Protocol", "ProtocolName", "make_protocol"]
+__all__ = ["DISTRACTOR", "JUNK", "PROTOCOLS", "Protocol", "ProtocolName", "make_protocol"]
 
 ProtocolName = Literal["one-an-identity", "leave-one-out", "query-gallery"]
 
@@ -18,6 +18,9 @@ PROTOCOLS: tuple[str, ...] = get_args(ProtocolName)
 
 #: Identity of gallery images that count neither as right nor as wrong (Market-1501: files ``-1_…``).
 JUNK = -1
+
+#: Identity of gallery images that are nobody's, and count as wrong (Market-1501: files ``0000_…``).
+DISTRACTOR = -2
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def make_protocol(
 
     Args:
         name: one of `PROTOCOLS`.
-        identities: int (N,); `JUNK` is no identity, and a query of it is passed over.
+        identities: int (N,); `JUNK` and `DISTRACTOR` are none and are not looked for; junk is not in the gallery either.
         cameras: int (N,), for ``query-gallery``; None: every gallery image counts.
         is_query: bool (N,), for ``query-gallery``.
 
@@ -63,21 +66,20 @@ def make_protocol(
     """
     identities = np.asarray(identities)
     numbers = np.arange(len(identities))
-    real = identities != JUNK
+    known, ranked = identities >= 0, identities != JUNK
     if name == "one-an-identity":
-        _, first = np.unique(np.where(real, identities, JUNK), return_index=True)
-        gallery = np.sort(first[identities[first] != JUNK])
-        queries = np.setdiff1d(numbers[real], gallery)
-        protocol = Protocol(name, queries, gallery)
+        _, first = np.unique(identities, return_index=True)
+        chosen = np.isin(numbers, first[identities[first] >= 0])
+        protocol = Protocol(name, numbers[known & ~chosen], numbers[chosen | (identities == DISTRACTOR)])
     elif name == "leave-one-out":
-        kept = numbers[real]
-        protocol = Protocol(name, kept, kept, lambda wanted: wanted[:, None] == kept)
+        gallery = numbers[ranked]
+        protocol = Protocol(name, numbers[known], gallery, lambda wanted: wanted[:, None] == gallery)
     elif name == "query-gallery":
         if is_query is None:
             raise InputError("the protocol query-gallery needs to know which images are queries: the source does not mark them")
-        gallery = numbers[~is_query & real]
+        gallery = numbers[~is_query & ranked]
         own = None if cameras is None else _same_camera(identities, cameras, gallery)
-        protocol = Protocol(name, numbers[is_query & real], gallery, own)
+        protocol = Protocol(name, numbers[is_query & known], gallery, own)
     else:
         raise UnknownNameError("protocol", name, PROTOCOLS)
     if not len(protocol.gallery):
