@@ -18,9 +18,11 @@ __all__ = [
     "CenterLoss",
     "IdentityCrossentropy",
     "Mining",
+    "PartLoss",
     "TripletLoss",
     "WeightedParts",
     "pair_distances",
+    "pick",
 ]
 
 Mining = Literal["random", "semi-hard", "batch-hard", "batch-all"]
@@ -196,7 +198,9 @@ class TripletLoss(keras.losses.Loss):
                 far = ops.max(ops.where(positive, distances, -math.inf), axis=1)
                 near = ops.min(ops.where(negative, distances, math.inf), axis=1)
             else:
-                far, near = (_pick(distances, where, places) for where in (positive, negative))
+                far, near = (
+                    ops.take_along_axis(distances, pick(where)[:, None], axis=1)[:, 0] for where in (positive, negative)
+                )
             valid = ops.logical_and(ops.any(positive, axis=1), ops.any(negative, axis=1))
             gap = ops.where(valid, far, 0.0) - ops.where(valid, near, 0.0)
             return _mean(self._cost(gap), valid)
@@ -221,12 +225,13 @@ def _mean(values: Any, valid: Any) -> Any:
     return ops.sum(ops.where(valid, values, 0.0)) / ops.maximum(ops.sum(chosen), 1.0)
 
 
-def _pick(distances: Any, where: Any, places: Any) -> Any:
-    """For each row one of the columns that are marked, by fixed pseudo-random keys; any column where none is."""
+def pick(where: Any) -> Any:
+    """For each row of bool (batch, batch) the number of one marked column, by fixed pseudo-random keys; any where none is marked."""
+    places = ops.arange(ops.shape(where)[0])
     rows, columns = ops.cast(places[:, None], "float32"), ops.cast(places[None, :], "float32")
     mixed = ops.sin(rows * 12.9898 + columns * 78.233) * 43758.5453
     keys = ops.where(where, mixed - ops.floor(mixed), -1.0)
-    return ops.take_along_axis(distances, ops.argmax(keys, axis=1)[:, None], axis=1)[:, 0]
+    return ops.argmax(keys, axis=1)
 
 
 @keras.saving.register_keras_serializable("kerascv_course")
@@ -236,10 +241,10 @@ class WeightedParts(keras.losses.Loss):
     Networks here have a single output: vectors, logits and distances to centres stand side by side in it.
 
     Args:
-        parts: name to (loss, weight, first column, column after the last).
+        parts: name to (loss, weight, first column, column after the last), as slices have them: below 0 from the end, or None.
     """
 
-    def __init__(self, parts: dict[str, tuple[keras.losses.Loss, float, int, int]], name: str = "parts") -> None:
+    def __init__(self, parts: dict[str, tuple[keras.losses.Loss, float, int | None, int | None]], name: str = "parts") -> None:
         super().__init__(name=name)
         self.parts = parts
 
@@ -251,3 +256,41 @@ class WeightedParts(keras.losses.Loss):
         """One of the losses, without its weight: one number."""
         loss, _, first, last = self.parts[name]
         return ops.mean(loss.call(y_true, y_pred[:, first:last]))
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        parts = {name: [keras.saving.serialize_keras_object(loss), *rest] for name, (loss, *rest) in self.parts.items()}
+        return {"parts": parts, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> WeightedParts:
+        """From the arguments."""
+        parts = {name: (keras.saving.deserialize_keras_object(loss), *rest) for name, (loss, *rest) in config["parts"].items()}
+        return cls(parts, config["name"])
+
+
+@keras.saving.register_keras_serializable("kerascv_course")
+class PartLoss(keras.metrics.Mean):
+    """Mean of one of the losses of `WeightedParts`, without its weight.
+
+    Args:
+        loss: with the part.
+        part: its name.
+    """
+
+    def __init__(self, loss: WeightedParts, part: str, **options: Any) -> None:
+        super().__init__(**{"name": f"{part}_loss", **options})
+        self.loss, self.part = loss, part
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Take a batch in, by its number of images."""
+        super().update_state(self.loss.part(self.part, y_true, y_pred), ops.cast(ops.shape(y_pred)[0], self.dtype))
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        return {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.loss), "part": self.part}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> PartLoss:
+        """From the arguments."""
+        return cls(**{**config, "loss": keras.saving.deserialize_keras_object(config["loss"])})
