@@ -429,7 +429,9 @@ def _judge(row: ParityRow, tolerance: float, least: float = MIN_AGREEMENT) -> li
     where = f"output {row.output!r}, batch size {row.batch_size}, {graph}"
     failures = []
     if row.exact and not row.max_absolute <= tolerance:
-        failures.append(f"{where}: differs by {row.max_absolute:.3g}, more than {tolerance:g}")
+        failures.append(
+            f"{where}: differs by {row.max_absolute:.3g} ({row.max_relative:.1g} of the largest value), more than {tolerance:g}"
+        )
     if not row.margin <= 2 * tolerance:
         failures.append(f"{where}: another class where the best score of Keras leads by {row.margin:.3g}, which is no tie")
     if row.agreement is not None and row.agreement < least:

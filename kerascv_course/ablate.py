@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from kerascv_course.errors import CourseError, InputError, run_cli
-from kerascv_course.recipe import Recipe
+from kerascv_course.recipe import Recipe, with_base_options
 from kerascv_course.recipes import DEFAULT, get_recipe
 from kerascv_course.recipes.ablations import ABLATIONS, get_ablation
 
@@ -59,7 +59,7 @@ def parse(argv: Sequence[str]) -> tuple[Recipe, Arguments]:
     )
     if parsed.recipe.seed != recipe.seed:
         raise InputError(f"an ablation has --seeds; received --seed {parsed.recipe.seed}: write --seeds {parsed.recipe.seed}")
-    return parsed.recipe, parsed
+    return with_base_options(parsed.recipe, recipe), parsed
 
 
 def list_ablations() -> str:

@@ -67,18 +67,24 @@ class Result:
     Attributes:
         run: the folder.
         headline: the task's few figures, name to text.
-        sample: a picture of the test split in the folder, to try the exported file with.
+        sample: a picture of the test split in the folder, to try the exported file with; None: the run stopped before the test.
         seconds: from loading the data to the report.
     """
 
     run: Run
     headline: dict[str, str]
-    sample: Path
+    sample: Path | None
     seconds: float
 
 
 def run_recipe(
-    recipe: Recipe, run_dir: Path, *, data_dir: Path | None = None, resume: bool = False, watch: Watch | None = None
+    recipe: Recipe,
+    run_dir: Path,
+    *,
+    data_dir: Path | None = None,
+    resume: bool = False,
+    watch: Watch | None = None,
+    train_only: bool = False,
 ) -> Result:
     """Run a recipe into a folder.
 
@@ -88,6 +94,7 @@ def run_recipe(
         data_dir: where the data stands (see `kerascv_course.data.load`); a resumed run remembers it.
         resume: go on from the last checkpoint; of the recipe only `RESUMABLE` fields may differ from the run's.
         watch: what else is recorded of the training; it changes no figure.
+        train_only: stop after the training, before anything is measured on the test split; resumed, the run goes on there.
 
     Raises:
         InputError: the recipe, the data or the folder cannot be used; nothing is changed.
@@ -126,6 +133,10 @@ def run_recipe(
                 progress = train(recipe, training, splits, info, run, resume=resume, watchers=watchers(run, watch))
             else:
                 progress = fit(recipe, task, splits, info, run)
+            if train_only:
+                best = progress.history[progress.best]
+                headline = {name: f"{value:g}" for name, value in best.items() if name == "epoch" or name.startswith("val")}
+                return Result(run, headline, None, time.perf_counter() - started)
             model = load_best(run)
             metrics = measure(run, recipe, task, model, splits, info, progress)
             draw(run, recipe, task, model, splits, info, progress, metrics)

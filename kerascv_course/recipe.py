@@ -6,14 +6,60 @@ The command line is made from these classes by tyro: a field is an option, its d
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
 
 from tyro.conf import Fixed
+from tyro.constructors import PrimitiveConstructorSpec
 
 from kerascv_course.errors import InputError
 
-__all__ = ["Augmentation", "Colorize", "Data", "Export", "Optimizer", "Recipe", "Retrieve", "Scenes", "Schedule"]
+__all__ = [
+    "Augmentation",
+    "Colorize",
+    "Data",
+    "Export",
+    "Optimizer",
+    "Recipe",
+    "Retrieve",
+    "Scenes",
+    "Schedule",
+    "with_base_options",
+]
+
+OptionValue = bool | int | float | str
+
+
+class _Given(dict[str, OptionValue]):
+    """Options of a network that a command line names, not yet laid over its recipe's own."""
+
+
+def _given(words: Sequence[str]) -> _Given:
+    if len(words) % 2:
+        raise ValueError(f"options of the network are pairs of NAME and VALUE; received {' '.join(words)}")
+    return _Given({name: _value(text) for name, text in zip(words[::2], words[1::2], strict=True)})
+
+
+def _value(text: str) -> OptionValue:
+    if text in ("True", "False"):
+        return text == "True"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+#: How `Recipe.model_options` are written on a command line.
+_PAIRS = PrimitiveConstructorSpec[Mapping[str, OptionValue]](
+    nargs="*",
+    metavar="NAME VALUE …",
+    instance_from_str=_given,
+    is_instance=lambda value: isinstance(value, dict),
+    str_from_instance=lambda options: [str(word) for pair in options.items() for word in pair],
+)
 
 
 def _require(ok: bool, rule: str, value: object) -> None:
@@ -373,8 +419,8 @@ class Recipe:
     """Network, one of `kerascv_course.list_models()`; empty for the task scenes, which has none."""
     data: Data
     """What is learnt from."""
-    model_options: dict[str, bool | int | float | str] = field(default_factory=dict)
-    """Options of the network, as NAME VALUE pairs."""
+    model_options: Annotated[dict[str, OptionValue], _PAIRS] = field(default_factory=dict)
+    """Options of the network, as NAME VALUE pairs; the recipe's others stay as they are, if its network does."""
     weights: str = ""
     """Weights to start from: a .safetensors, .npz, .weights.h5 or .keras file, a hub name (`kerascv_course.weights`), or imagenet for
     those that Keras has for a network of keras.applications. Only the last layer may have another shape; it starts afresh then."""
@@ -475,3 +521,12 @@ class Recipe:
             )
         _require(self.seed >= 0, "seed must be 0 or more", self.seed)
         _require(self.snapshots >= 0, "snapshots must be 0 or more", self.snapshots)
+
+
+def with_base_options(recipe: Recipe, base: Recipe) -> Recipe:
+    """A recipe from a command line, with the options of the network that only `base`, which it overrides, has.
+
+    Another network takes none of them.
+    """
+    given = recipe.model_options if isinstance(recipe.model_options, _Given) else {}
+    return replace(recipe, model_options={**(base.model_options if recipe.model == base.model else {}), **given})

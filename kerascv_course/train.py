@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from kerascv_course.errors import InputError, run_cli
-from kerascv_course.recipe import Recipe
+from kerascv_course.recipe import Recipe, with_base_options
 from kerascv_course.recipes import DEFAULT, all_recipes, get_recipe
 
 PROG = "python -m kerascv_course.train"
@@ -37,6 +37,9 @@ class Arguments:
     """Write event files into tensorboard/ of the run, for the package tensorboard (pip install 'kerascv_course[tensorboard]')."""
     profile: bool = False
     """Record some ten training steps with the TensorFlow profiler, into profile/ of the run."""
+    train_only: bool = False
+    """Stop before the test split is measured and the file exported, to choose settings on the validation split alone; --resume goes
+    on there."""
     list: bool = False
     """List the recipes and leave."""
 
@@ -72,7 +75,8 @@ def parse(argv: Sequence[str]) -> tuple[Recipe, Arguments]:
     command_line: Any = make_dataclass("CommandLine", [recipe_field], bases=(Arguments,), frozen=True)
     options = (tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff, tyro.conf.SuppressFixed)
     parsed = tyro.cli(command_line, prog=PROG, description=DESCRIPTION, args=argv, config=options)
-    return parsed.recipe, parsed
+    base = recipes[parsed.recipe.name] if resume is None else default
+    return with_base_options(parsed.recipe, base), parsed
 
 
 def _value_of(option: str, argv: Sequence[str]) -> Path | None:
@@ -121,10 +125,20 @@ def main() -> None:
 
     configure_logging()
     watch = Watch(arguments.tensorboard, arguments.profile)
-    result = run_recipe(recipe, run_dir, data_dir=arguments.data_dir, resume=arguments.resume is not None, watch=watch)
+    result = run_recipe(
+        recipe,
+        run_dir,
+        data_dir=arguments.data_dir,
+        resume=arguments.resume is not None,
+        watch=watch,
+        train_only=arguments.train_only,
+    )
     print(f"\ndone in {result.seconds:.0f} s")
     for name, value in result.headline.items():
         print(f"  {name:<20} {value}")
+    if result.sample is None:
+        print(f"\nthe test split is untouched; measure and export with:\n  {PROG} --resume {result.run.path}")
+        return
     print(f"  {'report':<20} {result.run / 'report.html'}")
     if recipe.export.enabled:
         print(f"  {'model':<20} {result.run / 'model.onnx'}")

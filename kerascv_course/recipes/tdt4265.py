@@ -3,14 +3,16 @@
 Settings that the report leaves out are the assignment's starter code's: SGD with rate 0.05, batch 64, at most 10 epochs, two
 validations an epoch, stop when the best of the last four validations is the oldest (three in a row without a better one), pixels
 normalised by mean 0.5 and standard deviation 0.25, 10 % of the training images for validation, the last incomplete batch dropped,
-PyTorch's initial weights. The *best* flavours keep the networks and train them better.
+PyTorch's initial weights. One thing differs: the starter keeps the checkpoint of the lowest validation loss, these recipes that of
+the highest validation accuracy. By loss, training ends earlier than the report's train accuracies say that it did (docs/results.md
+has both). The *best* flavours keep the networks and train them better.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from kerascv_course.recipe import Augmentation, Data, Optimizer, Recipe, Schedule
+from kerascv_course.recipe import Augmentation, Data, Export, Optimizer, Recipe, Schedule
 
 _BASE = Recipe(
     name="tdt4265-base",
@@ -24,6 +26,7 @@ _BASE = Recipe(
     batch_size=64,
     validations_per_epoch=2,
     patience=3,
+    monitor="val_accuracy",
 )
 _MODEL1 = replace(
     _BASE,
@@ -58,6 +61,7 @@ def _best(recipe: Recipe, expect: str, epochs: int, rate: float, **options: bool
         batch_size=128,
         validations_per_epoch=1,
         patience=0,
+        monitor="val_loss",
         precision="auto",
         fused=True,
     )
@@ -94,6 +98,8 @@ _PROBE = Recipe(
     schedule=Schedule("cosine"),
     epochs=2,
     batch_size=128,
+    # logits of up to 24, for the head reads features that nobody trained for it: 1.2e-4 between the two is rounding, 5e-6 of them
+    export=Export(tolerance=5e-4),
 )
 _TUNE = replace(
     _PROBE,
@@ -109,6 +115,7 @@ _TUNE = replace(
     epochs=4,
     batch_size=64,
     fused=True,
+    export=Export(),
 )
 
 RECIPES = [

@@ -48,8 +48,8 @@ def load_all_but_head(network: keras.Model, source: str, name: str = "") -> None
             f"weights to start from may differ in the last layer ({head.name}) alone; {report.summary}, among them {problems[0]}: "
             f"{source} belongs to another network than {network.name}"
         )
-    fresh = f"; {head.name} starts afresh" if report.mismatched else ""
-    log.info("weights: %s%s", report.summary, fresh)
+    if report.mismatched:
+        log.info("%s has another shape there, and starts afresh", head.name)
 
 
 def freeze_before(network: keras.Model, first: str) -> None:

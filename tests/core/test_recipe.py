@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from kerascv_course import ablate, train
 from kerascv_course.errors import InputError, UnknownNameError
 from kerascv_course.recipe import Augmentation, Data, Optimizer, Recipe, Schedule
 from kerascv_course.recipes import DEFAULT, all_recipes, get_recipe
@@ -75,3 +76,28 @@ def test_recipes_may_not_share_a_name(monkeypatch):
 def test_a_recipe_needs_a_model_and_data():
     with pytest.raises(TypeError, match="data"):
         Recipe("x", "", "", "lenet5")
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ([], {"init": "lecun"}),
+        (
+            ["--model-options", "l2", "1e-3", "norm", "False", "hidden", "32"],
+            {"init": "lecun", "l2": 1e-3, "norm": False, "hidden": 32},
+        ),
+        (["--model-options", "init", "glorot"], {"init": "glorot"}),
+        (["--model", "lenet5"], {}),
+        (["--model", "lenet5", "--model-options", "dropout", "0.1"], {"dropout": 0.1}),
+    ],
+)
+def test_options_of_the_network_are_laid_over_the_recipes(words, options):
+    for parse in (train.parse, ablate.parse):
+        found = parse(["tdt4265-base", *words])[0].model_options
+        assert found == options and list(map(type, found.values())) == list(map(type, options.values()))
+
+
+def test_options_of_the_network_come_in_pairs(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        train.parse(["tdt4265-base", "--model-options", "init"])
+    assert "pairs of NAME and" in capsys.readouterr().err

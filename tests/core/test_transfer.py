@@ -88,3 +88,15 @@ def test_pictures_are_resized_inside_the_graph(tiny_recipe, digits):
 def test_only_classifiers_take_these_settings(tiny_recipe, field, value):
     with pytest.raises(InputError, match=f"{field} goes with the task classify"):
         dataclasses.replace(tiny_recipe, task="colorize", **{field: value})
+
+
+def test_the_second_phase_starts_from_what_the_first_one_kept(tiny_recipe, digits, tmp_path):
+    """A run's best.keras holds the network inside: picture, normalisation, resizing, network."""
+    recipe = dataclasses.replace(tiny_recipe, resize=32, model_options={})
+    first = prepare(recipe, get_task("classify"), *digits).built
+    first.save(tmp_path / "best.keras")
+    network = prepare(
+        dataclasses.replace(recipe, seed=5, weights=str(tmp_path / "best.keras")), get_task("classify"), *digits
+    ).built
+    for ours, theirs in zip(network.get_weights(), first.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -151,6 +151,17 @@ def test_more_epochs_go_on_where_the_run_ended(recipe, uninterrupted, tmp_path):
     assert two.recipe().epochs == 3
 
 
+def test_a_run_that_only_trains_leaves_the_test_split_alone(recipe, uninterrupted, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("kerascv_course.experiment.measure", lambda *arguments: pytest.fail("the test split was measured"))
+        trained = run_recipe(recipe, tmp_path / "run", train_only=True)
+    assert trained.sample is None and {"epoch", "val_accuracy", "val_loss"} <= trained.headline.keys()
+    assert not (trained.run / "metrics.json").exists() and not (trained.run / "report.html").exists()
+    whole = run_recipe(recipe, tmp_path / "run", resume=True)
+    assert_same(whole.run, uninterrupted)
+    assert whole.run.read_json("metrics.json")["test"] == uninterrupted.read_json("metrics.json")["test"]
+
+
 def test_a_full_disk_leaves_the_previous_checkpoint(recipe, uninterrupted, tmp_path, monkeypatch):
     calls = {"count": 0}
     original = np.savez
