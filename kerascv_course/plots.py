@@ -430,7 +430,7 @@ def distance_histograms(same: np.ndarray, different: np.ndarray) -> Figure:
     bins = np.linspace(0, max(1e-6, *(float(values.max()) for values in (same, different) if len(values))), 60)
     for values, label, color in ((same, "the same identity", TRAIN), (different, "two identities", VALIDATION)):
         if len(values):
-            axes.hist(values, bins, density=True, alpha=0.6, color=color, label=f"{label}: {len(values):,} pairs")
+            axes.hist(values, bins.tolist(), density=True, alpha=0.6, color=color, label=f"{label}: {len(values):,} pairs")
     axes.set(xlabel="distance", ylabel="density", title="Distances of pairs")
     axes.legend()
     return figure
@@ -448,8 +448,10 @@ def embedding_map(places: np.ndarray, groups: np.ndarray, shown: int = 20) -> Fi
     axes = figure.subplots()
     names = np.unique(groups)[:shown]
     rest = ~np.isin(groups, names)
-    axes.scatter(*places[rest].T, s=10, color="#cccccc")
-    axes.scatter(*places[~rest].T, s=16, c=np.searchsorted(names, groups[~rest]), cmap="tab20", vmin=0, vmax=19)
+    axes.scatter(places[rest, 0], places[rest, 1], s=10, color="#cccccc")
+    axes.scatter(
+        places[~rest, 0], places[~rest, 1], s=16, c=np.searchsorted(names, groups[~rest]), cmap="tab20", vmin=0, vmax=19
+    )
     axes.set(
         xticks=[], yticks=[], title=f"{len(places)} pictures; colours: {len(names)} of {len(np.unique(groups))} identities"
     )

@@ -132,7 +132,7 @@ class Classify:
     """The classification task (see `kerascv_course.tasks.Task`)."""
 
     curve = "accuracy"
-    more_curves = ()
+    more_curves: tuple[str, ...] = ()
     answer = "logits"
     targets = "classes"
     captions: Mapping[str, str] = {

@@ -161,7 +161,7 @@ class Colorizer:
     """
 
     curve = "accuracy"
-    more_curves = ()
+    more_curves: tuple[str, ...] = ()
     answer = "logits"
     targets = "colours"
     captions: Mapping[str, str] = {

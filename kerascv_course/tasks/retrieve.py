@@ -53,7 +53,7 @@ class Retrieval:
     """The retrieval task (see `kerascv_course.tasks.Task`)."""
 
     curve = "R1"
-    more_curves = ("R5", "R10")
+    more_curves: tuple[str, ...] = ("R5", "R10")
     answer = "embedding"
     targets = "identities"
     captions: Mapping[str, str] = {
@@ -226,11 +226,10 @@ class Retrieval:
         test = splits.test
         vectors, protocol = self._vectors(model, recipe, test), protocol_of(recipe, test)
         figures = retrieval_figures.draw(vectors, test, info.labels, protocol, metrics)
-        order = self.order(recipe, splits)
-        if order is not None and recipe.retrieve.triplet != "none":
+        config, order = recipe.retrieve, self.order(recipe, splits)
+        if order is not None and config.triplet != "none":
             batch = splits.train.take(order(tf.constant(0, tf.int64)).numpy())
             compared = keras.Model(model.input, model.get_layer("feature").output)
-            config = recipe.retrieve
             features = compared.predict_on_batch(batch.images)
             figures["triplets"] = retrieval_figures.triplets(features, batch, info.labels, config.triplet, config.distance)
         return figures

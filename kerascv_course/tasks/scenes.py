@@ -68,7 +68,7 @@ class SceneRecognition:
     """The scenes task (see `kerascv_course.tasks.Task`)."""
 
     curve = "accuracy"
-    more_curves = ()
+    more_curves: tuple[str, ...] = ()
     answer = "probabilities"
     targets = "classes"
     #: Inside, images are run one by one: a batch is a loop, and other sizes of it are the same computation.
