@@ -1,4 +1,4 @@
-"""``predict``: classify or colour pictures, or find who is most like them."""
+"""``predict``: classify or colour pictures, find who is most like them, or print their vectors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_parsers(commands: Commands) -> None:
     """The command ``predict``."""
     predict = commands.add_parser(
         "predict",
-        help="classify or colour pictures, or find the nearest of a gallery, with an exported file",
+        help="classify or colour pictures, find the nearest of a gallery, or print vectors, with an exported file",
         allow_abbrev=False,
     )
     predict.add_argument("model", type=Path, help="exported ONNX file")
@@ -67,7 +67,7 @@ def predict_command(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"--output and --colors-at go with a colouriser; {arguments.model} has the task {model.contract.task!r}"
         )
-    answer = find_nearest if model.contract.task == "rank" else classify_pictures
+    answer = {"rank": find_nearest, "embed": print_vectors}.get(model.contract.task, classify_pictures)
     return answer(model, paths, arguments)
 
 
@@ -122,6 +122,24 @@ def find_nearest(model: OnnxModel, paths: list[Path], arguments: argparse.Namesp
             else:
                 print(f"{path!s:<{width}}  " + "   ".join(f"{printable(name)} {distance:.3f}" for name, distance, _ in rows))
     return 0
+
+
+def print_vectors(model: OnnxModel, paths: list[Path], arguments: argparse.Namespace) -> int:
+    """Print each picture's vector: all of it as JSON, else its beginning."""
+    width = max(len(str(path)) for path in paths)
+    output = next(output.name for output in model.contract.outputs if output.meaning == "embedding")
+    for pictures in loaded_batches(model, paths):
+        for path, vector in zip(pictures, model.run(list(pictures.values()))[output].tolist(), strict=True):
+            if arguments.json:
+                print(json.dumps({"file": str(path), "embedding": vector}, ensure_ascii=False))
+            else:
+                more = f" … ({len(vector)} numbers; all: --json)" if len(vector) > SHOWN else ""
+                print(f"{path!s:<{width}}  " + " ".join(f"{value:+.3f}" for value in vector[:SHOWN]) + more)
+    return 0
+
+
+#: Numbers of a vector that are printed.
+SHOWN = 6
 
 
 def loaded_batches(model: OnnxModel, paths: list[Path]) -> Iterator[dict[Path, np.ndarray]]:

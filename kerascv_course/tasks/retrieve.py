@@ -109,7 +109,7 @@ class Retrieval:
         options: dict[str, Any] = dict(recipe.model_options)
         backbone = create_model(recipe.model, None, info.image_shape, include_top=False, **options)
         if recipe.weights:
-            load_all_but_head(backbone, recipe.weights, recipe.model)
+            load_all_but_head(backbone, recipe.weights, recipe.model, has_head=False)
         if recipe.train_from:
             freeze_before(backbone, recipe.train_from)
         image = keras.Input(info.image_shape, dtype="uint8", name="image")

@@ -84,6 +84,22 @@ def test_the_reports_network_and_head():
     assert sum(int(np.prod(v.shape)) for v in model.get_layer("logits").weights) == 117_990
 
 
+def test_it_begins_with_another_runs_weights(identity_recipe, identity_run, people):
+    from kerascv_course.experiment import load_best, load_for
+
+    task = Retrieval()
+    changes = {"weights": str(identity_run / "best.keras"), "train_from": "c3", "retrieve.embedding": 5}
+    recipe = with_changes(identity_recipe, changes)
+    model = task.build(recipe, *load_for(recipe, task, people, None))
+    ours, theirs = (one.get_layer("lenet5").get_layer("c3") for one in (model, load_best(identity_run)))
+    np.testing.assert_array_equal(ours.kernel, theirs.kernel)
+    assert not model.get_layer("lenet5").get_layer("c1").trainable and ours.trainable
+    assert model.get_layer("embedding").output.shape == (None, 5)
+    wider = with_changes(recipe, {"model": "tdt4265_base"})
+    with pytest.raises(InputError, match=r"weights do not fit|weights to start from have the network's shapes"):
+        task.build(wider, *load_for(wider, task, people, None))
+
+
 def test_pixels_are_a_baseline():
     images = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3), np.uint8)
     vectors = pixel_vectors(np.concatenate([images, np.zeros_like(images[:1])]))

@@ -79,6 +79,11 @@ def test_the_command_line(identity_run, people, tmp_path, capsys):
     assert answer["name"] == "id0" and answer["nearest"][0]["distance"] < 1e-5
     assert main(["predict", str(output), picture, "--top", "1"]) == 0
     assert capsys.readouterr().out.split() == [picture, "id0", "0.000"]
+    assert main(["predict", str(embedder), picture]) == 0
+    assert "… (8 numbers; all: --json)" in capsys.readouterr().out
+    assert main(["predict", str(embedder), picture, "--json"]) == 0
+    vector = json.loads(capsys.readouterr().out)["embedding"]
+    np.testing.assert_allclose(vector, OnnxModel(embedder).run(picture)["embedding"][0], atol=1e-6)
     assert main(["inspect", str(output)]) == 0
     assert "30 pictures of 5: id6" in capsys.readouterr().out
 
