@@ -161,8 +161,8 @@ class Parity:
         images: how many were compared.
         tolerance: largest absolute difference that was allowed.
         largest_difference: of any value of any output.
-        agreement: share of answers that were the same, 0 to 1; None for a task without answers.
-        accuracy_keras: share of right answers of the Keras model; None where targets were not known.
+        agreement: share of answers (of vectors: of rank lists) that were the same, 0 to 1; None for a task without answers.
+        accuracy_keras: share of right answers (of vectors: R1) of the Keras model; None where targets were not known.
         accuracy_onnx: the same of the file.
     """
 

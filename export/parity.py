@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from export.contract import Contract, Output, Parity
 from export.files import rewrite_contract
+from export.rank_lists import MIN_EQUAL, RankLists
 from export.runtime import OnnxModel, open_session, preprocess
 from export.serving import serving_graph
 from kerascv_course.errors import CourseError, InputError
@@ -55,8 +56,8 @@ class ParityRow:
             ``onnx.reference``: ONNX's own definition of each operator, on a few images.
         max_absolute: largest absolute difference of any value; of classes and pictures it is only told.
         max_relative: the same divided by the largest absolute value that Keras gives.
-        agreement: share of answers (argmax over the last axis), classes or pixels that are the same (pixels: within one level); None
-            for outputs that give no answer.
+        agreement: share of answers (argmax over the last axis), classes or pixels that are the same (pixels: within one level), or of
+            images with equal rank lists (vectors); None for outputs that give no answer.
         margin: how far apart Keras's two best scores are, at most, where another class was answered; 0 where none was.
         exact: the values themselves are held to the tolerance (classes and pictures are held to their agreement: a class that
             changes at a tie changes by any amount).
@@ -83,7 +84,8 @@ class ParityReport:
         images: how many were compared.
         tolerance: largest absolute difference allowed.
         rows: a row an output, batch size and graph.
-        accuracy_keras: share of answers equal to the targets; None without targets.
+        accuracy_keras: share of answers equal to the targets, or for vectors R1 with each image looked for among all others; None
+            without targets.
         accuracy_onnx: the lowest such share of the file, over the batch sizes.
         failures: what differs, a sentence each; empty where the file holds.
     """
@@ -115,7 +117,8 @@ class ParityReport:
     def summary(self) -> str:
         """One line."""
         worst = max((row.max_absolute for row in self.rows if row.exact), default=0.0)
-        accuracy = "" if self.accuracy_keras is None else f", accuracy {self.accuracy_keras:.4f} and {self.accuracy_onnx:.4f}"
+        word = "R1" if any(row.output == "embedding" for row in self.rows) else "accuracy"
+        accuracy = "" if self.accuracy_keras is None else f", {word} {self.accuracy_keras:.4f} and {self.accuracy_onnx:.4f}"
         verdict = "parity passed" if self.ok else "parity FAILED"
         return f"{verdict}: {self.images:,} images, largest difference {worst:.1e}{accuracy} (Keras and ONNX)"
 
@@ -180,7 +183,7 @@ def check_parity(
         path: the file, with its contract.
         images: uint8 (N, height, width, channels), best the whole test split; for a file of float32 input also float32, as the
             model takes them.
-        targets: int, the right answers, (N,) or the shape of the answers; for the accuracy of both.
+        targets: int, the right answers, (N,) or the shape of the answers; for the accuracy of both. Of vectors: identities.
         answer: output whose argmax over the last axis is the answer; None: ``logits``, else ``probabilities``, else none.
         labels: names of the model's classes, which the file must have in the same order; None: not compared.
         tolerance: largest absolute difference allowed in any value of any output.
@@ -190,9 +193,8 @@ def check_parity(
     Raises:
         InputError: images of another type or shape than the file takes, or a file that is none of ours.
         ParityError: a value differs by more than `tolerance` or is NaN, an output is missing, a label is another, fewer than
-            99.99 % of the answers are the same, a class differs where the two best scores are more than twice `tolerance`
-            apart, or the accuracies
-            differ by more than 0.01 points.
+            99.99 % of the answers (of vectors: 99.9 % of the rank lists) are the same, a class differs where the two best scores are
+            more than twice `tolerance` apart, or the accuracies differ by more than 0.01 points (of vectors: R1 at all).
     """
     sessions = {"optimised": open_session(path), "as written": open_session(path, optimize=False)}
     onnx_model = OnnxModel(path)
@@ -205,7 +207,10 @@ def check_parity(
         raise InputError(
             f"check_parity takes {dtypes} images (N, {wanted}), one or more; received {images.dtype} {images.shape}"
         )
-    if answer is None:
+    ranks = RankLists(targets) if contract.task == "embed" else None
+    if ranks:
+        answer = targets = None  # a vector's largest value is no answer
+    elif answer is None:
         answer = next((output.name for output in contract.outputs if output.meaning in ("logits", "probabilities")), None)
     serving = _serving(model, contract)
     variants: list[tuple[int, Evaluator]] = [
@@ -224,11 +229,15 @@ def check_parity(
         ]
         truth = None if targets is None else targets[start : start + CHUNK]
         missing = answer not in reference or answer not in _names(contract)
+        if ranks and "embedding" in reference:
+            ranks.add("Keras", reference["embedding"])
         if truth is not None and not missing:
             right_keras += int((reference[str(answer)].argmax(axis=-1) == truth).sum())
         for batch_size, evaluator in variants:
             onnx_model.session = sessions[evaluator]
             outputs = onnx_model.run(part, batch_size=batch_size)
+            if ranks:
+                ranks.add((batch_size, evaluator), outputs["embedding"])
             for output in contract.outputs:
                 if output.name not in reference:
                     failures.append(f"output {output.name!r} of the file is none of the Keras model's: {sorted(reference)}")
@@ -237,14 +246,22 @@ def check_parity(
                 tally.add(reference[output.name], outputs[output.name], reference.get(str(answer)))
             if truth is not None and not missing:
                 right_onnx[batch_size, evaluator] += int((outputs[str(answer)].argmax(axis=-1) == truth).sum())
+    run = list(variants)
     if reference_images:
         tallies |= _by_reference(serving, onnx_model, images[:reference_images], answer)
         variants += [key[1:] for key in tallies if key[1:] not in variants]
     rows = tuple(
         tally.row(*key) for key, tally in sorted(tallies.items(), key=lambda item: _order(item[0], variants, contract))
     )
+    if ranks:
+        rows = tuple(
+            dataclasses.replace(row, agreement=ranks.agreement("Keras", way))
+            if (way := (row.batch_size, row.evaluator)) in run and row.output == "embedding"
+            else row
+            for row in rows
+        )
     for row in rows:
-        failures += _judge(row, tolerance)
+        failures += _judge(row, tolerance, MIN_EQUAL if ranks else MIN_AGREEMENT)
     if spec.height is None:
         failures += _cut_sizes(serving, onnx_model, images, answer, tolerance)
 
@@ -254,6 +271,11 @@ def check_parity(
         accuracy_onnx = min(right_onnx.values()) / targets.size
         if abs(accuracy_keras - accuracy_onnx) > MAX_ACCURACY_DIFFERENCE:
             failures.append(f"the accuracy is {accuracy_keras:.4f} with Keras and {accuracy_onnx:.4f} with the file")
+    if ranks and (accuracy_keras := ranks.first_rate("Keras")) is not None:
+        found = [ranks.first_rate(way) or 0.0 for way in run]
+        accuracy_onnx = min(found)
+        if set(found) != {accuracy_keras}:
+            failures.append(f"R1 is {accuracy_keras:.4f} with Keras and {accuracy_onnx:.4f} with the file")
     report = ParityReport(
         str(path), len(images), tolerance, rows, accuracy_keras, accuracy_onnx, tuple(dict.fromkeys(failures))
     )
@@ -402,7 +424,7 @@ def _cut_sizes(
     return failures
 
 
-def _judge(row: ParityRow, tolerance: float) -> list[str]:
+def _judge(row: ParityRow, tolerance: float, least: float = MIN_AGREEMENT) -> list[str]:
     graph = row.evaluator if row.evaluator == "onnx.reference" else f"graph {row.evaluator}"
     where = f"output {row.output!r}, batch size {row.batch_size}, {graph}"
     failures = []
@@ -412,6 +434,6 @@ def _judge(row: ParityRow, tolerance: float) -> list[str]:
         )
     if not row.margin <= 2 * tolerance:
         failures.append(f"{where}: another class where the best score of Keras leads by {row.margin:.3g}, which is no tie")
-    if row.agreement is not None and row.agreement < MIN_AGREEMENT:
+    if row.agreement is not None and row.agreement < least:
         failures.append(f"{where}: only {row.agreement:.2%} of the answers are the same")
     return failures

@@ -18,7 +18,7 @@ from export.screen import screen
 from kerascv_course.errors import CourseError, InputError
 from kerascv_course.images import ImageError, convert_image, read_image, resize_image
 
-__all__ = ["OnnxModel", "Predictions", "ProviderError", "expand_paths", "lay_colors", "open_session", "preprocess"]
+__all__ = ["Neighbors", "OnnxModel", "Predictions", "ProviderError", "expand_paths", "lay_colors", "open_session", "preprocess"]
 
 Provider = Literal["cpu", "cuda"]
 
@@ -52,6 +52,20 @@ class Predictions(NamedTuple):
         """The `count` best classes of each image with their scores, best first; of equal scores the lower class."""
         order = np.argsort(-self.scores, axis=1, kind="stable")[:, :count]
         return [[(int(c), float(row[c])) for c in best] for best, row in zip(order, self.scores, strict=True)]
+
+
+class Neighbors(NamedTuple):
+    """The nearest gallery entries of a batch.
+
+    Attributes:
+        names: of each image's nearest entries, nearest first.
+        distances: float32 (N, k), to these, between vectors of length 1: 0 to 2.
+        numbers: int64 (N, k), of these in the gallery.
+    """
+
+    names: list[list[str]]
+    distances: np.ndarray
+    numbers: np.ndarray
 
 
 def open_session(path: Any, *, provider: Provider = "cpu", optimize: bool = True) -> onnxruntime.InferenceSession:
@@ -144,11 +158,27 @@ class OnnxModel:
             ContractError: the file's task is not classification.
         """
         if not self.contract.classifies:
-            other = "colorize" if self.contract.task == "colorize" else "run"
+            other = {"colorize": "colorize", "rank": "nearest"}.get(self.contract.task, "run")
             raise ContractError(f"{self.path} has the task {self.contract.task!r}, whose outputs have no labels: use {other}()")
         scores = self._run(images, batch_size, self._scores)[self._scores[0]]
         names = self.contract.labels or [str(number) for number in range(scores.shape[1])]
         return Predictions([names[best] for best in scores.argmax(axis=1).tolist()], scores)
+
+    def nearest(self, images: Any, *, batch_size: int = 64) -> Neighbors:
+        """Who in the gallery looks most like each picture; the arguments are `predict`'s.
+
+        Raises:
+            ImageError: as `predict`.
+            ContractError: the file's task is not to rank, or it answers with numbers that its gallery has not.
+        """
+        numbers, distances = (self.contract.output(meaning) for meaning in ("neighbors", "distances"))
+        if self.contract.task != "rank" or numbers is None or distances is None:
+            raise ContractError(f"{self.path} has the task {self.contract.task!r}, not 'rank': it has no gallery")
+        outputs = self._run(images, batch_size, [numbers.name, distances.name])
+        found, gallery = outputs[numbers.name], self.contract.gallery
+        if found.ndim != 2 or found.dtype.kind != "i" or found.min() < 0 or found.max() >= len(gallery):
+            raise ContractError(f"{self.path} answers with other numbers than those of its {len(gallery)} gallery entries")
+        return Neighbors([[gallery[number] for number in row] for row in found.tolist()], outputs[distances.name], found)
 
     def colorize(self, image: np.ndarray | str | Path, *, colors_at: int | None = None, tile: int = TILE) -> np.ndarray:
         """Colour one picture.

@@ -302,7 +302,9 @@ def draw(
     """Write plots/: the learning curves, by epochs and by steps, the task's own figures, and two of the inside."""
     best = progress.history[progress.best]["epoch"]
     if "loss" in progress.history[0]:
-        run.write_figure("plots/learning_curves.png", plots.learning_curves(progress.history, task.curve, best))
+        run.write_figure(
+            "plots/learning_curves.png", plots.learning_curves(progress.history, task.curve, best, task.more_curves)
+        )
     if len(progress.steps):
         run.write_figure("plots/step_curves.png", plots.step_curves(progress.steps[:, [0, 2]], progress.history, task.curve))
     figures = task.figures(model, recipe, splits, info, metrics)
@@ -346,7 +348,6 @@ def export_run(
     export_model(
         serving,
         candidate,
-        task=recipe.task,
         name=recipe.name,
         recipe=dataclasses.asdict(recipe),
         opset=recipe.export.opset,
@@ -355,7 +356,7 @@ def export_run(
         versions=package_versions(),
         license=recipe.export.license,
         layout=recipe.export.layout,
-        **{"preprocessing": normalization, **described},
+        **{"task": recipe.task, "preprocessing": normalization, **described},
     )
     try:
         report = _check(serving, candidate, recipe, task, splits, described["labels"])

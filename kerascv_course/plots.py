@@ -11,15 +11,19 @@ from matplotlib.patches import Patch
 __all__ = [
     "accuracy_lines",
     "class_accuracy",
+    "cmc_curves",
     "compare_curves",
     "confusion_matrix",
     "difference_histogram",
+    "distance_histograms",
+    "embedding_map",
     "engine_latencies",
     "filters_and_maps",
     "learning_curves",
     "palette_shares",
     "picture_grid",
     "picture_rows",
+    "rank_lists",
     "step_curves",
     "switch_figures",
 ]
@@ -27,22 +31,28 @@ __all__ = [
 TRAIN, VALIDATION, BEST = "#4477aa", "#cc6633", "#888888"
 
 
-def learning_curves(history: Sequence[Mapping[str, float]], metric: str, best_epoch: float) -> Figure:
+def learning_curves(history: Sequence[Mapping[str, float]], metric: str, best_epoch: float, more: Sequence[str] = ()) -> Figure:
     """Loss and a metric of train and validation against the epoch.
 
     Args:
-        history: a mapping a validation, with ``epoch``, ``loss``, ``val_loss``, the metric and ``val_`` + the metric.
+        history: a mapping a validation, with ``epoch``, ``loss``, ``val_loss``, ``val_`` + the metric, and often the metric.
         metric: key of the metric, such as ``"accuracy"``.
         best_epoch: where a line marks the checkpoint that was kept.
+        more: further metrics of the validation, drawn beside the metric.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(history) <= 30 else ""
     for axes, key in zip(figure.subplots(1, 2), ("loss", metric), strict=True):
-        axes.plot(epochs, [row[key] for row in history], marker=marker, markersize=4, color=TRAIN, label="train (running mean)")
-        axes.plot(
-            epochs, [row[f"val_{key}"] for row in history], marker=marker, markersize=4, color=VALIDATION, label="validation"
-        )
+        style = {"marker": marker, "markersize": 4}
+        if key in history[0]:
+            axes.plot(epochs, [row[key] for row in history], color=TRAIN, label="train (running mean)", **style)
+        others = more if key == metric else ()
+        label = f"validation {key}" if others else "validation"
+        axes.plot(epochs, [row[f"val_{key}"] for row in history], color=VALIDATION, label=label, **style)
+        for number, other in enumerate(others):
+            values = [row[f"val_{other}"] for row in history]
+            axes.plot(epochs, values, color=VALIDATION, alpha=0.6 - 0.25 * number, label=f"validation {other}", **style)
         axes.axvline(best_epoch, color=BEST, linestyle=":", label=f"best checkpoint (epoch {best_epoch:g})")
         axes.set(xlabel="epoch", ylabel=key, title=key.capitalize())
         axes.grid(alpha=0.3)
@@ -364,4 +374,85 @@ def difference_histogram(counts: Mapping[str, Sequence[int]], decades: Sequence[
     axes.set_ylim(0, 100)
     axes.grid(axis="y", alpha=0.3)
     axes.legend()
+    return figure
+
+
+# --- retrieval --------------------------------------------------------------------------------------------------------
+
+RIGHT, WRONG = "#228833", "#cc3311"
+
+
+def rank_lists(queries: np.ndarray, results: Sequence[np.ndarray], matches: np.ndarray, captions: Sequence[str]) -> Figure:
+    """A row a query: the picture that is looked for, then the nearest ones, framed by whether they are right.
+
+    Args:
+        queries: uint8 (N, height, width, 1 or 3).
+        results: for each query uint8 (up to `matches`' columns, height, width, 1 or 3), nearest first.
+        matches: bool (N, columns).
+        captions: one a query.
+    """
+    columns = matches.shape[1] + 1
+    figure = Figure(figsize=(1.15 * columns, 1.35 * len(queries)), layout="constrained")
+    grid = figure.subplots(len(queries), columns, squeeze=False)
+    for row, query, nearest, right, caption in zip(grid, queries, results, matches, captions, strict=True):
+        for axes in row[len(nearest) + 1 :]:
+            axes.set_axis_off()
+        colors = ["black", *(RIGHT if one else WRONG for one in right)]
+        for axes, image, color in zip(row, [query, *nearest], colors, strict=False):
+            axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
+            axes.set(xticks=[], yticks=[])
+            for spine in axes.spines.values():
+                spine.set(color=color, linewidth=1 if color == "black" else 3)
+        row[0].set_title(caption, fontsize=7)
+    return figure
+
+
+def cmc_curves(curves: Mapping[str, Sequence[float]]) -> Figure:
+    """Share of queries with a right entry among the k nearest, against k.
+
+    Args:
+        curves: name to shares for k of 1, 2 …
+    """
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for (name, shares), color in zip(curves.items(), (TRAIN, VALIDATION, BEST), strict=False):
+        axes.plot(range(1, len(shares) + 1), shares, color=color, marker="o", markersize=3, label=name)
+    axes.set(xlabel="k", ylabel="share of queries found", title="Cumulative matching characteristic", ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def distance_histograms(same: np.ndarray, different: np.ndarray) -> Figure:
+    """Distances of pairs of one identity beside those of pairs of two, each as a density."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    bins = np.linspace(0, max(1e-6, *(float(values.max()) for values in (same, different) if len(values))), 60)
+    for values, label, color in ((same, "the same identity", TRAIN), (different, "two identities", VALIDATION)):
+        if len(values):
+            axes.hist(values, bins.tolist(), density=True, alpha=0.6, color=color, label=f"{label}: {len(values):,} pairs")
+    axes.set(xlabel="distance", ylabel="density", title="Distances of pairs")
+    axes.legend()
+    return figure
+
+
+def embedding_map(places: np.ndarray, groups: np.ndarray, shown: int = 20) -> Figure:
+    """Points in a plane, the first groups in colours of their own, the others grey.
+
+    Args:
+        places: float (N, 2).
+        groups: int (N,).
+        shown: groups with a colour, at most 20.
+    """
+    figure = Figure(figsize=(6.5, 6), layout="constrained")
+    axes = figure.subplots()
+    names = np.unique(groups)[:shown]
+    rest = ~np.isin(groups, names)
+    axes.scatter(places[rest, 0], places[rest, 1], s=10, color="#cccccc")
+    axes.scatter(
+        places[~rest, 0], places[~rest, 1], s=16, c=np.searchsorted(names, groups[~rest]), cmap="tab20", vmin=0, vmax=19
+    )
+    axes.set(
+        xticks=[], yticks=[], title=f"{len(places)} pictures; colours: {len(names)} of {len(np.unique(groups))} identities"
+    )
     return figure

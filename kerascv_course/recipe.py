@@ -15,7 +15,18 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from kerascv_course.errors import InputError
 
-__all__ = ["Augmentation", "Colorize", "Data", "Export", "Optimizer", "Recipe", "Scenes", "Schedule", "with_base_options"]
+__all__ = [
+    "Augmentation",
+    "Colorize",
+    "Data",
+    "Export",
+    "Optimizer",
+    "Recipe",
+    "Retrieve",
+    "Scenes",
+    "Schedule",
+    "with_base_options",
+]
 
 OptionValue = bool | int | float | str
 
@@ -61,7 +72,7 @@ class Data:
     """What is learnt from."""
 
     source: str
-    """Named source: digits, cifar10 or folder."""
+    """Named source: digits, cifar10, folder or identities."""
     image_size: tuple[int, int] = (32, 32)
     """Height and width, pixels; pictures of other sizes are resized."""
     channels: Literal[1, 3] = 3
@@ -324,6 +335,59 @@ class Scenes:
 
 
 @dataclass(frozen=True)
+class Retrieve:
+    """How identities are learnt and found again, for the task retrieve."""
+
+    embedding: int = 0
+    """Width of the vector: a dense layer on the pooled feature; 0: the feature itself."""
+    neck: bool = False
+    """Batch norm between the vector that triplets compare and the one that identities are classified and found by (BNNeck, Luo et
+    al. 2019)."""
+    dropout: float = 0.5
+    """Share of the vector set to zero before the identities' dense layer, while training."""
+    identity_loss: Literal["none", "softmax", "arcface", "cosface"] = "softmax"
+    """Classification of the training identities: softmax, or with an angular margin."""
+    angular_margin: float = 0.5
+    """For arcface (radians) and cosface (of the cosine; its paper has 0.35)."""
+    angular_scale: float = 30.0
+    """For arcface and cosface: what cosines are multiplied by."""
+    triplet: Literal["none", "random", "semi-hard", "batch-hard", "batch-all"] = "none"
+    """Triplet loss, and which triplets of a batch count."""
+    triplet_weight: float = 1.0
+    """Of the triplet loss; the identity loss has 1."""
+    margin: float = 0.3
+    """Of triplets: how much nearer the positive shall be."""
+    soft_margin: bool = False
+    """Triplets cost log(1 + exp(difference)), which has no margin (Hermans et al. 2017)."""
+    distance: Literal["euclidean", "cosine"] = "euclidean"
+    """Of triplets. Identities are found by the distance of vectors of length 1 in any case."""
+    center_weight: float = 0.0
+    """Of the centre loss (Wen et al. 2016); 0: there is none."""
+    images_per_identity: int = 0
+    """K of PK batches: batch_size / K identities with K images each; 0: batches of any images."""
+    protocol: Literal["one-an-identity", "leave-one-out", "query-gallery"] = "one-an-identity"
+    """What is looked for among what: the other images among each identity's first; every image among all others; or as the data
+    marks them (splits without marks: leave-one-out)."""
+    rerank: bool = False
+    """Measure k-reciprocal re-ranking too (Zhong et al. 2017)."""
+
+    def __post_init__(self) -> None:
+        for name in ("embedding", "triplet_weight", "center_weight", "images_per_identity"):
+            _require(getattr(self, name) >= 0, f"retrieve.{name} must be 0 or more", getattr(self, name))
+        _require(0 <= self.dropout < 1, "retrieve.dropout must be 0 or more and below 1", self.dropout)
+        _require(0 <= self.angular_margin <= math.pi / 2, "retrieve.angular_margin must be 0 to π/2", self.angular_margin)
+        _require(self.angular_scale > 0, "retrieve.angular_scale must be above 0", self.angular_scale)
+        _require(self.margin > 0, "retrieve.margin must be above 0", self.margin)
+        if self.identity_loss == "none" and self.triplet == "none":
+            raise InputError("retrieve learns by an identity loss, by triplets or by both; received none of either")
+        if self.triplet != "none" and self.images_per_identity < 2:
+            raise InputError(
+                "triplets need two images or more of each identity in a batch; received retrieve.images_per_identity "
+                f"{self.images_per_identity}: give --retrieve.images-per-identity 4"
+            )
+
+
+@dataclass(frozen=True)
 class Export:
     """What leaves the run."""
 
@@ -364,7 +428,7 @@ class Recipe:
     """First layer of the network that learns; those before it keep their weights, batch norms their statistics. Empty: all learn."""
     resize: int = 0
     """Side in pixels to which pictures are enlarged or reduced before the network, bilinearly, inside the graph; 0: as they are."""
-    task: Literal["classify", "colorize", "scenes"] = "classify"
+    task: Literal["classify", "colorize", "retrieve", "scenes"] = "classify"
     """What is predicted and how it is measured."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random changes of the training images."""
@@ -381,6 +445,8 @@ class Recipe:
     """Colours, for the task colorize."""
     scenes: Scenes = field(default_factory=Scenes)
     """Features and classifier, for the task scenes."""
+    retrieve: Retrieve = field(default_factory=Retrieve)
+    """Head, losses, batches and measure, for the task retrieve."""
     epochs: int = 10
     """Passes over the training images, at most."""
     batch_size: int = 64
@@ -393,8 +459,8 @@ class Recipe:
     """How often an epoch is validated and a checkpoint kept."""
     patience: int = 0
     """Stop after this many validations in a row without a better one; 0: never stop early."""
-    monitor: Literal["val_loss", "val_accuracy", "last"] = "val_loss"
-    """What makes a checkpoint the best: a figure of the validation split, or that it is the last."""
+    monitor: Literal["val_loss", "val_accuracy", "val_R1", "last"] = "val_loss"
+    """What makes a checkpoint the best: a figure of the validation split (val_R1: of the task retrieve), or that it is the last."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     """What training computes in; weights, and all that is measured and exported, stay float32. auto: what this machine is fast at."""
     jit_compile: Literal["auto", "on", "off"] = "auto"
@@ -419,16 +485,33 @@ class Recipe:
             )
         _require(0 <= self.label_smoothing < 1, "label_smoothing must be 0 or more and below 1", self.label_smoothing)
         _require(self.resize >= 0, "resize must be 0 or a number of pixels", self.resize)
+        allowed = {
+            "weights": ("classify", "retrieve"),
+            "train_from": ("classify", "retrieve"),
+            "views": ("classify", "retrieve"),
+        }
         for name in ("weights", "train_from", "resize", "views"):
-            if self.task != "classify" and getattr(self, name) not in ("", 0, "none"):
+            tasks = allowed.get(name, ("classify",))
+            if self.task not in tasks and getattr(self, name) not in ("", 0, "none"):
                 raise InputError(
-                    f"{name} goes with the task classify; received {getattr(self, name)!r} for {self.task}: leave it out"
+                    f"{name} goes with the task {' or '.join(tasks)}; received {getattr(self, name)!r} for {self.task}: leave it out"
                 )
         if self.train_from and not self.weights:
             raise InputError(
                 f"train_from keeps the layers before it as they are, which need weights; received {self.train_from!r} without any: "
                 "give --weights"
             )
+        if self.task == "retrieve":
+            each = self.retrieve.images_per_identity
+            if each and (self.batch_size % each or self.batch_size < 2 * each):
+                raise InputError(
+                    f"a batch has retrieve.images_per_identity images of each of two identities or more; received {each} in batches "
+                    f"of {self.batch_size}: use a multiple, such as --batch-size {max(2, self.batch_size // each) * each}"
+                )
+        if (self.monitor == "val_R1") > (self.task == "retrieve") or (self.monitor == "val_accuracy") > (
+            self.task != "retrieve"
+        ):
+            raise InputError(f"the monitor {self.monitor} is none of the task {self.task}: use val_loss or last")
         for name in ("epochs", "batch_size", "validations_per_epoch"):
             _require(getattr(self, name) >= 1, f"{name} must be a whole number of 1 or more", getattr(self, name))
         _require(self.patience >= 0, "patience must be 0 or more", self.patience)

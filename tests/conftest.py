@@ -119,6 +119,52 @@ def color_run(color_recipe, color_pictures, tmp_path_factory):
     return run_recipe(color_recipe, tmp_path_factory.mktemp("runs") / "color", data_dir=color_pictures).run
 
 
+@pytest.fixture(scope="session")
+def people(tmp_path_factory):
+    """Identities that are colours, 6 to learn and 4 to find, six pictures each: a disc anywhere, noise all over."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("people")
+    rows, columns = np.mgrid[:16, :16]
+    for number, color in enumerate(rng.integers(0, 256, (10, 3))):
+        folder = root / ("train" if number < 6 else "val") / f"id{number}"
+        folder.mkdir(parents=True)
+        for picture in range(6):
+            top, left = rng.integers(4, 12, 2)
+            disc = ((rows - top) ** 2 + (columns - left) ** 2 < 30)[..., None]
+            pixels = np.where(disc, color, 128) + rng.normal(0, 20, (16, 16, 3))
+            Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"{picture}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def identity_recipe():
+    """All losses at once, on `people`, done in seconds."""
+    from kerascv_course.recipe import Augmentation, Data, Optimizer, Retrieve, Schedule
+    from kerascv_course.recipes import get_recipe
+
+    return dataclasses.replace(
+        get_recipe("hkust-triplet-best"),
+        model="lenet5",
+        data=Data("identities", image_size=(16, 16)),
+        augmentation=Augmentation(flip=True, erase=0.2),
+        optimizer=Optimizer("adam", learning_rate=2e-3),
+        schedule=Schedule(),
+        epochs=3,
+        batch_size=9,
+        retrieve=Retrieve(embedding=8, neck=True, triplet="batch-hard", images_per_identity=3, center_weight=0.01, rerank=True),
+    )
+
+
+@pytest.fixture(scope="session")
+def identity_run(identity_recipe, people, tmp_path_factory):
+    """A finished run of the identities; tests must not change it."""
+    from kerascv_course.experiment import run_recipe
+
+    return run_recipe(identity_recipe, tmp_path_factory.mktemp("runs") / "identities", data_dir=people).run
+
+
 @pytest.fixture
 def command(tmp_path):
     """Run ``python -m ...`` in an empty folder: ``command("kerascv_course.train", "--list").returncode``."""

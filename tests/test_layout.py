@@ -102,7 +102,8 @@ def test_models_import_only_what_networks_are_made_of(module):
 
 
 @pytest.mark.parametrize(
-    "module", [name for name in MODULES if is_within(name, "kerascv_course.data", "kerascv_course.training")]
+    "module",
+    [name for name in MODULES if is_within(name, "kerascv_course.data", "kerascv_course.training", "kerascv_course.retrieval")],
 )
 def test_data_and_training_do_not_import_models(module):
     assert not {

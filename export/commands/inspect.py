@@ -68,6 +68,10 @@ def describe_contract(contract: Contract) -> dict[str, str]:
     if contract.labels:
         shown = ", ".join(map(printable, contract.labels[:SHOWN]))
         lines["labels"] = f"{len(contract.labels)}: {shown}" + (" …" if len(contract.labels) > SHOWN else "")
+    if contract.gallery:
+        known = list(dict.fromkeys(contract.gallery))
+        shown = ", ".join(map(printable, known[:SHOWN])) + (" …" if len(known) > SHOWN else "")
+        lines["gallery"] = f"{len(contract.gallery)} pictures of {len(known)}: {shown}"
     if contract.metrics:
         lines["measured"] = ", ".join(f"{m.split} {m.name} {m.value:.4f}" for m in contract.metrics)
     proof = contract.parity

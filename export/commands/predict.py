@@ -1,11 +1,11 @@
-"""``predict``: classify or colour pictures."""
+"""``predict``: classify or colour pictures, find who is most like them, or print their vectors."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,14 +20,18 @@ if TYPE_CHECKING:
 
 def add_parsers(commands: Commands) -> None:
     """The command ``predict``."""
-    predict = commands.add_parser("predict", help="classify or colour pictures with an exported file", allow_abbrev=False)
+    predict = commands.add_parser(
+        "predict",
+        help="classify or colour pictures, find the nearest of a gallery, or print vectors, with an exported file",
+        allow_abbrev=False,
+    )
     predict.add_argument("model", type=Path, help="exported ONNX file")
     predict.add_argument(
         "images",
         nargs="+",
         help="pictures, folders of them, or patterns such as 'photos/*.jpg'; -: a list on stdin, one a line",
     )
-    predict.add_argument("--top", type=int, default=3, help="how many classes to show (default: 3)")
+    predict.add_argument("--top", type=int, default=3, help="how many classes, or entries of a gallery, to show (default: 3)")
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
     predict.add_argument(
         "--output",
@@ -63,7 +67,8 @@ def predict_command(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"--output and --colors-at go with a colouriser; {arguments.model} has the task {model.contract.task!r}"
         )
-    return classify_pictures(model, paths, arguments)
+    answer = {"rank": find_nearest, "embed": print_vectors}.get(model.contract.task, classify_pictures)
+    return answer(model, paths, arguments)
 
 
 def stdin_lines() -> list[str]:
@@ -88,9 +93,59 @@ class Progress:
 def classify_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.Namespace) -> int:
     """Print the best classes of each picture; those that cannot be read are told at the end."""
     from export.commands.inspect import printable
-    from export.guard import alive
 
     width = max(len(str(path)) for path in paths)
+    for pictures in loaded_batches(model, paths):
+        predictions = model.predict(list(pictures.values()))
+        labels = model.contract.labels or [str(number) for number in range(predictions.scores.shape[1])]
+        for path, best in zip(pictures, predictions.top(arguments.top), strict=True):
+            if arguments.json:
+                scores = [{"label": labels[number], "score": round(score, 6)} for number, score in best]
+                print(json.dumps({"file": str(path), "label": scores[0]["label"], "scores": scores}, ensure_ascii=False))
+            else:
+                print(f"{path!s:<{width}}  " + "   ".join(f"{printable(labels[number])} {score:.1%}" for number, score in best))
+    return 0
+
+
+def find_nearest(model: OnnxModel, paths: list[Path], arguments: argparse.Namespace) -> int:
+    """Print names and distances of the nearest gallery entries of each picture."""
+    from export.commands.inspect import printable
+
+    width = max(len(str(path)) for path in paths)
+    for pictures in loaded_batches(model, paths):
+        found = model.nearest(list(pictures.values()))
+        for path, names, distances, numbers in zip(pictures, found.names, found.distances, found.numbers, strict=True):
+            rows = list(zip(names, distances.tolist(), numbers.tolist(), strict=True))[: arguments.top]
+            if arguments.json:
+                entries = [{"name": name, "distance": round(distance, 6), "entry": number} for name, distance, number in rows]
+                print(json.dumps({"file": str(path), "name": rows[0][0], "nearest": entries}, ensure_ascii=False))
+            else:
+                print(f"{path!s:<{width}}  " + "   ".join(f"{printable(name)} {distance:.3f}" for name, distance, _ in rows))
+    return 0
+
+
+def print_vectors(model: OnnxModel, paths: list[Path], arguments: argparse.Namespace) -> int:
+    """Print each picture's vector: all of it as JSON, else its beginning."""
+    width = max(len(str(path)) for path in paths)
+    output = next(output.name for output in model.contract.outputs if output.meaning == "embedding")
+    for pictures in loaded_batches(model, paths):
+        for path, vector in zip(pictures, model.run(list(pictures.values()))[output].tolist(), strict=True):
+            if arguments.json:
+                print(json.dumps({"file": str(path), "embedding": vector}, ensure_ascii=False))
+            else:
+                more = f" … ({len(vector)} numbers; all: --json)" if len(vector) > SHOWN else ""
+                print(f"{path!s:<{width}}  " + " ".join(f"{value:+.3f}" for value in vector[:SHOWN]) + more)
+    return 0
+
+
+#: Numbers of a vector that are printed.
+SHOWN = 6
+
+
+def loaded_batches(model: OnnxModel, paths: list[Path]) -> Iterator[dict[Path, np.ndarray]]:
+    """Pictures by their paths, some at a time; those that cannot be read are told at the end."""
+    from export.guard import alive
+
     skipped, progress = Skipped(len(paths)), Progress(len(paths))
     for start in range(0, len(paths), BATCH):
         progress.tell(start)
@@ -100,19 +155,10 @@ def classify_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.N
             for path in paths[start : start + BATCH]
             if (picture := skipped.unless_read(model.load, path)) is not None
         }
-        if not pictures:
-            continue
-        predictions = model.predict(list(pictures.values()))
-        labels = model.contract.labels or [str(number) for number in range(predictions.scores.shape[1])]
-        for path, best in zip(pictures, predictions.top(arguments.top), strict=True):
-            if arguments.json:
-                scores = [{"label": labels[number], "score": round(score, 6)} for number, score in best]
-                print(json.dumps({"file": str(path), "label": scores[0]["label"], "scores": scores}, ensure_ascii=False))
-            else:
-                print(f"{path!s:<{width}}  " + "   ".join(f"{printable(labels[number])} {score:.1%}" for number, score in best))
+        if pictures:
+            yield pictures
     progress.tell(len(paths))
     skipped.tell()
-    return 0
 
 
 #: Pictures read and answered at once.

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 #: Images of noise for a model that comes without pictures.
 NOISE_IMAGES = 64
 
+#: File of a run that holds a gallery.
+RETRIEVER = "retriever.onnx"
+
 #: Options of ``run`` that go with a .keras file only, a run's recipe says the same.
 MODEL_OPTIONS = (
     "output",
@@ -41,9 +44,18 @@ def add_parsers(commands: Commands) -> None:
     run.add_argument(
         "run",
         type=Path,
-        help="run folder, whose model.onnx is replaced once the new file has passed the gate; or a .keras file",
+        help="run folder, whose model.onnx is replaced once the new file has passed the gate; or a .keras file; or, with --gallery or "
+        "--add, an .onnx file",
     )
     run.add_argument("--data-dir", type=Path, help="run: where the data stands, if it has moved since the training")
+    retriever = run.add_argument_group("a gallery within the file (a run of the task retrieve, or its model.onnx)")
+    retriever.add_argument(
+        "--gallery", type=Path, metavar="FOLDER", help="one folder an identity: write a file that names the nearest of them"
+    )
+    retriever.add_argument("--nearest", type=int, help="with --gallery: how many it names (default: 10)")
+    retriever.add_argument(
+        "--add", type=Path, metavar="FOLDER", help="add these to the gallery of such a file, without training"
+    )
     model = run.add_argument_group("for a .keras file (a run knows all this)")
     model.add_argument("-o", "--output", type=Path, help="the file to write (default: the model's name with .onnx)")
     model.add_argument("--labels", help="class names: a text file with one a line, or names with commas between")
@@ -86,6 +98,10 @@ def export_command(arguments: argparse.Namespace) -> int:
     from kerascv_course.environment import start_tensorflow
     from kerascv_course.training.run import Run
 
+    if arguments.gallery or arguments.add:
+        return retriever_command(arguments)
+    if arguments.nearest is not None:
+        raise InputError("--nearest goes with --gallery: give the folder of the gallery")
     if arguments.run.suffix in (".keras", ".h5"):
         return export_keras_file(arguments)
     if given := [name for name in MODEL_OPTIONS if getattr(arguments, name) is not None]:
@@ -98,6 +114,34 @@ def export_command(arguments: argparse.Namespace) -> int:
 
     configure_logging()
     print(export_again(run, data_dir=arguments.data_dir))
+    return 0
+
+
+def retriever_command(arguments: argparse.Namespace) -> int:
+    """Write a retriever, or add pictures to one; TensorFlow is not needed."""
+    from export.retriever import NEAREST, build_retriever, enrol
+
+    given = [name for name in (*MODEL_OPTIONS, "data_dir") if name != "output" and getattr(arguments, name) is not None]
+    if given or (arguments.gallery and arguments.add):
+        other = f"--{given[0].replace('_', '-')}" if given else "--add"
+        raise InputError(
+            f"{'--gallery' if arguments.gallery else '--add'} goes with -o alone (and --nearest); received {other} too"
+        )
+    source: Path = arguments.run
+    if arguments.add:
+        if arguments.nearest is not None:
+            raise InputError("--nearest goes with --gallery: it is decided when the file is made")
+        source = source / RETRIEVER if source.is_dir() else source
+        added, new = enrol(source, arguments.add, arguments.output)
+        print(f"added {added} pictures, {new} new names")
+        print(arguments.output or source)
+        return 0
+    if source.is_dir():
+        output, source = arguments.output or source / RETRIEVER, source / "model.onnx"
+    else:
+        output = arguments.output or source.with_name(RETRIEVER)
+    count = NEAREST if arguments.nearest is None else arguments.nearest
+    print(build_retriever(source, arguments.gallery, output, count=count))
     return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from kerascv_course.data.cifar10 import load_cifar10
 from kerascv_course.data.digits import load_digits
 from kerascv_course.data.folder import load_folder
+from kerascv_course.data.identities import load_identities
 from kerascv_course.data.splits import DataInfo, Split, Splits
 from kerascv_course.errors import DataError, UnknownNameError
 from kerascv_course.recipe import Data
@@ -19,6 +20,7 @@ SOURCES: dict[str, Callable[[Data, Path | None], tuple[Splits, DataInfo]]] = {
     "digits": load_digits,
     "cifar10": load_cifar10,
     "folder": load_folder,
+    "identities": load_identities,
 }
 
 

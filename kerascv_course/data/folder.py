@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from kerascv_course.data.splits import DataInfo, Split, Splits, hold_out, make_i
 from kerascv_course.errors import DataError, UnknownNameError
 from kerascv_course.images import ImageError, read_image
 from kerascv_course.recipe import Data
+
+__all__ = ["SPLIT_FOLDERS", "load_folder", "pictures_in", "read_pictures"]
 
 #: Names under which each split's folder is looked for.
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
@@ -61,24 +64,38 @@ def _class_names(root: Path, only: tuple[str, ...]) -> list[str]:
 
 
 def _read_split(root: Path, labels: list[str], config: Data) -> Split:
-    suffixes = Image.registered_extensions()
-    files = [
-        (path, target)
-        for target, label in enumerate(labels)
-        for path in sorted((root / label).glob("*"))
-        if path.suffix.lower() in suffixes and not path.name.startswith(".")
-    ]
+    files = [(path, target) for target, label in enumerate(labels) for path in pictures_in(root / label)]
     if not files:
-        raise DataError(f"no pictures in the class folders of {root} (looked for {', '.join(sorted(suffixes)[:6])} …)")
-    images = np.empty((len(files), *config.image_size, config.channels), np.uint8)
+        raise DataError(f"no pictures in the class folders of {root} (looked for {', '.join(_suffixes()[:6])} …)")
+    images = read_pictures([path for path, _ in files], config)
+    return Split(images, np.array([target for _, target in files], np.int64))
+
+
+def _suffixes() -> list[str]:
+    return sorted(Image.registered_extensions())
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The files of a folder that are named like a picture, sorted; hidden ones are passed over."""
+    suffixes = set(_suffixes())
+    return sorted(path for path in folder.glob("*") if path.suffix.lower() in suffixes and not path.name.startswith("."))
+
+
+def read_pictures(paths: Sequence[Path], config: Data) -> np.ndarray:
+    """Pictures as uint8 (N, height, width, channels).
+
+    Raises:
+        DataError: pictures that are missing or damaged; ten of them are named.
+    """
+    images = np.empty((len(paths), *config.image_size, config.channels), np.uint8)
     damaged = []
-    for row, (path, _) in enumerate(files):
+    for row, path in enumerate(paths):
         try:
             images[row] = read_image(path, *config.image_size, config.channels, config.resize)
         except ImageError as error:
             damaged.append(str(error))
     if damaged:
         raise DataError(
-            f"{len(damaged)} of {len(files)} pictures cannot be used; repair or remove them: " + "; ".join(damaged[:10])
+            f"{len(damaged)} of {len(paths)} pictures cannot be used; repair or remove them: " + "; ".join(damaged[:10])
         )
-    return Split(images, np.array([target for _, target in files], np.int64))
+    return images

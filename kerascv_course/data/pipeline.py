@@ -32,6 +32,7 @@ def training_batches(
     first_step: int = 0,
     relabel: Callable[[tf.Tensor], tf.Tensor] | None = None,
     classes: int = 0,
+    order: Callable[[tf.Tensor], tf.Tensor] | None = None,
 ) -> tf.data.Dataset:
     """An endless stream of training batches, epoch after epoch, each epoch in an order of its own if the recipe shuffles.
 
@@ -41,6 +42,7 @@ def training_batches(
         first_step: steps to leave out at the beginning (where a resumed run goes on).
         relabel: makes the targets of images that augmentation has changed, where they change with them; None: they do not.
         classes: how many there are, where images are mixed.
+        order: numbers of the images of a step, int (batch,), from the step's number alone; None: every image once an epoch.
 
     Returns:
         Batches of uint8 images (batch, height, width, channels) and targets (batch, …); where the recipe mixes images, targets
@@ -84,6 +86,9 @@ def training_batches(
                 return chosen, relabel(chosen)
         return chosen, tf.gather(targets, index)
 
+    if order is not None:
+        numbers = tf.data.Dataset.counter(first_step, dtype=tf.int64)
+        return _run_ahead(numbers.map(lambda step: read(step, order(step)), num_parallel_calls=cores()))
     epochs = tf.data.Dataset.counter(first_step // steps, dtype=tf.int64)
     stream = epochs.flat_map(epoch_order).skip(first_step % steps)
     stream = stream.enumerate(start=first_step)

@@ -19,17 +19,22 @@ class Split:
     Attributes:
         images: uint8 (N, height, width, channels), 0–255.
         targets: what a source gives: int64 (N,), 0 to classes − 1; a task may put others in their place.
+        cameras: int64 (N,), which camera took each image; None: not known.
+        queries: bool (N,), which images are to be looked for among the others; None: not marked.
     """
 
     images: np.ndarray
     targets: np.ndarray
+    cameras: np.ndarray | None = None
+    queries: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def take(self, index: np.ndarray) -> Split:
         """The images and targets at these positions, in this order."""
-        return Split(self.images[index], self.targets[index])
+        marks = (None if values is None else values[index] for values in (self.cameras, self.queries))
+        return Split(self.images[index], self.targets[index], *marks)
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,9 @@ def make_info(source: str, labels: tuple[str, ...], citation: str, splits: Split
             raise DataError(f"the {name} split of {source} has no images: more images, or another share, are needed")
         digest.update(f"{name}{split.images.shape}".encode())
         digest.update(np.ascontiguousarray(split.images).data)
-        digest.update(np.ascontiguousarray(split.targets.astype("<i8")).data)
+        for numbers in (split.targets, split.cameras, split.queries):
+            if numbers is not None:
+                digest.update(np.ascontiguousarray(numbers.astype("<i8")).data)
     height, width, channels = splits.train.images.shape[1:]
     sizes = {name: len(split) for name, split in splits.items()}
     return DataInfo(source, labels, (height, width, channels), sizes, f"sha256:{digest.hexdigest()}", citation)

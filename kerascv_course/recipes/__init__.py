@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kerascv_course.errors import UnknownNameError
 from kerascv_course.recipe import Recipe
-from kerascv_course.recipes import cose474, csc413, digits, fast, folder, ntu_networks, ntu_scenes, tdt4265
+from kerascv_course.recipes import cose474, csc413, digits, fast, folder, hkust, ntu_networks, ntu_scenes, tdt4265
 
 __all__ = ["DEFAULT", "all_recipes", "get_recipe"]
 
@@ -19,7 +19,7 @@ def all_recipes() -> dict[str, Recipe]:
         ValueError: two recipes have one name.
     """
     recipes: dict[str, Recipe] = {}
-    for course in (digits, fast, tdt4265, ntu_scenes, ntu_networks, cose474, csc413, folder):
+    for course in (digits, fast, tdt4265, ntu_scenes, ntu_networks, cose474, csc413, hkust, folder):
         for recipe in course.RECIPES:
             if recipe.name in recipes:
                 raise ValueError(f"a recipe's name may be used once; {recipe.name!r} is used twice: rename one")

@@ -81,12 +81,29 @@ _FASTNET = Ablation(
     },
 )
 
+#: What each trick for identities is worth, taken away from all of them together.
+_IDENTITIES = Ablation(
+    source="Luo et al. 2019, table 1",
+    switches={
+        "no-warm-up": {"schedule.warmup_epochs": 0.0},
+        "no-smoothing": {"label_smoothing": 0.0},
+        "no-erasing": {"augmentation.erase": 0.0},
+        "no-crops": {"augmentation.translate": 0},
+        "last-stride-2": {"model": "resnet18"},
+        "no-neck": {"retrieve.neck": False},
+        "no-triplets": {"retrieve.triplet": "none", "retrieve.images_per_identity": 0},
+        "no-centers": {"retrieve.center_weight": 0.0},
+        "one-view": {"views": "none"},
+    },
+)
+
 #: Name of a recipe to its ablation.
 ABLATIONS: Mapping[str, Ablation] = {
     "tdt4265-base": _TDT4265,
     "lenet5-digits": _DIGITS,
     "fastnet-cifar10-small": _FASTNET,
     "fastnet-cifar10": _FASTNET,
+    "hkust-triplet-best": _IDENTITIES,
 }
 
 

@@ -25,6 +25,8 @@ class Task(Protocol):
 
     #: Key of the metric that is drawn against the epoch, beside the loss.
     curve: str
+    #: Further metrics of the validation that are drawn with it.
+    more_curves: tuple[str, ...]
     #: Name of the output whose argmax over the last axis is the task's answer.
     answer: str
     #: What its targets are called, many.
@@ -53,6 +55,12 @@ class Task(Protocol):
 
     def compile_arguments(self, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
         """Loss and metrics for `keras.Model.compile`."""
+
+    def order(self, recipe: Recipe, splits: Splits) -> Callable[[tf.Tensor], tf.Tensor] | None:
+        """Numbers of the training images of each step, int (batch,), from the step's number; None: every image once an epoch."""
+
+    def validate(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, float]:
+        """Figures of the validation split that `compile_arguments` cannot give, for history.csv; often none."""
 
     def snapshot(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> Figure | None:
         """How far the model has come, to be looked at, after each validation (of validation images); None: nothing is drawn."""
@@ -100,9 +108,15 @@ def get_task(name: str) -> Task:
     """
     from kerascv_course.tasks.classify import Classify
     from kerascv_course.tasks.colorize import Colorizer
+    from kerascv_course.tasks.retrieve import Retrieval
     from kerascv_course.tasks.scenes import SceneRecognition
 
-    tasks: dict[str, type[Task]] = {"classify": Classify, "colorize": Colorizer, "scenes": SceneRecognition}
+    tasks: dict[str, type[Task]] = {
+        "classify": Classify,
+        "colorize": Colorizer,
+        "retrieve": Retrieval,
+        "scenes": SceneRecognition,
+    }
     if name not in tasks:
         raise UnknownNameError("task", name, tasks)
     return tasks[name]()

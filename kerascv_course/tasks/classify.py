@@ -132,6 +132,7 @@ class Classify:
     """The classification task (see `kerascv_course.tasks.Task`)."""
 
     curve = "accuracy"
+    more_curves: tuple[str, ...] = ()
     answer = "logits"
     targets = "classes"
     captions: Mapping[str, str] = {
@@ -175,6 +176,13 @@ class Classify:
         # Keras's own "accuracy" is for one kind of targets: mixed images have probabilities, those of validation have classes.
         accuracy = keras.metrics.MeanMetricWrapper(_is_right, name="accuracy") if recipe.augmentation.mixes else "accuracy"
         return {"loss": _SmoothedCrossentropy(recipe.label_smoothing), "metrics": [accuracy]}
+
+    def order(self, recipe: Recipe, splits: Splits) -> None:
+        """None: every image once an epoch."""
+
+    def validate(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, float]:
+        """Nothing further."""
+        return {}
 
     def snapshot(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> None:
         """Nothing is drawn."""

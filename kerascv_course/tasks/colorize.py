@@ -161,6 +161,7 @@ class Colorizer:
     """
 
     curve = "accuracy"
+    more_curves: tuple[str, ...] = ()
     answer = "logits"
     targets = "colours"
     captions: Mapping[str, str] = {
@@ -218,6 +219,13 @@ class Colorizer:
             raise InputError(f"label_smoothing goes with the task classify; received {recipe.label_smoothing}: leave it 0")
         weights = color_weights(splits.train.targets, len(info.labels), recipe.colorize.rebalance)
         return {"loss": _PixelCrossentropy(weights), "metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]}
+
+    def order(self, recipe: Recipe, splits: Splits) -> None:
+        """None: every image once an epoch."""
+
+    def validate(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, float]:
+        """Nothing further."""
+        return {}
 
     def snapshot(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> Figure:
         """The grid of the first validation pictures."""

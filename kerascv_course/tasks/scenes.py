@@ -68,6 +68,7 @@ class SceneRecognition:
     """The scenes task (see `kerascv_course.tasks.Task`)."""
 
     curve = "accuracy"
+    more_curves: tuple[str, ...] = ()
     answer = "probabilities"
     targets = "classes"
     #: Inside, images are run one by one: a batch is a loop, and other sizes of it are the same computation.
@@ -153,6 +154,13 @@ class SceneRecognition:
             vectors = np.concatenate([train, validation])
             targets = np.concatenate([splits.train.targets, splits.validation.targets])
         return fit_classifier(config, vectors, targets, classes, settings[best]).whole(features), rows, best
+
+    def order(self, recipe: Recipe, splits: Splits) -> None:
+        """None: every image once an epoch."""
+
+    def validate(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, float]:
+        """Nothing further."""
+        return {}
 
     def snapshot(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> None:
         """Nothing is drawn."""

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 IMAGENET = "imagenet"
 
 
-def load_all_but_head(network: keras.Model, source: str, name: str = "") -> None:
+def load_all_but_head(network: keras.Model, source: str, name: str = "", *, has_head: bool = True) -> None:
     """Load weights into a network; its last layer with weights may differ in shape, and then keeps its fresh ones.
 
     Args:
@@ -28,6 +28,7 @@ def load_all_but_head(network: keras.Model, source: str, name: str = "") -> None
         source: as `kerascv_course.weights.load_weights` takes it; or ``"imagenet"``: those that Keras has for a network of
             keras.applications, which it downloads once.
         name: of the network, as `kerascv_course.create_model` takes it; for ``"imagenet"``.
+        has_head: its last layer is one; otherwise all shapes are the same.
 
     Raises:
         InputError: another layer has no entry in the source, or one of another shape.
@@ -37,16 +38,17 @@ def load_all_but_head(network: keras.Model, source: str, name: str = "") -> None
         donor = create_model(name, weights=IMAGENET)
         with tempfile.TemporaryDirectory() as folder:
             donor.save(path := Path(folder) / "imagenet.keras")
-            load_all_but_head(network, str(path))
+            load_all_but_head(network, str(path), has_head=has_head)
         return
     report = load_weights(network, source, strict=False)
     head = [layer for layer in network.layers if layer.weights][-1]
-    others = [entry.variable for entry in report.mismatched if entry.variable.split("/")[0] != head.name]
+    others = [entry.variable for entry in report.mismatched if not has_head or entry.variable.split("/")[0] != head.name]
     problems = [*report.missing, *others]
     if problems:
+        rule = f"may differ in the last layer ({head.name}) alone" if has_head else "have the network's shapes"
         raise InputError(
-            f"weights to start from may differ in the last layer ({head.name}) alone; {report.summary}, among them {problems[0]}: "
-            f"{source} belongs to another network than {network.name}"
+            f"weights to start from {rule}; {report.summary}, among them {problems[0]}: {source} belongs to another network than "
+            f"{network.name}"
         )
     if report.mismatched:
         log.info("%s has another shape there, and starts afresh", head.name)

@@ -27,7 +27,7 @@ from kerascv_course.training.steps import TrainingDivergedError, describe_diverg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Keeper", "ProgressBar", "Snapshots", "TrainingDivergedError", "write_history"]
+__all__ = ["Keeper", "ProgressBar", "Snapshots", "TrainingDivergedError", "Validation", "write_history"]
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +126,25 @@ def describe_row(row: dict[str, float], recipe: Recipe) -> str:
     hidden = ("epoch", "step", "learning_rate", "seconds")
     figures = "  ".join(f"{key} {value:.4f}" for key, value in row.items() if key not in hidden)
     return f"epoch {row['epoch']:>4g}/{recipe.epochs}  {figures}  rate {row['learning_rate']:.2e}  {row['seconds']:.1f} s"
+
+
+class Validation(keras.callbacks.Callback):
+    """After each period: figures of the validation split that Keras's metrics cannot give, for the callbacks that follow.
+
+    Args:
+        built: the network that gets the trained weights.
+        measure: from it to figures, named without ``val_``.
+    """
+
+    def __init__(self, built: keras.Model, measure: Callable[[keras.Model], dict[str, float]]) -> None:
+        super().__init__()
+        self.built, self.measure = built, measure
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Measure."""
+        give_weights(self.model, self.built)
+        if logs is not None:
+            logs.update({f"val_{name}": value for name, value in self.measure(self.built).items()})
 
 
 class Snapshots(keras.callbacks.Callback):

@@ -13,7 +13,7 @@ from kerascv_course.data.pipeline import evaluation_batches, steps_per_epoch, tr
 from kerascv_course.errors import InputError
 from kerascv_course.recipe import Recipe
 from kerascv_course.tasks import Task
-from kerascv_course.training.callbacks import Keeper, ProgressBar, Snapshots, finish_commit
+from kerascv_course.training.callbacks import Keeper, ProgressBar, Snapshots, Validation, finish_commit
 from kerascv_course.training.checkpoint import Progress, load_checkpoint
 from kerascv_course.training.device import training_copy
 from kerascv_course.training.optimizers import build_optimizer
@@ -130,6 +130,7 @@ def train(
                 first_step=done * training.period_steps,
                 relabel=training.task.relabel(info),
                 classes=len(info.labels),
+                order=training.task.order(recipe, splits),
             ),
             epochs=periods,
             initial_epoch=done,
@@ -137,6 +138,7 @@ def train(
             validation_data=evaluation_batches(splits.validation, VALIDATION_BATCH),
             callbacks=[
                 *([keras.callbacks.SwapEMAWeights()] if recipe.optimizer.ema else []),
+                Validation(training.built, lambda built: training.task.validate(built, recipe, splits, info)),
                 ProgressBar(training.period_steps),
                 StepLog(recipe, progress, training.epoch_steps, training.period_steps),
                 Keeper(run, recipe, progress, training.built, training.period_steps),

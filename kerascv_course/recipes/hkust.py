@@ -1,0 +1,64 @@
+"""HKUST, programming assignment 2 (report 000): a ResNet-18 with last stride 1 finds people that it has never seen.
+
+The course's pictures are not public; --data-dir names a folder with train/ and val/ of one folder an identity (or what else
+`kerascv_course.data.identities` reads). The report gives no settings: rate, epochs, batches and augmentation are ours, plain ones. Its
+head is dropout and one dense layer on the pooled feature; the triplets are random ones with margin 1, Euclidean (PyTorch's defaults).
+It looks at the 49 validation identities after each epoch and keeps the last checkpoint, so nothing is chosen on them.
+
+The *best* flavours add what Luo et al. 2019 ("Bag of tricks and a strong baseline for deep person re-identification") add: warm-up,
+label smoothing, random erasing, crops, BNNeck, identity and triplet loss together, centre loss. Last stride 1 is in the network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kerascv_course.recipe import Augmentation, Data, Optimizer, Recipe, Retrieve, Schedule
+
+_ID = Recipe(
+    name="hkust-id",
+    description="report 000, question 8: ResNet-18 learns identities by cross-entropy, finds others by its pooled feature",
+    expect="not run to its end yet; wants a GPU at 128×128, or --data.image-size 64 64",
+    task="retrieve",
+    model="resnet18_reid",
+    data=Data("identities", image_size=(128, 128), normalize_mean=(0.5,), normalize_std=(0.25,)),
+    augmentation=Augmentation(flip=True),
+    optimizer=Optimizer("adam", learning_rate=5e-4),
+    epochs=40,
+    batch_size=32,
+    monitor="last",
+    retrieve=Retrieve(dropout=0.5),
+)
+_TRIPLET = replace(
+    _ID,
+    name="hkust-triplet",
+    description="report 000, question 11: the same network by random triplets (reported: R1 0.67, R5 0.83); --weights: its start",
+    retrieve=Retrieve(identity_loss="none", triplet="random", margin=1.0, images_per_identity=4),
+)
+_BEST = replace(
+    _ID,
+    name="hkust-id-best",
+    description="report 000 at its best, by identities: warm-up, cosine, label smoothing, crops, random erasing, BNNeck",
+    augmentation=Augmentation(flip=True, translate=10, erase=0.5),
+    optimizer=Optimizer("adam", learning_rate=1e-3, weight_decay=5e-4, decay_norms=False),
+    schedule=Schedule("cosine", warmup_epochs=5),
+    label_smoothing=0.1,
+    epochs=60,
+    views="flip",
+    retrieve=Retrieve(neck=True, dropout=0.0),
+)
+
+RECIPES = [
+    _ID,
+    _TRIPLET,
+    _BEST,
+    replace(
+        _BEST,
+        name="hkust-triplet-best",
+        description="report 000 at its best: the same and batch-hard triplets, in batches of 16 identities, and centre loss",
+        batch_size=64,
+        retrieve=replace(
+            _BEST.retrieve, triplet="batch-hard", soft_margin=True, images_per_identity=4, center_weight=5e-4, rerank=True
+        ),
+    ),
+]
