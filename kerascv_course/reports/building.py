@@ -38,6 +38,7 @@ __all__ = [
     "missing_run",
     "picture",
     "png",
+    "run_picture",
     "target",
     "test",
     "train",
@@ -106,12 +107,15 @@ def picture(shelf: Shelf, recipe: str, plot: str, caption: str) -> Part:
         caption: what is to be seen.
     """
     found = shelf.best(recipe)
-    if found is None:
-        return missing_run(recipe)
+    return missing_run(recipe) if found is None else run_picture(found, plot, caption)
+
+
+def run_picture(found: Found, plot: str, caption: str) -> Part:
+    """A plot of a run; `Missing` where the run has none of that name."""
     path = found.run / f"plots/{plot}.png"
     if not path.is_file():
-        return Missing(caption, f"The run {found.run.path.name} has no such plot.")
-    return Picture(f"{recipe}-{plot}", path.read_bytes(), caption, found.source)
+        return Missing(caption.rstrip("."), f"The run {found.run.path.name} has no such plot.")
+    return Picture(f"{found.recipe.name}-{plot}", path.read_bytes(), caption, found.source)
 
 
 def drawn(name: str, figure: Figure, caption: str, source: Source) -> Picture:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from kerascv_course.analysis import summarize
 from kerascv_course.analysis.answers import report_text
 from kerascv_course.analysis.paper import count_triplets, dense_parameters
 from kerascv_course.analysis.printing import block_table, blocks_text, torch_summary
-from kerascv_course.reports.building import build, computed, findings, function, target
-from kerascv_course.reports.page import Code, Missing, Page, Section, Table
-from kerascv_course.reports.runs import Shelf
+from kerascv_course.reports.building import build, computed, curves, findings, function, missing_run, run_picture, target
+from kerascv_course.reports.page import Answer, Code, Comparison, Page, Part, Section, Table
+from kerascv_course.reports.runs import Found, Shelf
 
 NAME, REPORT, TITLE = "hkust_pa2", "000", "HKUST, assignment 2: identities from a modified ResNet-18"
 
-#: There are no small runs: no pictures of people are embedded.
-QUICK: Mapping[str, Mapping[str, Any]] = {}
+_SMALL = {"data.image_size": (32, 32), "epochs": 3, "batch_size": 16}
 
-#: Identities of the training and the validation set, and pictures of each.
-TRAIN, VALIDATION, IMAGES = 230, 49, 10
+#: Small runs on embedded digits, which stand for identities: recipe to what is changed in it.
+QUICK: Mapping[str, Mapping[str, Any]] = {"hkust-id": _SMALL, "hkust-triplet": _SMALL}
+
+#: Sides of the pictures, pixels, that runs may have been made with; the recipes' own first.
+SIDES = (128, 96, 64, 48)
+
+#: The training set of the report: identities, and pictures of each.
+IDENTITIES, IMAGES = 230, 10
+
+CURVES = ("val_R1", "val_R5", "val_R10", "loss", "val_loss")
 
 
 def page(shelf: Shelf) -> Page:
@@ -27,16 +35,25 @@ def page(shelf: Shelf) -> Page:
     return build(
         NAME,
         TITLE,
-        "Hong Kong University of Science and Technology, programming assignment 2: learn 230 identities, recognise 49 others.",
-        (_network(), _head(), _triplets(), _training()),
+        "Hong Kong University of Science and Technology, programming assignment 2: learn 230 identities, recognise 49 others. The "
+        "course's pictures are not public; runs are made on others.",
+        (_network(), _head(shelf), _by_identity(shelf), _triplets(), _by_triplets(shelf)),
         shelf,
     )
+
+
+def best(shelf: Shelf, recipe: str) -> Found | None:
+    """The run of a recipe that validation chooses, of the largest pictures that there are runs of."""
+    if shelf.small:
+        return shelf.best(recipe)
+    found = (shelf.all(recipe, {"data.image_size": (side, side)}) for side in SIDES)
+    return next((runs[0] for runs in found if runs), None)
 
 
 def _network() -> Section:
     from kerascv_course.registry import create_model
 
-    summary = summarize(create_model("resnet18_reid"))
+    summary = summarize(create_model("resnet18_reid", include_top=False))
     block = next(one for one in block_table(summary) if one.label.startswith("ResBlock"))
     return Section(
         "Q1 to Q5: the network",
@@ -52,50 +69,141 @@ def _network() -> Section:
     )
 
 
-def _head() -> Section:
-    from kerascv_course.registry import create_model
-
-    features = summarize(create_model("resnet18_reid")).graph
-    width = features.out(features.nodes[-1]).shape[-1]
-    units = {}
-    rows = []
-    for name, stage, identities in (("T000-03", "training", TRAIN), ("T000-04", "validation", VALIDATION)):
-        head = create_model("resnet18_reid", identities, include_top=True)
-        units[name] = int(head.output_shape[-1])
-        rows.append((stage, str(width), str(units[name]), f"{dense_parameters(width, units[name]):,}"))
+def _head(shelf: Shelf) -> Section:
+    found = best(shelf, "hkust-id")
+    parts: list[Part] = []
+    if found is None:
+        parts.append(missing_run("hkust-id", "T000-03", "T000-04"))
+    else:
+        learnt, others = identities(found)
+        parts += [
+            Comparison(
+                (
+                    Answer(target("T000-03"), learnt, found.source, "identities that the run learnt"),
+                    Answer(
+                        target("T000-04"),
+                        others,
+                        found.source,
+                        "identities that it is validated on; by distance, without a head",
+                    ),
+                )
+            ),
+            Table(
+                "A head on 512 features",
+                ("stage", "outputs", "parameters"),
+                tuple(
+                    (stage, f"{count:,}", f"{dense_parameters(512, count):,}")
+                    for stage, count in (("training", learnt), ("validation", others))
+                ),
+                function(dense_parameters),
+            ),
+        ]
     return Section(
-        "Q6: the head",
-        "How many outputs does the last layer have while it learns, and while it is validated?",
-        (
-            computed(function(create_model), units),
-            Table("The last layer", ("stage", "inputs", "outputs", "parameters"), tuple(rows), function(dense_parameters)),
-        ),
+        "Q6: the head", "How many outputs does the last layer have while it learns, and while it is validated?", tuple(parts)
     )
+
+
+def identities(found: Found) -> tuple[int, int]:
+    """Identities that a run learnt, and that it was validated on: one picture of each is the gallery."""
+    return int(found.figure("train", "gallery")), int(found.figure("validation", "gallery"))
+
+
+def _by_identity(shelf: Shelf) -> Section:
+    found = best(shelf, "hkust-id")
+    parts: list[Part] = [missing_run("hkust-id", "T000-06")] if found is None else [_ordered(found), *_learning(found, "Q8")]
+    return Section(
+        "Q8: learning by cross-entropy",
+        "Train the network as a classifier of identities; after every epoch rank the others' pictures; draw "
+        "R1, R5, R10 and the losses.",
+        (*parts, findings("E000-05")),
+    )
+
+
+def _ordered(found: Found) -> Comparison:
+    recalls = {name: float(found.figure("test", name)) for name in ("R1", "R5", "R10")}
+    names = sorted(recalls, key=lambda name: -recalls[name])
+    signs = [">" if recalls[a] > recalls[b] else "=" for a, b in pairwise(names)]
+    shown = names[0] + "".join(f" {sign} {name}" for sign, name in zip(signs, names[1:], strict=True))
+    values = ", ".join(f"{name} {value:.4f}" for name, value in recalls.items())
+    return Comparison((Answer(target("T000-06"), shown, found.source, f"{values}; {_beside(found)}"),))
+
+
+def _beside(found: Found) -> str:
+    floors = ", ".join(f"{name} {value:.4f}" for name, value in found.metrics["floors"].items())
+    return f"{'×'.join(map(str, found.recipe.data.image_size))} pixels; without learning {floors}"
+
+
+def _learning(found: Found, question: str) -> list[Part]:
+    return [
+        curves(
+            {found.recipe.name: found},
+            CURVES,
+            f"{found.recipe.name}-curves",
+            f"The plots of {question}, which are lost: R1, R5 and R10 of identities that are not learnt, and the losses.",
+        ),
+        run_picture(found, "step_curves", "Training loss against the step (mean of ten, band: one standard deviation)."),
+        run_picture(found, "rank_lists", "What is nearest to some pictures; green: the right identity."),
+    ]
 
 
 def _triplets() -> Section:
-    count = count_triplets(TRAIN, IMAGES)
+    count = count_triplets(IDENTITIES, IMAGES)
     return Section(
-        "Q10: triplets",
+        "Q9 and Q10: triplets",
         "How many triplets can be made of 230 identities with ten pictures each?",
-        (
-            computed(function(count_triplets), {"T000-05": count.ordered}, {"T000-05": str(count)}),
-            findings("E000-07"),
-        ),
+        (computed(function(count_triplets), {"T000-05": count.ordered}, {"T000-05": str(count)}), findings("E000-07")),
     )
 
 
-def _training() -> Section:
-    return Section(
-        "Q8, Q9 and Q11: learning to tell identities apart",
-        "Train by cross-entropy, then by triplets; rank the 49 identities; draw R1, R5, R10 and the losses.",
-        (
-            Missing(
-                "the two trainings",
-                "There is no run of them to make this from.",
-                "",
-                tuple(target(f"T000-{number:02d}") for number in range(6, 10)),
+def _by_triplets(shelf: Shelf) -> Section:
+    found = best(shelf, "hkust-triplet")
+    if found is None:
+        parts: list[Part] = [missing_run("hkust-triplet", "T000-07", "T000-08", "T000-09")]
+    else:
+        history = [float(row["val_R10"]) for row in found.history]
+        late = len(history) * 3 // 4
+        change = history[-1] - max(history[: late + 1])
+        notes = {"T000-07": _beside(found), "T000-08": ""}
+        parts = [
+            Comparison(
+                (
+                    *(
+                        Answer(target(name), float(found.figure("test", recall)), found.source, notes[name])
+                        for name, recall in (("T000-07", "R1"), ("T000-08", "R5"))
+                    ),
+                    Answer(
+                        target("T000-09"),
+                        f"{history[-1]:.4f}, {change:+.4f} against the best of the first three quarters",
+                        found.source,
+                        holds=change < 0.02,
+                    ),
+                )
             ),
-            findings("E000-05", "E000-06"),
-        ),
+            *_learning(found, "Q11"),
+            run_picture(found, "triplets", "Sampled triplets: anchor, positive, negative (Q9, which is lost)."),
+            *_others(shelf),
+        ]
+    return Section(
+        "Q11: learning by triplets",
+        "Train the embedding by triplets; draw the same; does it do better?",
+        (*parts, findings("E000-06")),
     )
+
+
+def _others(shelf: Shelf) -> list[Part]:
+    rows = []
+    sources = []
+    for name in ("hkust-id", "hkust-triplet", "hkust-id-best", "hkust-triplet-best"):
+        found = best(shelf, name) if not shelf.small or name in QUICK else None
+        if found:
+            figures = (f"{found.figure('test', key):.4f}" for key in ("R1", "R5", "R10", "mAP"))
+            rows.append((name, "×".join(map(str, found.recipe.data.image_size)), *figures))
+            sources.append(found.source)
+    return [
+        Table(
+            "All recipes on identities that they have not learnt",
+            ("recipe", "pixels", "R1", "R5", "R10", "mAP"),
+            tuple(rows),
+            sources[0],
+        )
+    ]

@@ -25,6 +25,9 @@ log = logging.getLogger("kerascv_course")
 #: Side of the pictures that are cut and enlarged, pixels; and how many of a class there are for training and test.
 SIDE, TRAIN, TEST = 32, 60, 30
 
+#: Of the digits that stand for identities: how many are learnt, and pictures of each.
+LEARNT, IMAGES = 8, 20
+
 
 def small_runs(module: ModuleType, folder: Path) -> None:
     """Make a report's small runs; those that are finished are kept.
@@ -73,9 +76,11 @@ def _sweep(recipe: Recipe, setting: str, values: tuple[Any, ...], path: Path, fo
 
 def embedded(recipe: Recipe, folder: Path) -> Path | None:
     """Where a recipe's embedded data stands, made if it is not there: pictures for the folder source, None for other sources."""
-    if recipe.data.source != "folder":
+    if recipe.data.source not in ("folder", "identities"):
         return None
-    name, make = ("patches", _patches) if recipe.task == "colorize" else ("digits", _digits)
+    name, make = {"colorize": ("patches", _patches), "retrieve": ("identities", _identities)}.get(
+        recipe.task, ("digits", _digits)
+    )
     root = folder / "pictures" / name
     if not root.is_dir():
         for path, pixels in make().items():
@@ -95,6 +100,16 @@ def _digits() -> dict[str, np.ndarray]:
         for number, picture in enumerate(pixels[targets == digit][: TRAIN + TEST]):
             split = "train" if number < TRAIN else "test"
             found[f"{split}/{digit}/{number:03d}.png"] = picture
+    return found
+
+
+def _identities() -> dict[str, np.ndarray]:
+    """The same digits as if they were identities: eight to learn, two others to find."""
+    found = {}
+    for path, picture in _digits().items():
+        _, digit, file = path.split("/")
+        if int(file[:3]) < IMAGES:
+            found[f"{'train' if int(digit) < LEARNT else 'val'}/{digit}/{file}"] = picture
     return found
 
 

@@ -155,7 +155,7 @@ class Shelf:
 
 #: Fields of a recipe that runs of it may differ in.
 FREE = (
-    *("description", "expect", "seed", "epochs", "patience", "precision", "jit_compile", "deterministic", "weights"),
+    *("description", "expect", "seed", "epochs", "patience", "precision", "jit_compile", "fused", "deterministic", "weights"),
     *("log_style", "snapshots", "export"),
 )
 
