@@ -161,7 +161,13 @@ def _parser() -> argparse.ArgumentParser:
     for topic in ("least-squares", "hypergradient", "decay"):
         add(topic, "--seed", type=int, default=0, metavar="SEED", help="of the data (%(default)s)")
     for topic in ("rmsprop", "hypergradient", "chaos", "decay"):
-        add(topic, "--no-keras", dest="keras", action="store_false", help="leave Keras and TensorFlow out: done in a second")
+        add(
+            topic,
+            "--no-keras",
+            dest="keras",
+            action="store_false",
+            help="leave Keras and TensorFlow out: done in a second or two",
+        )
     return parser
 
 
