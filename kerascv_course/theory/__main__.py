@@ -160,8 +160,14 @@ def _parser() -> argparse.ArgumentParser:
     add("chaos", "--start", type=_number, default=0.5, metavar="U", help="where u starts (%(default)s)")
     for topic in ("least-squares", "hypergradient", "decay"):
         add(topic, "--seed", type=int, default=0, metavar="SEED", help="of the data (%(default)s)")
-    for topic in ("rmsprop", "hypergradient", "decay"):
-        add(topic, "--no-keras", dest="keras", action="store_false", help="leave Keras and TensorFlow out: done in a second")
+    for topic in ("rmsprop", "hypergradient", "chaos", "decay"):
+        add(
+            topic,
+            "--no-keras",
+            dest="keras",
+            action="store_false",
+            help="leave Keras and TensorFlow out: done in a second or two",
+        )
     return parser
 
 

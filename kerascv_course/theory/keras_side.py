@@ -23,7 +23,7 @@ from kerascv_course.theory.problem import LeastSquares, check_finite, check_rate
 if TYPE_CHECKING:
     from kerascv_course.theory.hypergradient import Hypergradient, Unrolled
 
-__all__ = ["CHOICES", "keras_descend", "keras_optimizer", "tape_gradient"]
+__all__ = ["CHOICES", "import_keras", "keras_descend", "keras_optimizer", "tape_gradient"]
 
 #: Name of a choice to Keras's class, its options, and a learning rate that suits ten rows of thirty standard normal inputs.
 CHOICES: Mapping[str, tuple[str, Mapping[str, Any], float]] = MappingProxyType(
@@ -51,7 +51,7 @@ CHOICES: Mapping[str, tuple[str, Mapping[str, Any], float]] = MappingProxyType(
 CAST = ("beta_1", "beta_2", "weight_decay")
 
 
-def _start() -> None:
+def import_keras() -> None:
     """TensorFlow takes seconds to import: only when everything else is known to be right, and without its notices."""
     if "keras" not in sys.modules or "tensorflow" not in sys.modules:
         start_tensorflow()
@@ -71,7 +71,7 @@ def keras_optimizer(name: str, rate: float | None = None, **options: Any) -> Any
     """
     if rate is not None:
         check_rate(rate)
-    _start()
+    import_keras()
     class_name, given, usual = CHOICES.get(name, (name, {}, None))
     kind: Any = getattr(keras.optimizers, class_name, None)
     if not _is_optimizer(kind):
@@ -110,7 +110,7 @@ def keras_descend(
         InputError: an optimiser that Keras has in float32 only, such as Muon.
     """
     check_steps(len(batches), problem.columns)
-    _start()
+    import_keras()
     import tensorflow as tf
 
     begin = np.zeros(problem.columns) if start is None else np.asarray(start, np.float64)
@@ -151,7 +151,7 @@ def tape_gradient(run: Unrolled) -> Hypergradient:
     Args:
         run: what is differentiated.
     """
-    _start()
+    import_keras()
     import tensorflow as tf
 
     from kerascv_course.theory.hypergradient import Hypergradient

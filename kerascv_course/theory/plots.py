@@ -13,6 +13,7 @@ from kerascv_course.theory.graph import ComputationGraph, Node
 from kerascv_course.theory.hypergradient import HypergradientStudy
 from kerascv_course.theory.least_squares import LEAVE, STAY, Descent, LeastSquaresStudy
 from kerascv_course.theory.memory import MemoryStudy
+from kerascv_course.theory.network import NetworkStudy
 
 __all__ = [
     "agreement",
@@ -23,6 +24,7 @@ __all__ = [
     "epsilon_ends",
     "loss_against_rate",
     "memory_growth",
+    "network_rates",
     "plane_paths",
     "row_space_shares",
 ]
@@ -204,6 +206,22 @@ def bifurcation(study: ChaosStudy) -> Figure:
     for axes in (visits, losses, slopes, exponents):
         axes.axvline(SETTLES_BELOW, color=BEST, linestyle=":")
         axes.grid(alpha=0.3)
+    return figure
+
+
+def network_rates(study: NetworkStudy) -> Figure:
+    """The trained loss of the network and its derivative against the rate, all logarithmic."""
+    figure = Figure(figsize=(9, 5.4), layout="constrained")
+    losses, slopes = figure.subplots(2, 1, sharex=True)
+    for place, (t, color) in enumerate(zip(study.losses, ("#222222", "#ee7733", "#77bbee", *COLORS), strict=False)):
+        looks = {"color": color, "linewidth": 1, "label": f"t = {t}", "zorder": 3 - 0.1 * place}
+        losses.plot(study.rates, study.losses[t], **looks)
+        slopes.plot(study.rates, np.maximum(np.abs(study.slopes[t]), FLOOR), **looks)
+    losses.set(yscale="log", ylabel="loss after t steps, nats", title="A network of 16 hidden units, trained at 0.03 to 100")
+    slopes.set(xscale="log", yscale="log", xlabel="learning rate η", ylabel="|dL/dη| by TensorFlow's tape")
+    for axes in (losses, slopes):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8, loc="upper left")
     return figure
 
 

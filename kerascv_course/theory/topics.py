@@ -257,39 +257,63 @@ def memory(*, times: Sequence[int] = (16, 64, 144, 256, 400, 625, 900), columns:
     )
 
 
-def chaos(*, points: int = 1000, times: Sequence[int] = (5, 20, 80), start: float = 0.5) -> Findings:
-    """Large rates (2.1.3); see `study_chaos`, whose arguments these are.
+def chaos(*, points: int = 1000, times: Sequence[int] = (5, 20, 80), start: float = 0.5, keras: bool = True) -> Findings:
+    """Large rates (2.1.3); see `study_chaos` and `study_network`.
 
     Args:
-        points: rates.
-        times: t of the curves.
+        points: rates of the map.
+        times: t of its curves.
         start: u₀.
+        keras: a small network too, by TensorFlow's tape.
     """
     from kerascv_course.theory.chaos import study_chaos
+    from kerascv_course.theory.network import study_network
 
     study = study_chaos(points=points, times=times, start=start)
+    network = study_network() if keras else None
 
     from kerascv_course.theory import plots
 
-    rows = tuple((number(r), str(t), f"{slope:.6g}", f"{other:.6g}") for r, t, slope, other in study.differences)
+    drawings = [
+        Drawing(
+            "chaos",
+            "Against the learning rate: what |u| goes on visiting, the loss after t steps, its derivative by the rate, and the "
+            "Lyapunov exponent (below 0: settles; above: chaos).",
+            lambda: plots.bifurcation(study),
+        )
+    ]
+    differences = [("u·u", *each) for each in study.differences]
+    claims = study.claims()
+    if network is not None:
+        drawings.append(
+            Drawing(
+                "network",
+                "A small network's cross-entropy after t steps, and its derivative by the learning rate: smooth below a rate of 2, "
+                "noise above.",
+                lambda: plots.network_rates(network),
+            )
+        )
+        differences += [("network", *each) for each in network.differences]
+        claims += network.claims()
+    rows = tuple((name, number(r), str(t), f"{slope:.6g}", f"{other:.6g}") for name, r, t, slope, other in differences)
     return Findings(
         "chaos",
         "Large learning rates: an exact gradient of no use",
         "Gradient descent on (u² − 1)²/4 settles below η = 1, then doubles its period, then becomes chaotic. There the loss after t "
-        "steps is as rough in η as a random number, and dL/dη, exact as it is, grows like e to the Lyapunov exponent times t.",
+        "steps is as rough in η as a random number, and dL/dη, exact as it is, grows like e to the Lyapunov exponent times t. A small "
+        "network does the same.",
         {"rates": points, "u₀": number(start)},
-        study.claims(),
-        (Table(f"derivative and finite difference (η ± {study.shift:g})", ("η", "t", "dL/dη", "finite difference"), rows),),
+        claims,
         (
-            Drawing(
-                "chaos",
-                "Against the learning rate: what |u| goes on visiting, the loss after t steps, its derivative by the rate, and the "
-                "Lyapunov exponent (below 0: settles; above: chaos).",
-                lambda: plots.bifurcation(study),
+            Table(
+                "derivative and finite difference (η a millionth more and less)",
+                ("", "η", "t", "dL/dη", "finite difference"),
+                rows,
             ),
         ),
+        tuple(drawings),
         {},
-        study,
+        (study, network),
     )
 
 

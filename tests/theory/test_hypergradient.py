@@ -22,6 +22,7 @@ from kerascv_course.theory.hypergradient import (
     study_hypergradients,
 )
 from kerascv_course.theory.memory import measure_memory
+from kerascv_course.theory.network import study_network
 from kerascv_course.theory.problem import DivergenceError, LeastSquares, random_problem
 from kerascv_course.theory.rates import loss_curve, optimal_rate
 
@@ -127,6 +128,12 @@ def test_chaos_begins_where_the_map_says():
     assert abs(u[-1, 0] - 1) < 1e-12
 
 
+def test_a_network_does_the_same():
+    study = study_network(points=5, times=(5, 50))
+    assert len(study.claims()) == 3 and [claim.text for claim in study.claims() if not claim.holds] == []
+    assert study.losses[50][1] < study.losses[5][1] < np.log(2)
+
+
 def test_the_tangent_of_one_step_by_hand():
     u, tangent = tied_run(np.array([0.2]), 1, start=0.5)
     assert u[1, 0] == pytest.approx(0.5 + 0.2 * 0.375) and tangent[1, 0] == pytest.approx(0.375)
@@ -168,6 +175,8 @@ def test_ways_through_longer_graphs(steps):
         (lambda: study_chaos(times=(5, 501)), r"each 1 to 500.*received 5 501"),
         (lambda: study_chaos(shift=0.0), r"change of η must be above 0"),
         (lambda: study_chaos(start=1.6), r"bounded from starts within"),
+        (lambda: study_network(points=1), r"2 rates or more; received 1"),
+        (lambda: study_network(times=(201,)), r"1 to 200; received 201"),
         (lambda: tied_run(np.array([2.5]), 3), r"rates above 0 and up to 2; received 2.5"),
         (lambda: computation_graph(0), r"1 to 9 steps can be read; received 0"),
     ],

@@ -51,7 +51,7 @@ def test_every_topic_has_a_command():
 @pytest.mark.parametrize("topic", ["graph", "memory", "chaos", "rmsprop", "hypergradient", "decay"])
 def test_a_page_with_figures_and_json(topic, tmp_path, capsys):
     more = {"memory": ["--times", "9", "100"], "chaos": ["--points", "200"]}.get(topic, [])
-    keras = ["--no-keras"] if topic in ("rmsprop", "hypergradient", "decay") else []
+    keras = ["--no-keras"] if topic in ("rmsprop", "hypergradient", "chaos", "decay") else []
     assert main([topic, *more, *keras, "--output", str(tmp_path / "new")]) == 0
     told = capsys.readouterr().out
     assert "ok  " in told and "NO  " not in told and f"page: {tmp_path / 'new' / topic}.md" in told
