@@ -29,7 +29,6 @@ SHOWS = {
     "memory": "measured memory of reverse mode, checkpoints and forward mode (2.1.2)",
     "chaos": "what large learning rates do to that gradient (2.1.3)",
     "decay": "L2 penalty against weight decay, and Keras's convention (2.3)",
-    "errata": "the report's errata, each by a computation",
     "all": "all of them",
 }
 
@@ -71,8 +70,7 @@ def _text(findings: Findings) -> str:
 
     settings = ", ".join(f"{name} {value}" for name, value in findings.settings.items())
     parts = [f"{findings.title}" + (f" ({settings})" if settings else ""), findings.about]
-    # the errata's own table is as wide as the report's sentences: it stands in the page
-    parts += [table.text() for table in findings.tables if findings.topic != "errata"]
+    parts += [table.text() for table in findings.tables]
     return "\n\n".join([*parts, claims_text(findings.claims)])
 
 

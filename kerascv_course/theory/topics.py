@@ -12,7 +12,7 @@ from kerascv_course.theory.claims import number
 from kerascv_course.theory.pages import Drawing, Findings, Table
 from kerascv_course.theory.problem import random_problem, read_problem
 
-__all__ = ["TOPICS", "chaos", "decay", "errata", "graph", "hypergradient", "least_squares", "memory", "rmsprop"]
+__all__ = ["TOPICS", "chaos", "decay", "graph", "hypergradient", "least_squares", "memory", "rmsprop"]
 
 
 def least_squares(
@@ -414,25 +414,6 @@ def decay(
     )
 
 
-def errata() -> Findings:
-    """The errata of report 004, each by a computation; see `check_errata`."""
-    from kerascv_course.theory.errata import check_errata
-
-    study = check_errata()
-    rows = tuple((found.erratum.id, found.erratum.where, found.erratum.printed, found.erratum.correct) for found in study)
-    return Findings(
-        "errata",
-        "The errata of report 004, computed",
-        "What the report prints, what is right, and the numbers that show it.",
-        {},
-        tuple(claim for found in study for claim in found.claims),
-        (Table("findings", ("erratum", "where", "printed", "right"), rows),),
-        (),
-        {},
-        study,
-    )
-
-
 TOPICS: dict[str, Callable[..., Findings]] = {
     "least-squares": least_squares,
     "rmsprop": rmsprop,
@@ -441,5 +422,4 @@ TOPICS: dict[str, Callable[..., Findings]] = {
     "memory": memory,
     "chaos": chaos,
     "decay": decay,
-    "errata": errata,
 }

@@ -1,4 +1,4 @@
-"""Claims, errata, pages and the command line of the theory."""
+"""Claims, pages and the command line of the theory."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import json
 
 import pytest
 
-from kerascv_course.analysis.errata import errata_of
 from kerascv_course.errors import InputError
 from kerascv_course.theory.__main__ import SHOWS, main
 from kerascv_course.theory.claims import Claim, claims_markdown, claims_text, number
-from kerascv_course.theory.errata import check_errata
 from kerascv_course.theory.pages import check_folder
 from kerascv_course.theory.topics import TOPICS
 
@@ -35,13 +33,6 @@ def test_letters_with_a_tilde_take_one_place():
 )
 def test_numbers_are_short(value, text):
     assert number(value) == text
-
-
-def test_every_erratum_of_the_report_is_computed():
-    found = check_errata()
-    assert [each.erratum for each in found] == list(errata_of("004"))
-    assert all(each.claims for each in found)
-    assert [claim.text for each in found for claim in each.claims if not claim.holds] == []
 
 
 def test_every_topic_has_a_command():
