@@ -56,6 +56,8 @@ def command(text: str) -> str:
     for word in words:
         if word in (*PLACES, "--seed"):
             next(words, None)
+        elif word == "--weights":
+            kept += [word, "/".join(Path(next(words, "")).parts[-2:])]
         elif not word.startswith(tuple(f"{place}=" for place in PLACES)):
             kept.append(word)
     return " ".join(kept[1:])

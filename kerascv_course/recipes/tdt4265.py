@@ -38,7 +38,7 @@ _MODEL2 = replace(
     _MODEL1,
     name="tdt4265-model2",
     description="report 001, task 3, model 2: twice as wide, batch norm, dropout 0.6, Adamax (reported: 0.9782 / 0.820 / 0.8097)",
-    expect="not run to its end yet; 4 minutes an epoch on two CPU cores with bfloat16, no GPU",
+    expect="0.940 / 0.811 / 0.803 train / val / test with seed 0, stopped after 8 epochs; 33 minutes on two busy CPU cores, no GPU",
     model="tdt4265_model2",
 )
 
@@ -84,7 +84,7 @@ _TRANSFER = Recipe(
 _PROBE = Recipe(
     name="tdt4265-transfer-probe",
     description="transfer in two phases, the first: a new head on ImageNet's MobileNet (alpha 0.75) at 96×96, which stays as it is",
-    expect="not run yet; about 2 minutes on two CPU cores, no GPU",
+    expect="0.840 / 0.813 / 0.813 train / val / test with seed 0; 2 minutes on two CPU cores, no GPU",
     model="keras.applications/MobileNet?alpha=0.75",
     weights="imagenet",
     train_from="conv_preds",
@@ -101,7 +101,7 @@ _TUNE = replace(
     _PROBE,
     name="tdt4265-transfer-tune",
     description="transfer in two phases, the second: all of the network, from the first phase's checkpoint",
-    expect="not run yet; about 12 minutes on two CPU cores, no GPU",
+    expect="0.971 / 0.942 / 0.938 train / val / test with seed 0; 9 minutes on two CPU cores, no GPU",
     weights="runs/tdt4265-transfer-probe/best.keras",
     train_from="",
     augmentation=Augmentation(flip=True, translate=3, border="reflect"),
