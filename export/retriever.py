@@ -110,16 +110,17 @@ def enrol(path: Path, folder: Path, target: Path | None = None) -> tuple[int, in
     model = OnnxModel(path)
     proto = onnx.load(path)
     stored = {entry.name: numpy_helper.to_array(entry) for entry in proto.graph.initializer if entry.name in (GALLERY, WANTED)}
-    if model.contract.task != "rank" or len(stored) < 2 or len(stored[GALLERY]) != len(model.contract.gallery):
+    gallery, wanted = (stored.get(name, np.empty(0)) for name in (GALLERY, WANTED))
+    ours = gallery.ndim == 2 and len(gallery) == len(model.contract.gallery) and wanted.shape == (1,) and wanted[0] >= 1
+    if model.contract.task != "rank" or not ours:
         raise ContractError(
             f"pictures are added to a retriever of ours; {path} has the task {model.contract.task!r}: make one by python -m export "
             "RUN --gallery FOLDER"
         )
-    gallery, count = stored[GALLERY], int(stored[WANTED][0])
     paths, names = read_gallery(folder)
     pictures, vectors = _embed(model, paths)
     together = np.concatenate([gallery, vectors])
-    _set_constants(proto, together, count)
+    _set_constants(proto, together, int(wanted[0]))
     contract = dataclasses.replace(model.contract, gallery=(*model.contract.gallery, *names))
     _write(proto, contract, target or path, pictures, vectors, together)
     return len(names), len(set(names) - set(model.contract.gallery))

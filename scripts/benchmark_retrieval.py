@@ -22,7 +22,8 @@ import numpy as np
 
 def vectors(count: int, width: int, seed: int) -> np.ndarray:
     values = np.random.default_rng(seed).standard_normal((count, width), np.float32)
-    return values / np.linalg.norm(values, axis=1, keepdims=True)
+    values /= np.sqrt(np.einsum("ij,ij->i", values, values))[:, None]  # no copy: the peak before the search is the data alone
+    return values
 
 
 def one(tool: str, gallery_size: int, queries_size: int, width: int, k: int, threads: int) -> dict[str, float]:

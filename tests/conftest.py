@@ -40,6 +40,15 @@ def scene15_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def lfw279_dir() -> Path:
+    """Folder with train/ and val/ of one folder of face pictures an identity."""
+    folder = os.environ.get("LFW279_DIR")
+    if not folder or not (Path(folder) / "val").is_dir():
+        pytest.skip("no lfw279 pictures: set LFW279_DIR")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
 def tiny_recipe():
     """LeNet-5 on the digits, with dropout and augmentation, done in two seconds."""
     from kerascv_course.recipes import get_recipe

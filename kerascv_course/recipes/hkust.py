@@ -45,6 +45,8 @@ _BEST = replace(
     label_smoothing=0.1,
     epochs=60,
     views="flip",
+    precision="auto",
+    fused=True,
     retrieve=Retrieve(neck=True, dropout=0.0),
 )
 

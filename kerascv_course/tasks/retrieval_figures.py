@@ -21,6 +21,9 @@ __all__ = ["draw", "triplets"]
 #: Pictures of the map and of the histograms, at most.
 MAPPED, COMPARED = 600, 2000
 
+#: Fewer pictures than this are mapped by PCA: t-SNE has no neighbourhoods to keep.
+FEW = 50
+
 #: Rank lists: queries, and pictures of each.
 QUERIES, LENGTH = 8, 10
 
@@ -133,11 +136,15 @@ def _pairs(vectors: np.ndarray, split: Split) -> tuple[np.ndarray, np.ndarray]:
 
 def _map(vectors: np.ndarray, split: Split) -> tuple[np.ndarray, np.ndarray] | None:
     """Places (N, 2) of some images, and their identities; None for too few."""
+    chosen = _spread(np.flatnonzero(split.targets >= 0), MAPPED)
+    if len(chosen) < 3:
+        return None
+    if len(chosen) < FEW:
+        from sklearn.decomposition import PCA
+
+        return PCA(2, random_state=0).fit_transform(vectors[chosen]), split.targets[chosen]
     from sklearn.manifold import TSNE
 
-    chosen = _spread(np.flatnonzero(split.targets >= 0), MAPPED)
-    if len(chosen) < 8:
-        return None
     perplexity = min(30.0, (len(chosen) - 1) / 3)
     places = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(vectors[chosen])
     return places, split.targets[chosen]

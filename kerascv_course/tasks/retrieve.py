@@ -64,7 +64,8 @@ class Retrieval:
         "not. First queries whose nearest is wrong, then right ones.",
         "cmc": "Share of test queries with a right picture among the k nearest (cumulative matching characteristic).",
         "distances": "Distances of pairs of test pictures, between vectors of length 1.",
-        "embedding_map": "Vectors of the test pictures in two dimensions (t-SNE); a colour an identity, twenty of them.",
+        "embedding_map": "Vectors of the test pictures in two dimensions (t-SNE; PCA for fewer than 50); a colour an identity, "
+        "twenty of them.",
         "worst_confusions": "Test queries beside the wrong picture that is nearest, the nearest such pairs first.",
         "triplets": "Triplets of the first batch: anchor, positive, negative, as the loss takes them, with the distances that the "
         "finished network gives.",

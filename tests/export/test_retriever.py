@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -86,6 +88,18 @@ def test_the_command_line(identity_run, people, tmp_path, capsys):
     np.testing.assert_allclose(vector, OnnxModel(embedder).run(picture)["embedding"][0], atol=1e-6)
     assert main(["inspect", str(output)]) == 0
     assert "30 pictures of 5: id6" in capsys.readouterr().out
+
+
+def test_it_answers_where_numpy_onnxruntime_and_pillow_are_alone(retriever, people):
+    blocked = ("tensorflow", "keras", "onnx", "tf2onnx", "tyro", "sklearn", "scipy", "matplotlib", "jinja2", "tqdm")
+    code = (
+        f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\n"
+        "from export.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    words = [sys.executable, "-c", code, "predict", retriever, people / "val" / "id8", "--top", "1"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[1:] for line in done.stdout.splitlines()] == [["id8", "0.000"]] * 6
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def batch():
 
 
 def value(loss, targets, outputs):
-    return float(keras.ops.convert_to_numpy(loss(targets, np.asarray(outputs, np.float32))))
+    return float(keras.ops.convert_to_numpy(loss(targets, keras.ops.cast(outputs, "float32"))))
 
 
 def softplus(x):

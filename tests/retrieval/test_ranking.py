@@ -221,6 +221,31 @@ def test_the_figures_are_pytorch_metric_learnings(clusters):
     assert report.mean_ap == pytest.approx(ap, abs=1e-12)
 
 
+def test_the_figures_of_real_faces_are_pytorch_metric_learnings(lfw279_dir):
+    """447 pictures of 49 people, as their pixels."""
+    pytest.importorskip("pytorch_metric_learning", reason="pytorch-metric-learning is not installed (extra [compare])")
+    import torch
+    from PIL import Image
+    from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+
+    paths = sorted((lfw279_dir / "val").glob("*/*.jpg"))
+    vectors = np.stack([np.asarray(Image.open(path).convert("L").resize((16, 16)), np.float32).ravel() for path in paths])
+    _, identities = np.unique([path.parent.name for path in paths], return_inverse=True)
+    one = make_protocol("one-an-identity", identities)
+    every = make_protocol("leave-one-out", identities)
+    first = AccuracyCalculator(include=("precision_at_1", "mean_average_precision"), k=49)
+    labels, tensors = torch.tensor(identities), torch.tensor(vectors)
+    theirs = first.get_accuracy(tensors[one.queries], labels[one.queries], tensors[one.gallery], labels[one.gallery])
+    ours = evaluate(vectors, identities, one)
+    assert (ours.queries, ours.gallery) == (398, 49)
+    assert ours.recalls[1] == pytest.approx(theirs["precision_at_1"], abs=1e-12)
+    assert ours.recalls[1] > ours.chance == pytest.approx(1 / 49, abs=1e-12)
+    assert ours.mean_ap == pytest.approx(theirs["mean_average_precision"], abs=1e-12)
+    within = AccuracyCalculator(include=("mean_average_precision_at_r",), k="max_bin_count")
+    at_r = within.get_accuracy(tensors, labels)["mean_average_precision_at_r"]
+    assert evaluate(vectors, identities, every).map_at_r == pytest.approx(at_r, abs=1e-12)
+
+
 # --- re-ranking -------------------------------------------------------------------------------------------------------
 
 
