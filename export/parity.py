@@ -117,7 +117,7 @@ class ParityReport:
     def summary(self) -> str:
         """One line."""
         worst = max((row.max_absolute for row in self.rows if row.exact), default=0.0)
-        word = "R1" if any(row.output == "embedding" for row in self.rows) else "accuracy"
+        word = "R1 among each other" if any(row.output == "embedding" for row in self.rows) else "accuracy"
         accuracy = "" if self.accuracy_keras is None else f", {word} {self.accuracy_keras:.4f} and {self.accuracy_onnx:.4f}"
         verdict = "parity passed" if self.ok else "parity FAILED"
         return f"{verdict}: {self.images:,} images, largest difference {worst:.1e}{accuracy} (Keras and ONNX)"
