@@ -24,8 +24,8 @@ QUICK: Mapping[str, Mapping[str, Any]] = {"hkust-id": _SMALL, "hkust-triplet": _
 #: Sides of the pictures, pixels, that runs may have been made with; the recipes' own first.
 SIDES = (128, 96, 64, 48)
 
-#: The training set of the report: identities, and pictures of each.
-IDENTITIES, IMAGES = 230, 10
+#: The target that prints how many identities the report's training set has, and how many pictures there are of each.
+IDENTITIES, IMAGES = "T000-03", 10
 
 CURVES = ("val_R1", "val_R5", "val_R10", "loss", "val_loss")
 
@@ -147,7 +147,7 @@ def _learning(found: Found, question: str) -> list[Part]:
 
 
 def _triplets() -> Section:
-    count = count_triplets(IDENTITIES, IMAGES)
+    count = count_triplets(int(target(IDENTITIES).value), IMAGES)
     return Section(
         "Q9 and Q10: triplets",
         "How many triplets can be made of 230 identities with ten pictures each?",
