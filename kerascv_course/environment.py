@@ -118,6 +118,8 @@ def start_tensorflow() -> None:
         import tensorflow as tf
 
         tf.config.list_physical_devices()
+    # its warnings are advice to programmers, such as that a function was traced again for another batch size
+    tf.get_logger().setLevel("ERROR")
 
 
 @contextlib.contextmanager
