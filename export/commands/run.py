@@ -133,7 +133,7 @@ def retriever_command(arguments: argparse.Namespace) -> int:
             raise InputError("--nearest goes with --gallery: it is decided when the file is made")
         source = source / RETRIEVER if source.is_dir() else source
         added, new = enrol(source, arguments.add, arguments.output)
-        print(f"added {added} pictures, {new} new names")
+        print(f"added {added} picture{'s' if added != 1 else ''}, {new} new name{'s' if new != 1 else ''}")
         print(arguments.output or source)
         return 0
     if source.is_dir():

@@ -74,7 +74,7 @@ def test_the_command_line(identity_run, people, tmp_path, capsys):
     assert main([str(embedder), "--gallery", str(people / "val"), "--nearest", "2", "-o", str(output)]) == 0
     shutil.copytree(people / "train" / "id0", tmp_path / "new" / "id0")
     assert main([str(output), "--add", str(tmp_path / "new")]) == 0
-    assert "added 6 pictures, 1 new names" in capsys.readouterr().out
+    assert "added 6 pictures, 1 new name" in capsys.readouterr().out
     picture = str(people / "train" / "id0" / "3.png")
     assert main(["predict", str(output), picture, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
