@@ -34,7 +34,11 @@ def compare(
         from kerascv_course.files import write_beside
         from kerascv_course.plots import compare_curves
 
-        histories = {", ".join(map(_text, row.settings.items())): [read_history(run) for run in row.runs] for row in rows}
+        # the recipes' names where they tell the rows apart, else all that differs
+        names = [str(row.settings.get("name")) for row in rows]
+        told = len(set(names)) == len(rows)
+        labels = names if told else [", ".join(map(_text, row.settings.items())) for row in rows]
+        histories = {label: [read_history(run) for run in row.runs] for label, row in zip(labels, rows, strict=True)}
         columns = [key for panel in curves for key in panel.split("+")]
         for history in (history for runs in histories.values() for history in runs):
             if missing := [key for key in columns if key not in history[0]]:

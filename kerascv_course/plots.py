@@ -272,7 +272,7 @@ def compare_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]
                         label=label if seed == 0 else None,
                     )
         title = _spoken(keys[0]) if len(keys) == 1 else keys[0].removeprefix("val_")
-        axes.set(xlabel="epoch", ylabel=keys[0].removeprefix("val_"), title=title.capitalize())
+        axes.set(xlabel="epoch", ylabel=keys[0].removeprefix("val_"), title=title[0].upper() + title[1:])
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     return figure
