@@ -18,7 +18,7 @@ from kerascv_course.recipe import Augmentation, Data, Optimizer, Recipe, Retriev
 _ID = Recipe(
     name="hkust-id",
     description="report 000, question 8: ResNet-18 learns identities by cross-entropy, finds others by its pooled feature",
-    expect="not run to its end yet; wants a GPU at 128×128, or --data.image-size 64 64",
+    expect="R1 0.33, R5 0.61, R10 0.74 on 49 faces of lfw279 at 64×64 with seed 0; 12 minutes on two busy CPU cores",
     task="retrieve",
     model="resnet18_reid",
     data=Data("identities", image_size=(128, 128), normalize_mean=(0.5,), normalize_std=(0.25,)),
@@ -33,12 +33,14 @@ _TRIPLET = replace(
     _ID,
     name="hkust-triplet",
     description="report 000, question 11: the same network by random triplets (reported: R1 0.67, R5 0.83); --weights: its start",
+    expect="R1 0.26, R5 0.69, R10 0.86 on 49 faces of lfw279 at 64×64 with seed 0; 12 minutes on two busy CPU cores",
     retrieve=Retrieve(identity_loss="none", triplet="random", margin=1.0, images_per_identity=4),
 )
 _BEST = replace(
     _ID,
     name="hkust-id-best",
     description="report 000 at its best, by identities: warm-up, cosine, label smoothing, crops, random erasing, BNNeck",
+    expect="not run to its end yet; wants a GPU at 128×128, or --data.image-size 64 64",
     augmentation=Augmentation(flip=True, translate=10, erase=0.5),
     optimizer=Optimizer("adam", learning_rate=1e-3, weight_decay=5e-4, decay_norms=False),
     schedule=Schedule("cosine", warmup_epochs=5),
@@ -57,6 +59,7 @@ RECIPES = [
     replace(
         _BEST,
         name="hkust-triplet-best",
+        expect="R1 0.25, R5 0.51, R10 0.69 on 49 faces of lfw279 at 64×64 with seed 0, under-trained; 23 minutes on two busy CPU cores",
         description="report 000 at its best: the same and batch-hard triplets, in batches of 16 identities, and centre loss",
         batch_size=64,
         retrieve=replace(
