@@ -137,7 +137,7 @@ def main() -> None:
     for name, value in result.headline.items():
         print(f"  {name:<20} {value}")
     if result.sample is None:
-        print(f"\nthe test split is untouched; measure and export with:\n  {PROG} --resume {result.run.path}")
+        print(f"\nnothing has been measured on the test split; measure and export with:\n  {PROG} --resume {result.run.path}")
         return
     print(f"  {'report':<20} {result.run / 'report.html'}")
     if recipe.export.enabled:
