@@ -70,10 +70,14 @@ def look(
 def first_and_last(model: keras.Model, picture: np.ndarray) -> dict[str, Figure]:
     """`look` at the first convolution and at the last one, by file stem; nothing where there is none.
 
+    A convolution of 1×1 maps at the end, which is a dense layer (MobileNet's), is passed over.
+
     Args:
         model: from uint8 images.
         picture: uint8 (height, width, 1 or 3).
     """
     names = convolutions(model)
     figures = {"first_convolution": look(model, picture, names[0])} if names else {}
-    return figures | ({"last_convolution": look(model, picture, names[-1])} if len(names) > 1 else {})
+    spread = (name for name in reversed(names[1:]) if activations(model, picture[None], [name])[name].shape[1:3] != (1, 1))
+    last = next(spread, None)
+    return figures | ({"last_convolution": look(model, picture, last)} if last else {})

@@ -77,15 +77,9 @@ def _by_hand() -> Section:
                 rows,
                 {name: f"convolution, which the task asks for: {row}" for name, row in zip(rows, asked, strict=True)},
             ),
-            computed(
-                function(kernel_from_sizes, conv_output, same_padding),
-                {
-                    "T001-04": same_padding(5)[0],
-                    "T001-01": f"{first}x{first}",
-                    "T001-02": f"{pooled}x{pooled}",
-                    "T001-03": f"{second}x{second}",
-                },
-            ),
+            computed(function(same_padding), {"T001-04": same_padding(5)[0]}),
+            computed(function(kernel_from_sizes), {"T001-01": f"{first}x{first}"}),
+            computed(function(conv_output), {"T001-02": f"{pooled}x{pooled}", "T001-03": f"{second}x{second}"}),
             computed(function(count_layers), {**dict(zip(ids, counts, strict=True)), "T001-10": network.parameters}),
             Code(report_text(REPORT), "All of task 1, computed", function(report_text)),
             findings("E001-01", "E001-02", "E001-03", "E001-04", "E001-05", "E001-06"),

@@ -103,3 +103,12 @@ def test_the_command(command, tiny_run, tmp_path):
     ):
         done = command("kerascv_course.look", *words)
         assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_convolution_that_is_a_dense_layer_is_not_the_last():
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name="first")(image)
+    x = keras.layers.Conv2D(5, 3, name="last")(x)
+    x = keras.layers.Conv2D(10, 1, name="head")(keras.layers.GlobalAveragePooling2D(keepdims=True)(x))
+    figures = first_and_last(keras.Model(image, x), PIXELS[0, :8, :8])
+    assert figures["last_convolution"].get_suptitle().startswith("last")
