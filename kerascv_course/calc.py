@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerascv_course.errors import InputError, run_cli
+from kerascv_course.errors import InputError, UnknownNameError, run_cli
 from kerascv_course.files import write_beside
 from kerascv_course.networks import find_summary
 
@@ -128,27 +128,35 @@ def _window(command: argparse.ArgumentParser) -> None:
 
 
 def _cluster_options(command: argparse.ArgumentParser) -> None:
-    from kerascv_course.analysis.scaling import DEVICES, LINKS, OPTIMIZERS
-
-    def choice(name: str, known: Collection[str], default: str | None, text: str) -> None:
-        command.add_argument(name, choices=sorted(known), default=default, help=f"{text} (default: {default or 'as between'})")
-
-    choice("--device", DEVICES, "a100", "whose data sheet gives the peak FLOP/s")
-    command.add_argument("--tflops", type=float, help="peak TFLOP/s of a device, instead of --device")
-    command.add_argument(
-        "--utilisation", type=float, default=0.2, help="assumed share of the peak that is reached (default: 0.2)"
+    add = command.add_argument  # names are checked when they are used: --help imports no analysis
+    add("--device", default="a100", metavar="NAME", help="a100, a100-tf32, h100 or h100-tf32: peak FLOP/s (default: a100)")
+    add("--tflops", type=float, help="peak TFLOP/s of a device, instead of --device")
+    add("--utilisation", type=float, default=0.2, help="assumed share of the peak that is reached (default: 0.2)")
+    text = "between hosts: infiniband-200, infiniband-400, ethernet-100, ethernet-10, ethernet-1 (default: infiniband-200)"
+    add("--link", default="infiniband-200", metavar="NAME", help=text)
+    add("--within", metavar="NAME", help="within a host: nvlink3, nvlink4 or pcie4 (default: as between hosts)")
+    add("--per-host", type=int, default=1, metavar="N", help="devices of a host (default: 1)")
+    add("--adapters", type=int, default=1, metavar="N", help="network adapters of a host (default: 1)")
+    add("--link-share", type=float, default=0.8, help="assumed share of a link's bandwidth that is reached (default: 0.8)")
+    add(
+        "--optimizer",
+        default="adam",
+        metavar="NAME",
+        help="for the size of a checkpoint: adam, sgd-momentum, … (default: adam)",
     )
-    choice("--link", LINKS, "infiniband-200", "between hosts")
-    choice("--within", LINKS, None, "within a host")
-    command.add_argument("--per-host", type=int, default=1, metavar="N", help="devices of a host (default: 1)")
-    command.add_argument("--adapters", type=int, default=1, metavar="N", help="network adapters of a host (default: 1)")
-    command.add_argument("--link-share", type=float, default=0.8, help="assumed share of a link's bandwidth (default: 0.8)")
-    choice("--optimizer", OPTIMIZERS, "adam", "for the size of a checkpoint")
 
 
 def _cluster(args: argparse.Namespace) -> Cluster:
-    from kerascv_course.analysis.scaling import DEVICES, LINKS, Cluster
+    from kerascv_course.analysis.scaling import DEVICES, LINKS, OPTIMIZERS, Cluster
 
+    for kind, name, known in (
+        ("device", args.device, DEVICES),
+        ("link", args.link, LINKS),
+        ("link", args.within or args.link, LINKS),
+        ("optimizer", args.optimizer, OPTIMIZERS),
+    ):
+        if name not in known:
+            raise UnknownNameError(kind, name, known)
     return Cluster(
         peak=DEVICES[args.device].peak if args.tflops is None else 1e12 * args.tflops,
         link=LINKS[args.link],
@@ -180,7 +188,7 @@ def _scaling(args: argparse.Namespace) -> Any:
         }
         with write_beside(args.plot) as temporary:
             scaling_curves(lines, work.name).savefig(temporary, dpi=80)
-    return "\n\n".join([step_text(work, args.optimizer), *map(curve_table, curves)])
+    return "\n\n".join([step_text(work, args.optimizer, args.batch), *map(curve_table, curves)])
 
 
 def _networks(args: argparse.Namespace) -> Any:

@@ -154,7 +154,8 @@ def _ready(values: np.ndarray, distance: Distance) -> np.ndarray:
 def save_cells(cells: Cells, path: Path) -> None:
     """Write an index: .npz, not compressed, without pickles."""
     with write_beside(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **{name: np.asarray(value) for name, value in vars(cells).items()})
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in vars(cells).items()}
+        np.savez(file, **arrays)
 
 
 def load_cells(path: Path, gallery: VectorFile) -> Cells:

@@ -127,7 +127,7 @@ class VectorFile:
         return hashlib.sha256(text.encode() + self.rows(numbers).tobytes()).hexdigest()[:16]
 
     def _fill(self, file: BinaryIO, values: np.ndarray) -> None:
-        view = memoryview(values).cast("B")
+        view = memoryview(values.data).cast("B")
         done = 0
         while done < len(view):
             got = file.readinto(view[done:])  # type: ignore[attr-defined]
@@ -199,7 +199,8 @@ def nearest_on_disk(
     prepare(queries, queries[:1], distance)  # what is wrong with the queries is told before the file is read
     if queries.shape[1] != gallery.width:
         raise InputError(f"queries and gallery have vectors of one width; received {queries.shape[1]} and {gallery.width}")
-    indices, squares = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0))
+    indices: np.ndarray = np.empty((len(queries), 0), np.int64)
+    squares: np.ndarray = np.empty((len(queries), 0))
     for start, part in gallery.parts(budget, copies=distance == "cosine"):
         try:
             found, new, factor = nearest_squares(queries, part, k, distance)

@@ -192,14 +192,22 @@ def test_tables_and_command_line(capsys, tmp_path, monkeypatch):
     assert calc.main([*words.split(), "--plot", str(figure)]) == 0
     told = capsys.readouterr().out
     assert "forward and backward 0.06 GFLOP (3.00 × forward)" in told and "4 × 1,000,000 = 4,000,000 bytes" in told
+    assert "memory       0.481 GiB for 1000 images" in told  # (4 + 8 + 4 + 500) MB and 12 bytes
     assert "| 4 | 1,000 | 5 | 6 | 6.08 | 11.1 / 6.08 |" in told and "weak scaling" in told
     assert figure.read_bytes()[:4] == b"\x89PNG"
     assert calc.main(["networks", "lenet5", "--devices", "8"]) == 0
     assert "| `by hand` | 1,000,000 | 0.06 | 4.00 | 7.00 |" in capsys.readouterr().out
     cluster = Cluster(6e12, LINKS["ethernet-10"])
-    assert network_table([WORK], cluster, 8, "adam").count("\n") == 2 and "by hand" in step_text(WORK, "adam")
+    assert network_table([WORK], cluster, 8, "adam").count("\n") == 2 and "by hand" in step_text(WORK, "adam", 8)
     assert curve_table(scaling(WORK, cluster, [1], 8)).count("| 1 |") >= 1
     with pytest.raises(InputError, match="no registered network matches 'nothing\\*'"):
         calc.main(["networks", "nothing*"])
-    with pytest.raises(UnknownNameError, match="unknown optimizer"):
-        WORK.checkpoint_bytes("nothing")
+    for option, message in (
+        ("--link ether-10", "'ethernet-10'"),
+        ("--within nvlink", "unknown link"),
+        ("--device b3", "unknown device"),
+    ):
+        with pytest.raises(UnknownNameError, match=message):
+            calc.main(["networks", *option.split()])
+    with pytest.raises(UnknownNameError, match="unknown optimizer 'none'"):
+        calc.main("scaling lenet5 --optimizer none".split())

@@ -9,7 +9,7 @@ from kerascv_course.analysis.scaling import Cluster, Curve, Workload
 __all__ = ["curve_table", "network_table", "step_text"]
 
 
-def step_text(work: Workload, optimizer: str) -> str:
+def step_text(work: Workload, optimizer: str, images: int) -> str:
     """FLOPs and bytes of a network's training, with the arithmetic."""
     ratio = work.training_macs / work.forward_macs if work.forward_macs else 0.0
     return "\n".join(
@@ -19,7 +19,8 @@ def step_text(work: Workload, optimizer: str) -> str:
             f"backward {work.training_flops / 1e9:.4g} GFLOP ({ratio:.2f} × forward)",
             f"gradients    4 × {work.trainable:,} = {work.gradient_bytes:,} bytes; n devices send 2(n − 1)/n times as many each",
             f"checkpoint   {work.checkpoint_bytes(optimizer):,} bytes of variables with {optimizer}",
-            f"activations  {work.activation_bytes:,} bytes an image, none of them freed",
+            f"memory       {work.memory_bytes(images, optimizer) / 2**30:.3g} GiB for {images} images on a device: the checkpoint's, "
+            f"gradients, and {work.activation_bytes:,} bytes of activations an image, none of them freed",
         ]
     )
 
