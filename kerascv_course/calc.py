@@ -107,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("network", metavar="MODEL|RUN|FILE", help="as for python -m kerascv_course.analyze")
     command.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], metavar="N")
     command.add_argument("--batch", type=int, default=128, help="images of a step: of all devices (strong), of each (weak)")
+    command.add_argument("--kind", choices=("strong", "weak"), help="only this one (default: both)")
     command.add_argument("--input-shape", type=int, nargs=3, metavar=("H", "W", "C"))
     command.add_argument("--pipeline", type=float, metavar="IMAGES/S", help="what a host's input pipeline delivers")
     command.add_argument("--overhead", type=float, default=0.0, metavar="MS", help="of a step, that nothing makes shorter")
@@ -176,7 +177,9 @@ def _scaling(args: argparse.Namespace) -> Any:
 
     cluster = _cluster(args)  # what is wrong with it is told before Keras is imported
     work = workload(find_summary(args.network, args.input_shape))
-    curves = [scaling(work, cluster, args.devices, args.batch, kind) for kind in ("strong", "weak")]
+    curves = [
+        scaling(work, cluster, args.devices, args.batch, kind) for kind in ([args.kind] if args.kind else ("strong", "weak"))
+    ]
     if args.plot:
         from kerascv_course.plots import scaling_curves
 

@@ -195,6 +195,10 @@ def test_tables_and_command_line(capsys, tmp_path, monkeypatch):
     assert "memory       0.481 GiB for 1000 images" in told  # (4 + 8 + 4 + 500) MB and 12 bytes
     assert "| 4 | 1,000 | 5 | 6 | 6.08 | 11.1 / 6.08 |" in told and "weak scaling" in told
     assert figure.read_bytes()[:4] == b"\x89PNG"
+    assert calc.main(["scaling", "by-hand", "--devices", "1", "4", "--batch", "2", "--kind", "weak"]) == 0
+    assert "strong" not in capsys.readouterr().out
+    with pytest.raises(InputError, match="a batch of 2 for 4 devices: a larger --batch"):
+        calc.main(["scaling", "by-hand", "--devices", "4", "--batch", "2"])
     assert calc.main(["networks", "lenet5", "--devices", "8"]) == 0
     assert "| `by hand` | 1,000,000 | 0.06 | 4.00 | 7.00 |" in capsys.readouterr().out
     cluster = Cluster(6e12, LINKS["ethernet-10"])
@@ -210,4 +214,4 @@ def test_tables_and_command_line(capsys, tmp_path, monkeypatch):
         with pytest.raises(UnknownNameError, match=message):
             calc.main(["networks", *option.split()])
     with pytest.raises(UnknownNameError, match="unknown optimizer 'none'"):
-        calc.main("scaling lenet5 --optimizer none".split())
+        calc.main(["scaling", "lenet5", "--optimizer", "none"])
