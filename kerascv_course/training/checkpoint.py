@@ -19,8 +19,9 @@ import numpy as np
 
 from kerascv_course.errors import InputError
 from kerascv_course.jsondata import from_plain, parse_json
+from kerascv_course.training.device import seed_states
 
-__all__ = ["STEP_COLUMNS", "Progress", "load_checkpoint", "save_checkpoint"]
+__all__ = ["STEP_COLUMNS", "Progress", "load_checkpoint", "read_progress", "save_checkpoint"]
 
 FORMAT = 1
 
@@ -57,8 +58,7 @@ class Progress:
 
 
 def _state(model: keras.Model) -> list[Any]:
-    seeds = [v for v in model.non_trainable_variables if v.path.endswith("seed_generator_state")]
-    return [*model.weights, *seeds, *model.optimizer.variables]
+    return [*model.weights, *seed_states(model), *model.optimizer.variables]
 
 
 def save_checkpoint(path: Path, model: keras.Model, progress: Progress) -> None:
@@ -81,6 +81,34 @@ def load_checkpoint(path: Path, model: keras.Model, fingerprint: str, recipe: st
     Raises:
         InputError: damaged, of a newer version, of another recipe or model, or of other data.
     """
+    progress, arrays = _read(path)
+    if recipe and progress.recipe not in ("", recipe):
+        raise InputError(
+            f"the checkpoint {path} belongs to the recipe {progress.recipe}; received it for {recipe}: {OWN_RECIPE}"
+        )
+    if progress.fingerprint != fingerprint:
+        raise InputError(
+            f"the checkpoint {path} was made with other data ({progress.fingerprint}; now {fingerprint}): name the run's own by "
+            "--data-dir"
+        )
+    state = _state(model)
+    if [tuple(v.shape) for v in state] != [arrays[name].shape for name in sorted(arrays)]:
+        raise InputError(f"the checkpoint {path} belongs to another network or optimiser: {OWN_RECIPE}")
+    for variable, name in zip(state, sorted(arrays), strict=True):
+        variable.assign(arrays[name])
+    return progress
+
+
+def read_progress(path: Path) -> Progress:
+    """The progress alone of a checkpoint.
+
+    Raises:
+        InputError: damaged, or of a newer version.
+    """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[Progress, dict[str, np.ndarray]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -100,18 +128,4 @@ def load_checkpoint(path: Path, model: keras.Model, fingerprint: str, recipe: st
             f"the checkpoint {path} has format {found}, of a newer version than this one, which reads up to format {FORMAT}: "
             "go on with the version that began the run, or a newer one"
         )
-    if recipe and progress.recipe not in ("", recipe):
-        raise InputError(
-            f"the checkpoint {path} belongs to the recipe {progress.recipe}; received it for {recipe}: {OWN_RECIPE}"
-        )
-    if progress.fingerprint != fingerprint:
-        raise InputError(
-            f"the checkpoint {path} was made with other data ({progress.fingerprint}; now {fingerprint}): name the run's own by "
-            "--data-dir"
-        )
-    state = _state(model)
-    if [tuple(v.shape) for v in state] != [arrays[name].shape for name in sorted(arrays)]:
-        raise InputError(f"the checkpoint {path} belongs to another network or optimiser: {OWN_RECIPE}")
-    for variable, name in zip(state, sorted(arrays), strict=True):
-        variable.assign(arrays[name])
-    return progress
+    return progress, arrays
