@@ -170,33 +170,36 @@ def load_cells(path: Path, gallery: VectorFile) -> Cells:
     """
     try:
         arrays = _read_arrays(path)
-        centers, books, starts, numbers, codes = (arrays[name] for name in list(ARRAYS)[:5])
-        count, width = len(gallery), gallery.width
-        if problem := next(
-            problem
-            for problem, found in (
-                ("centres of another width", centers.shape[1] != width or not len(centers)),
-                ("code books of another shape", books.shape != (codes.shape[1], 256, width // max(1, codes.shape[1]))),
-                ("a code that does not divide the width", codes.shape[1] < 1 or width % codes.shape[1]),
-                ("another number of vectors", len(numbers) != count or len(codes) != count),
-                ("values that are not finite", not all(np.isfinite(values).all() for values in (centers, books))),
-                ("cells that do not follow one another", starts.shape != (len(centers) + 1,) or (np.diff(starts) < 0).any()),
-                ("cells beyond its entries", starts[0] != 0 or starts[-1] != count),
-                ("numbers that are not those of the vectors", not _is_permutation(numbers)),
-                ("an unknown distance", str(arrays["distance"]) not in get_args(Distance)),
-                ("", True),
-            )
-            if found
-        ):
+        if problem := _problem(arrays, len(gallery), gallery.width):
             raise ValueError(problem)
     except FileNotFoundError:
         raise DataError(f"no such file: {path}") from None
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, SyntaxError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is no index of {gallery.path}: {error}; make one by python -m export index") from None
     if str(arrays["gallery"]) != gallery.fingerprint():
         raise DataError(f"{path} is the index of another gallery than {gallery.path}: make it anew by python -m export index")
     distance: Distance = "cosine" if str(arrays["distance"]) == "cosine" else "euclidean"
-    return Cells(centers, books, starts, numbers, codes, distance, str(arrays["gallery"]))
+    return Cells(*(arrays[name] for name in list(ARRAYS)[:5]), distance, str(arrays["gallery"]))
+
+
+def _problem(arrays: dict[str, np.ndarray], count: int, width: int) -> str:
+    """What keeps arrays of the right types from being an index of `count` vectors; empty: nothing."""
+    centers, books, starts, numbers, codes = (arrays[name] for name in list(ARRAYS)[:5])
+    if not len(centers) or centers.shape[1] != width:
+        return "centres of another width"
+    if not codes.shape[1] or books.shape != (codes.shape[1], 256, width // codes.shape[1]) or width % codes.shape[1]:
+        return "code books of another shape"
+    if len(numbers) != count or len(codes) != count:
+        return "another number of vectors"
+    if not all(np.isfinite(values).all() for values in (centers, books)):
+        return "values that are not finite"
+    if starts.shape != (len(centers) + 1,) or (starts[1:] < starts[:-1]).any():
+        return "cells that do not follow one another"
+    if starts[0] != 0 or starts[-1] != count:
+        return "cells beyond its entries"
+    if not _is_permutation(numbers):
+        return "numbers that are not those of the vectors"
+    return "" if str(arrays["distance"]) in get_args(Distance) else "an unknown distance"
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:

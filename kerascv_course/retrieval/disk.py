@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import tokenize
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -40,7 +41,10 @@ def read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
         raise ValueError(f"version {version} of the format")
-    shape, columns_first, dtype = readers[version](file)
+    try:
+        shape, columns_first, dtype = readers[version](file)
+    except (SyntaxError, tokenize.TokenError) as error:  # NumPy tries headers of Python 2 by tokens
+        raise ValueError(f"a header that cannot be read ({error})") from None
     if dtype.hasobject:
         raise ValueError("Python objects, which are pickles")
     if columns_first and len(shape) > 1:
@@ -72,7 +76,7 @@ class VectorFile:
                 size = file.seek(0, 2) - self._begin
         except FileNotFoundError:
             raise DataError(f"no such file: {path}") from None
-        except (OSError, ValueError, EOFError, SyntaxError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path} is no .npy file of vectors: {error}") from None
         if len(shape) != 2 or not all(shape) or self.dtype.kind != "f" or self.dtype.itemsize > 8:
             raise DataError(

@@ -13,7 +13,7 @@ from export.__main__ import main
 from kerascv_course.errors import DataError, InputError
 from kerascv_course.retrieval import nearest
 from kerascv_course.retrieval.cells import CellIndex, build_cells, load_cells, recall, save_cells
-from kerascv_course.retrieval.disk import VectorFile
+from kerascv_course.retrieval.disk import VectorFile, nearest_on_disk
 
 pytest.importorskip("faiss", reason="faiss is not installed (extra [search])")
 
@@ -117,6 +117,7 @@ def edited(values, place, value):
         (lambda c: {"numbers": edited(c.numbers, 0, 3000)}, "numbers that are not those of the vectors"),
         (lambda c: {"numbers": edited(c.numbers, 0, -1)}, "numbers that are not those of the vectors"),
         (lambda c: {"numbers": edited(c.numbers, 0, c.numbers[1])}, "numbers that are not those of the vectors"),
+        (lambda c: {"starts": c.starts[:0]}, "do not follow one another"),
         (lambda c: {"starts": c.starts[:-1]}, "do not follow one another"),
         (lambda c: {"starts": edited(c.starts, 3, 2**60)}, "do not follow one another"),
         (lambda c: {"starts": edited(c.starts, -1, 3001)}, "beyond its entries"),
@@ -157,6 +158,39 @@ def test_damaged_and_compressed_index_files(gallery, cells, tmp_path):
             archive.writestr(f"{name}.npy", header.getvalue() if name == "codes" else file.getvalue())
     with pytest.raises(DataError, match="codes is cut short"):
         load_cells(path, gallery)
+
+
+def test_mutated_files_are_answered_or_refused(gallery, queries, cells, tmp_path):
+    """Bytes of an index, values and shapes of its arrays, bytes of a gallery: never anything but an answer or our own error."""
+    path = tmp_path / "index.npz"
+    save_cells(cells, path)
+    whole, header = path.read_bytes(), gallery.path.read_bytes()
+    arrays, outcomes = changed(cells), set()
+    for number in range(240):
+        rng = np.random.default_rng(number)
+        what = number % 3
+        try:
+            if what == 1:
+                name = list(arrays)[rng.integers(5)]
+                values = arrays[name].copy()
+                if rng.random() < 0.5:
+                    values = np.resize(values, (rng.integers(2 * len(values)), *values.shape[1:]))
+                else:
+                    values.view(np.uint8).reshape(-1)[rng.integers(values.nbytes)] = rng.integers(256)
+                np.savez(path, **{**arrays, name: values})
+            else:
+                content = bytearray(header if what == 2 else whole)
+                for place in rng.integers(128 if what == 2 else len(content), size=rng.integers(1, 8)):
+                    content[place] = rng.integers(256)
+                (tmp_path / "gallery.npy" if what == 2 else path).write_bytes(content)
+            if what == 2:
+                nearest_on_disk(queries, VectorFile(tmp_path / "gallery.npy"), 5)
+            else:
+                CellIndex(load_cells(path, gallery), gallery).nearest(queries, 5, probes=30)
+            outcomes.add("answered")
+        except InputError:
+            outcomes.add("refused")
+    assert outcomes == {"answered", "refused"}
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,7 @@ GOOD = saved(np.ones((4, 3), np.float32))
         (GOOD.replace(b"(4, 3), }" + 15 * b" ", b"(4000000000, 3000000), }"), "promises 48,000,000,000,000,000 bytes"),
         (GOOD.replace(b"(4, 3)", b"(-4,3)"), "one vector or more|promises|no .npy file"),
         (GOOD.replace(b"(4, 3), }" + 12 * b" ", b"().__class__, }      "), "no .npy file"),
+        (GOOD.replace(b"False, 'shape'", b"False, ('hape'"), "header that cannot be read"),
         (GOOD[:6] + b"\x03\x00" + GOOD[8:], "version"),
     ],
 )
