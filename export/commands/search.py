@@ -149,7 +149,9 @@ def search_command(arguments: argparse.Namespace) -> int:
 
     if arguments.top < 1:
         raise InputError(f"--top is 1 or more; received {arguments.top}")
-    gallery, asked, budget = VectorFile(arguments.gallery), VectorFile(arguments.queries), 2**20 * arguments.budget
+    gallery, asked = VectorFile(arguments.gallery), VectorFile(arguments.queries)
+    # half of it for queries, half for the gallery
+    budget = 2**20 * arguments.budget // (2 if arguments.budget > 1 else 1)
     names, titles = read_names(gallery), read_names(asked)
     cells = load_cells(arguments.index, gallery) if arguments.index else None
     if cells and arguments.distance not in (None, cells.distance):

@@ -238,5 +238,9 @@ def test_the_command_lines(gallery, queries, tmp_path, capsys):
     (tmp_path / "asked.txt").write_text("only one\n")
     with pytest.raises(DataError, match=r"a line for each of the 2 vectors .*; it has 1"):
         main(["search", path, str(asked)])
+    (tmp_path / "asked.txt").unlink()
+    for budget in ("0", "-3"):
+        with pytest.raises(InputError, match="budget of memory is 1,048,576 bytes or more"):
+            main(["search", path, str(asked), "--budget", budget])
     with pytest.raises(InputError, match="searches by euclidean distance; received --distance cosine"):
         main(["search", path, path, "--index", index, "--distance", "cosine"])
