@@ -179,7 +179,8 @@ def load_cells(path: Path, gallery: VectorFile) -> Cells:
     if str(arrays["gallery"]) != gallery.fingerprint():
         raise DataError(f"{path} is the index of another gallery than {gallery.path}: make it anew by python -m export index")
     distance: Distance = "cosine" if str(arrays["distance"]) == "cosine" else "euclidean"
-    return Cells(*(arrays[name] for name in list(ARRAYS)[:5]), distance, str(arrays["gallery"]))
+    centers, books, starts, numbers, codes = (arrays[name] for name in list(ARRAYS)[:5])
+    return Cells(centers, books, starts, numbers, codes, distance, str(arrays["gallery"]))
 
 
 def _problem(arrays: dict[str, np.ndarray], count: int, width: int) -> str:
