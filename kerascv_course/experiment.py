@@ -35,7 +35,7 @@ from kerascv_course.tasks import FittedTask, Task, get_task
 from kerascv_course.training.callbacks import write_history
 from kerascv_course.training.checkpoint import Progress, read_progress
 from kerascv_course.training.device import choose_for_device, describe_choice
-from kerascv_course.training.distribution import Devices
+from kerascv_course.training.distribution import ONE, Devices
 from kerascv_course.training.memory import telling_out_of_memory
 from kerascv_course.training.processes import agree, leave
 from kerascv_course.training.run import Run
@@ -92,7 +92,7 @@ def run_recipe(
     resume: bool = False,
     watch: Watch | None = None,
     train_only: bool = False,
-    devices: Devices | None = None,
+    devices: Devices = ONE,
 ) -> Result:
     """Run a recipe into a folder.
 
@@ -103,7 +103,7 @@ def run_recipe(
         resume: go on from the last checkpoint; of the recipe only `RESUMABLE` fields may differ from the run's.
         watch: what else is recorded of the training; it changes no figure.
         train_only: stop after the training, before anything is measured on the test split; resumed, the run goes on there.
-        devices: what the training is spread over (`kerascv_course.training.distribution.find_devices`); None: one device. Of several
+        devices: what the training is spread over (`kerascv_course.training.distribution.find_devices`). Of several
             processes the first writes the folder, measures and exports; the others return after the training. All need the same
             recipe, data and, to resume, the same folder.
 
@@ -116,7 +116,7 @@ def run_recipe(
         LostProcessError: another process of the training has ended.
     """
     started = time.perf_counter()
-    watch, devices = watch or Watch(), devices or Devices()
+    watch = watch or Watch()
     check_watch(watch)
     if resume:
         _check_backend(Run.open(run_dir))
@@ -130,11 +130,11 @@ def run_recipe(
     elif devices.total > 1:
         raise InputError(f"the task {recipe.task} is not trained by gradients and uses one device; leave --devices out")
     splits, info = load_for(recipe, task, data_dir, run_dir if resume else None)
-    with telling_out_of_memory(recipe, run_dir):
-        training = None if isinstance(task, FittedTask) else prepare(recipe, task, splits, info, devices)
     if devices.processes > 1:
         found = _fingerprint(run_dir / "last.npz") if resume else ""
         agree({"recipe": to_json(recipe), "data": info.fingerprint, "checkpoint in the run folder": found})
+    with telling_out_of_memory(recipe, run_dir):
+        training = None if isinstance(task, FittedTask) else prepare(recipe, task, splits, info, devices)
     if training and not devices.writes:
         train(recipe, training, splits, info, Run(run_dir), resume=resume)
         leave()
@@ -173,15 +173,21 @@ def run_recipe(
 
 
 def conclude(
-    run: Run, recipe: Recipe, task: Task, splits: Splits, info: DataInfo, progress: Progress
+    run: Run,
+    recipe: Recipe,
+    task: Task,
+    splits: Splits,
+    info: DataInfo,
+    progress: Progress,
+    seconds_before: float = 0.0,
 ) -> tuple[dict[str, Any], Path]:
-    """All that follows the training: measure, draw, export, prove, report.
+    """All that follows the training: measure, draw, export, prove, report. `seconds_before`: see `measure`.
 
     Returns:
         The task's metrics, and a picture of the test split to try the exported file with.
     """
     model = load_best(run)
-    metrics = measure(run, recipe, task, model, splits, info, progress)
+    metrics = measure(run, recipe, task, model, splits, info, progress, seconds_before)
     draw(run, recipe, task, model, splits, info, progress, metrics)
     sample = write_samples(run, task, splits, info)
     if recipe.export.enabled:
@@ -192,13 +198,13 @@ def conclude(
     return metrics, sample
 
 
-def finish(path: Path) -> None:
-    """`conclude` for a run whose training is done, from what its folder has."""
+def finish(path: Path, seconds_before: float) -> None:
+    """`conclude` for a run whose training is done, from what its folder has; `seconds_before`: see `measure`."""
     run = Run.open(path)
     recipe = run.recipe()
     splits, info = run_data(run)
     with _log_file(run):
-        conclude(run, recipe, get_task(recipe.task), splits, info, read_progress(run / "last.npz"))
+        conclude(run, recipe, get_task(recipe.task), splits, info, read_progress(run / "last.npz"), seconds_before)
 
 
 _FINISH = """
@@ -209,14 +215,16 @@ from kerascv_course.errors import run_cli
 start_tensorflow()
 from kerascv_course.experiment import configure_logging, finish
 configure_logging()
-run_cli(lambda: finish(Path(sys.argv[1])))
+run_cli(lambda: finish(Path(sys.argv[1]), float(sys.argv[2])))
 """
 
 
 def _conclude_on_tensorflow(run: Run) -> tuple[dict[str, Any], Path]:
     """`finish` in a process of its own, where Keras runs on TensorFlow: the converter to ONNX knows its graphs only."""
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
-    done = subprocess.run([sys.executable, "-c", _FINISH, str(run.path)], env=environment, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", _FINISH, str(run.path), str(seconds_since_start())], env=environment, check=False
+    )
     if done.returncode:
         raise CourseError(
             f"the training is done, but measuring and exporting it on TensorFlow has failed, for the reason above; once mended go "
@@ -336,12 +344,22 @@ def load_best(run: Run) -> keras.Model:
 
 
 def measure(
-    run: Run, recipe: Recipe, task: Task, model: keras.Model, splits: Splits, info: DataInfo, progress: Progress
+    run: Run,
+    recipe: Recipe,
+    task: Task,
+    model: keras.Model,
+    splits: Splits,
+    info: DataInfo,
+    progress: Progress,
+    seconds_before: float = 0.0,
 ) -> dict[str, Any]:
-    """Measure the best weights on every split and write metrics.json. The test split is touched here for the first time."""
+    """Measure the best weights on every split and write metrics.json. The test split is touched here for the first time.
+
+    `seconds_before`: of the command, before this process began.
+    """
     log.info("measuring the best weights (%g of %d)", progress.history[progress.best]["epoch"], progress.history[-1]["epoch"])
     metrics = task.evaluate(model, recipe, splits, info)
-    seconds = seconds_since_start()
+    seconds = seconds_before + seconds_since_start()
     log.info("%.0f s since the command's start, everything included", seconds)
     run.write_json(
         "metrics.json",

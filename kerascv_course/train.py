@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from kerascv_course.errors import InputError, run_cli
+from kerascv_course.jsondata import to_json
 from kerascv_course.recipe import Recipe, with_base_options
 from kerascv_course.recipes import DEFAULT, all_recipes, get_recipe
-from kerascv_course.training.processes import Cluster, is_worker, join, supervise
+from kerascv_course.training.processes import Cluster, agree, ending_at_once, is_worker, join, supervise
 
 PROG = "python -m kerascv_course.train"
 
@@ -150,6 +151,7 @@ def main() -> int:
 
     if cluster:
         join(cluster)
+        agree({"recipe": to_json(recipe)})
     print("starting TensorFlow …", flush=True)
     start_tensorflow()
     from kerascv_course.experiment import configure_logging, run_recipe
@@ -185,4 +187,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    with ending_at_once():
+        run_cli(main)

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from kerascv_course.training.distribution import mean_over_replicas
+
 __all__ = ["GroupedBatchNormalization"]
 
 
@@ -34,7 +36,7 @@ class GroupedBatchNormalization(keras.layers.BatchNormalization):
         x = ops.reshape(x, (self.groups, -1, *inputs.shape[1:]))
         mean, variance = ops.moments(x, axes=tuple(range(1, len(x.shape) - 1)), keepdims=True)
         for moving, part in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            average = ops.mean(ops.reshape(part, (self.groups, -1)), axis=0)
+            average = mean_over_replicas(ops.mean(ops.reshape(part, (self.groups, -1)), axis=0))
             moving.assign(moving * self.momentum + average * (1 - self.momentum))
         scale = ops.rsqrt(variance + self.epsilon)
         if self.scale:

@@ -162,25 +162,28 @@ class Validation(keras.callbacks.Callback):
 class Remainder(keras.callbacks.Callback):
     """At the end of an evaluation: the images that the devices cannot share equally, computed by each of them and counted once.
 
-    It stands before what changes the weights at the end of an evaluation.
+    All figures are means over images. It stands before what changes the weights at the end of an evaluation.
 
     Args:
+        shared: how many images the others are.
         rest: those images, fewer than there are devices.
     """
 
-    def __init__(self, rest: Split) -> None:
+    def __init__(self, shared: int, rest: Split) -> None:
         super().__init__()
-        self.rest = rest
+        self.shared, self.rest = shared, rest
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Add them to what the metrics have seen."""
+        """Compute them."""
         with whole_batches():
-            self._figures = self.model.test_on_batch(self.rest.images, self.rest.targets, return_dict=True)
+            rest = self.model.test_on_batch(self.rest.images, self.rest.targets, return_dict=True)
+        share = len(self.rest) / (self.shared + len(self.rest))
+        self._figures = {name: (1 - share) * value + share * float(rest[name]) for name, value in (logs or {}).items()}
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Put the figures of all images in the place of those that Keras has of the others."""
         if logs is not None:
-            logs.update({f"val_{name}": float(value) for name, value in self._figures.items()})
+            logs.update({f"val_{name}": value for name, value in self._figures.items()})
 
 
 class Snapshots(keras.callbacks.Callback):

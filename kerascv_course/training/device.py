@@ -18,7 +18,7 @@ import numpy as np
 from kerascv_course.errors import InputError
 from kerascv_course.recipe import Recipe
 from kerascv_course.training.batch_norm import GroupedBatchNormalization
-from kerascv_course.training.distribution import Devices
+from kerascv_course.training.distribution import ONE, Devices
 
 __all__ = ["choose_for_device", "describe_choice", "give_weights", "seed_states", "training_copy"]
 
@@ -54,7 +54,7 @@ def choose_for_device(recipe: Recipe, before: Recipe | None = None) -> Recipe:
     return recipe
 
 
-def describe_choice(recipe: Recipe, devices: Devices) -> str:
+def describe_choice(recipe: Recipe, devices: Devices = ONE) -> str:
     """One line for the log."""
     fused = ", fused operations" if recipe.fused else ""
     kind = "a GPU" if _gpu_capability() else "the CPU"
@@ -63,7 +63,7 @@ def describe_choice(recipe: Recipe, devices: Devices) -> str:
     return f"training on {where}{other} in {recipe.precision}{fused}, XLA {recipe.jit_compile}"
 
 
-def training_copy(model: keras.Model, recipe: Recipe, devices: Devices) -> keras.Model:
+def training_copy(model: keras.Model, recipe: Recipe, devices: Devices = ONE) -> keras.Model:
     """What is trained in the model's stead: the same layers by the same names with the same weights, variable by variable.
 
     Args:
@@ -95,7 +95,7 @@ def training_copy(model: keras.Model, recipe: Recipe, devices: Devices) -> keras
         config = {**layer.get_config(), "dtype": policy}
         cls = layer.__class__
         if isinstance(layer, keras.layers.BatchNormalization):
-            if groups > 1:
+            if recipe.norm_groups > 1:
                 return GroupedBatchNormalization(**config, groups=groups)
             config["synchronized"] = recipe.norm_groups < parts
         if recipe.fused and keras.backend.backend() == "tensorflow":

@@ -10,6 +10,7 @@ recipe's ``norm_groups`` says otherwise.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,7 +21,7 @@ import numpy as np
 from kerascv_course.data.splits import Split
 from kerascv_course.errors import InputError
 
-__all__ = ["Devices", "find_devices", "replicas", "whole_batches", "without_distribution"]
+__all__ = ["ONE", "Devices", "find_devices", "mean_over_replicas", "replicas", "whole_batches", "without_distribution"]
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,7 @@ class Devices:
         if self.total == 1:
             yield
         elif keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            names = [device.name for device in tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")]
-            with tf.distribute.MirroredStrategy(names[: self.local]).scope():
+            with _mirrored(self.local).scope():
                 yield
         else:
             with self.fitting():
@@ -113,6 +111,10 @@ class Devices:
         if self.processes > 1:
             return f"{self.total} devices of {self.processes} processes"
         return f"{self.local} devices"
+
+
+#: One device of one process, without any distribution.
+ONE = Devices()
 
 
 def find_devices(asked: int | Literal["all"] | None) -> Devices:
@@ -162,6 +164,15 @@ def _count(asked: int | Literal["all"] | None, gpus: int) -> int:
     return asked or 1
 
 
+@functools.cache
+def _mirrored(count: int) -> Any:
+    """One strategy for all trainings of a process: two would take each other's messages for their own."""
+    import tensorflow as tf
+
+    names = [device.name for device in tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")]
+    return tf.distribute.MirroredStrategy(names[:count])
+
+
 def replicas() -> int:
     """Into how many parts TensorFlow's strategy in force cuts a batch before the loss sees it; 1 on other backends and without one."""
     if keras.backend.backend() != "tensorflow":
@@ -169,6 +180,15 @@ def replicas() -> int:
     import tensorflow as tf
 
     return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def mean_over_replicas(value: Any) -> Any:
+    """The mean of what each of `replicas` has, in all of them; within a training step."""
+    if replicas() == 1:
+        return value
+    import tensorflow as tf
+
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, value)
 
 
 @contextlib.contextmanager

@@ -21,15 +21,19 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kerascv_course.errors import CourseError, InputError
+
+if TYPE_CHECKING:
+    from kerascv_course.training.run import Run
 
 __all__ = [
     "Cluster",
     "LostProcessError",
     "agree",
     "choose_backend",
+    "ending_at_once",
     "is_worker",
     "join",
     "leave",
@@ -221,8 +225,12 @@ def leave() -> None:
 
 
 @contextlib.contextmanager
-def telling_lost_processes(run: Path) -> Iterator[None]:
-    """Turn an error within the block that comes of another process's end into a `LostProcessError`."""
+def telling_lost_processes(run: Run | None) -> Iterator[None]:
+    """Turn an error within the block that comes of another process's end into a `LostProcessError`.
+
+    Args:
+        run: to go on with; None where there is none yet.
+    """
     try:
         yield
     except Exception as error:
@@ -231,14 +239,12 @@ def telling_lost_processes(run: Path) -> Iterator[None]:
         )
         if isinstance(error, CourseError) or not re.search(signs, str(error), re.IGNORECASE):
             raise
-        raise LostProcessError(_lost(run)) from None
+        raise LostProcessError(_lost(str(run.path) if run else None)) from None
 
 
-def _lost(run: Path | str) -> str:
-    return (
-        "another process of this training has ended or does not answer: its own output says why. Every finished validation is kept; "
-        f"start all processes again with --resume {run}"
-    )
+def _lost(run: str | None) -> str:
+    again = f"Every finished validation is kept; start all processes again with --resume {run}" if run else "Start all again"
+    return f"another process of this training has ended or does not answer: its own output says why. {again}"
 
 
 def is_worker() -> bool:
@@ -251,6 +257,19 @@ def is_worker() -> bool:
         if os.getppid() != int(parent):
             os._exit(1)
     return True
+
+
+@contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """End a process that trains with others there and then where it fails: JAX's own farewell waits for those who are gone."""
+    try:
+        yield
+    except SystemExit as end:
+        if end.code and WORKER in os.environ:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(int(end.code))
+        raise
 
 
 # --- the process that was started ---

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import keras
 
@@ -16,7 +16,7 @@ from kerascv_course.tasks import Task
 from kerascv_course.training.callbacks import Keeper, ProgressBar, Remainder, Snapshots, Validation, finish_commit
 from kerascv_course.training.checkpoint import Progress, load_checkpoint
 from kerascv_course.training.device import training_copy
-from kerascv_course.training.distribution import Devices
+from kerascv_course.training.distribution import ONE, Devices
 from kerascv_course.training.optimizers import build_optimizer
 from kerascv_course.training.processes import telling_lost_processes
 from kerascv_course.training.run import Run
@@ -48,7 +48,7 @@ class Training:
     task: Task
     epoch_steps: int
     period_steps: int
-    devices: Devices = field(default_factory=Devices)
+    devices: Devices = ONE
 
 
 def seed_everything(recipe: Recipe) -> None:
@@ -60,14 +60,13 @@ def seed_everything(recipe: Recipe) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def prepare(recipe: Recipe, task: Task, splits: Splits, info: DataInfo, devices: Devices | None = None) -> Training:
+def prepare(recipe: Recipe, task: Task, splits: Splits, info: DataInfo, devices: Devices = ONE) -> Training:
     """Build and compile what the recipe describes; nothing is written.
 
     Raises:
         InputError: a batch is larger than the training split, or does not divide among the devices, or the network cannot be built for
             the data.
     """
-    devices = devices or Devices()
     devices.check_batch(recipe.batch_size)
     epoch_steps = steps_per_epoch(splits.train, recipe.batch_size)
     period_steps = epoch_steps // recipe.validations_per_epoch
@@ -78,7 +77,7 @@ def prepare(recipe: Recipe, task: Task, splits: Splits, info: DataInfo, devices:
         )
     seed_everything(recipe)
     built = task.build(recipe, splits, info)
-    with devices.scope():
+    with devices.scope(), telling_lost_processes(None):
         model = training_copy(built, recipe, devices)
         optimizer = build_optimizer(recipe, epoch_steps)
         if recipe.optimizer.weight_decay and not recipe.optimizer.decay_norms:
@@ -141,7 +140,7 @@ def train(
         Snapshots(run, lambda: training.task.snapshot(training.built, recipe, splits, info), recipe.snapshots),
         *watchers,
     ]
-    with devices.fitting(), telling_lost_processes(run.path):
+    with devices.fitting(), telling_lost_processes(run):
         training.model.fit(
             training_batches(
                 splits.train,
@@ -157,7 +156,7 @@ def train(
             steps_per_epoch=training.period_steps,
             validation_data=evaluation_batches(shared, devices.multiple(VALIDATION_BATCH), part=part),
             callbacks=[
-                *([Remainder(rest)] if len(rest) else []),
+                *([Remainder(len(shared), rest)] if len(rest) else []),
                 *([keras.callbacks.SwapEMAWeights()] if recipe.optimizer.ema else []),
                 Validation(training.built, lambda built: training.task.validate(built, recipe, splits, info)),
                 ProgressBar(training.period_steps),
