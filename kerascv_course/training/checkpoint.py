@@ -9,6 +9,7 @@ commits a validation whole: the figures of every validation and of every trainin
 from __future__ import annotations
 
 import json
+import tokenize
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,7 +120,16 @@ def _read(path: Path) -> tuple[Progress, dict[str, np.ndarray]]:
             progress = from_plain(Progress, {**plain, "steps": steps}, what=f"{path}: progress")
             if steps.ndim != 2 or steps.shape[1] != len(STEP_COLUMNS):
                 raise ValueError(f"steps of shape {steps.shape}")
-    except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        NotImplementedError,
+        tokenize.TokenError,
+        zipfile.BadZipFile,
+    ) as error:
         raise InputError(
             f"the checkpoint {path} is damaged or not ours: {error}; start a new run, best.keras beside it may still be whole"
         ) from None
