@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from kerascv_course.data.augment import augment, check_augmentation
+from kerascv_course.data.augment import Rows, augment, check_augmentation
 from kerascv_course.data.mixing import mix
 from kerascv_course.data.splits import Split
 from kerascv_course.environment import cores
@@ -75,7 +75,7 @@ def training_batches(
             order = tf.random.experimental.stateless_shuffle(order, tf.random.fold_in(order_key, epoch))
         return tf.data.Dataset.from_tensor_slices(tf.reshape(order[: steps * batch], (steps, batch)))
 
-    def read(step: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def read(step: tf.Tensor, index: tf.Tensor, rows: Rows | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         chosen = tf.gather(images, index)
         if recipe.augmentation != Augmentation():
             seed = tf.random.fold_in(augmentation_key, step)
@@ -86,6 +86,7 @@ def training_batches(
                 starts_mirrored=tf.gather(starts_mirrored, index),
                 epoch=step // steps,
                 fill=recipe.data.normalize_mean,
+                rows=rows,
             )
             if recipe.augmentation.mixes:
                 return mix(chosen, tf.gather(targets, index), seed, recipe.augmentation, classes)
@@ -96,9 +97,9 @@ def training_batches(
     def own(step: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if part is None:
             return read(step, index)
-        if recipe.augmentation == Augmentation():
-            return read(step, index[part(batch)])
-        chosen, wanted = read(step, index)
+        if not recipe.augmentation.mixes:
+            return read(step, index[part(batch)], Rows(part(batch), batch))
+        chosen, wanted = read(step, index)  # an image is mixed with any other of the batch
         return chosen[part(batch)], wanted[part(batch)]
 
     if order is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -106,19 +107,24 @@ def test_a_copy_for_one_part_is_keras_s_own(tiny_recipe):
     np.testing.assert_array_equal(*drawn)  # dropout draws what the network as it was built would have drawn
 
 
-@pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(translate=2, erase=0.5)])
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(),
+        Augmentation(flip=True, translate=2, rotate=10, color_jitter=0.2, cutout=3, erase=0.5),
+        Augmentation(alternating_flip=True, mixup=0.2),
+    ],
+)
 def test_each_process_is_given_its_rows(tiny_recipe, augmentation):
     """Together they have what one process has, changes included, and each image of an evaluation once."""
-    import dataclasses
-
     generator = np.random.default_rng(0)
     split = Split(generator.integers(0, 256, (52, 8, 8, 1), dtype=np.uint8), np.arange(52))
     recipe = dataclasses.replace(tiny_recipe, batch_size=12, augmentation=augmentation)
     three = [Devices(processes=3, process=i) for i in range(3)]
-    whole = [next(iter(training_batches(split, recipe, first_step=1))), *evaluation_batches(split, 24)][:3]
+    whole = [next(iter(training_batches(split, recipe, first_step=1, classes=52))), *evaluation_batches(split, 24)][:3]
     shares = [
         [
-            next(iter(training_batches(split, recipe, first_step=1, part=one.part))),
+            next(iter(training_batches(split, recipe, first_step=1, classes=52, part=one.part))),
             *evaluation_batches(one.share(split)[0], one.multiple(23), part=one.part),
         ][:3]
         for one in three
@@ -137,8 +143,6 @@ def test_what_cannot_be_divided():
 
 
 def test_parts_of_batch_norm_across_devices_are_refused(tiny_recipe):
-    import dataclasses
-
     image = keras.Input((4, 4, 3))
     built = keras.Model(image, keras.layers.BatchNormalization()(image))
     recipe = dataclasses.replace(tiny_recipe, batch_size=12, norm_groups=3)
