@@ -131,9 +131,9 @@ class _PixelCrossentropy(keras.losses.Loss):
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Loss of each pixel (N, H, W), from classes (N, H, W) and logits (N, H, W, colours)."""
-        classes = tf.cast(y_true, tf.int32)
-        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(classes, y_pred)
-        return loss if self.weights is None else loss * tf.gather(tf.constant(self.weights), classes)
+        classes = keras.ops.cast(y_true, "int32")
+        loss = keras.ops.sparse_categorical_crossentropy(classes, y_pred, from_logits=True)
+        return loss if self.weights is None else loss * keras.ops.take(keras.ops.convert_to_tensor(self.weights), classes)
 
 
 def color_weights(targets: np.ndarray, colors: int, rebalance: float) -> np.ndarray | None:
