@@ -12,6 +12,7 @@ import faulthandler
 import importlib.util
 import logging
 import os
+import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,9 @@ __all__ = ["ClusterError", "ShardPredictor", "Summary", "Work", "predict_many"]
 
 #: Shared memory of a local Ray, bytes; only counts travel.
 OBJECT_STORE = 128 * 2**20
+
+#: Longest wait for the machine at an address, seconds.
+CONNECT_SECONDS = 10.0
 
 #: Most parts that shards are dealt out in: Ray keeps a little of each.
 MAX_BLOCKS = 4096
@@ -252,6 +256,8 @@ def _connected(cpus: int, workers: int | None, address: str | None) -> Iterator[
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE,
     }
+    if address not in ("local", "auto"):
+        _reach(address)
     try:
         ray.init(address, logging_level="error", log_to_driver=False, **(local if address == "local" else {}))
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -261,6 +267,17 @@ def _connected(cpus: int, workers: int | None, address: str | None) -> Iterator[
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Ray itself tries for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise ClusterError(
+            f"no Ray answers at {address!r} ({error}): an address is HOST:PORT, as ray start --head prints it"
+        ) from None
 
 
 # --- a worker ---------------------------------------------------------------------------------------------------------
@@ -293,6 +310,8 @@ class ShardPredictor:
                 self.folder.write(shard, answers, unreadable)
         except CourseError as error:
             failure, code = str(error), error.exit_code
+        except MemoryError:
+            failure, code = f"shard {shard} takes more memory than a worker is given: a smaller --batch-size takes less", 1
         worker = f"{os.uname().nodename}:{os.getpid()}" if hasattr(os, "uname") else str(os.getpid())
         return {"shard": shard, "worker": worker, "peak_memory": _peak_memory(), "failure": failure, "exit_code": code}
 
@@ -319,6 +338,7 @@ class ShardPredictor:
             batch.append((number, name, picture))
             if len(batch) == self.work.batch_size or sum(loaded.nbytes for _, _, loaded in batch) >= MAX_LOADED:
                 flush()
+            del picture  # before the next one is loaded
         flush()
         return pyarrow.concat_tables(tables) if tables else schema.empty_table(), sorted(unreadable)
 
@@ -333,8 +353,8 @@ class ShardPredictor:
         """Number, name, and pixels or why there are none, of each picture in turn; threads decode some pictures ahead."""
         spec = model.contract.input
         size = (spec.height or 0) * (spec.width or 0) * spec.channels
-        # of pictures of any size no more than are being decoded, of others a batch
-        ahead = max(self.work.cpus, min(self.work.batch_size, MAX_LOADED // size) if size else 0)
+        # of pictures of any size, which may be large, no more than one for each thread; of others a batch
+        ahead = max(self.work.cpus, min(self.work.batch_size, MAX_LOADED // size)) if size else self.work.cpus - 1
 
         def load(name: str) -> np.ndarray | str:
             try:
@@ -343,15 +363,18 @@ class ShardPredictor:
                 return str(error)
 
         pending: deque[tuple[int, str, Future[np.ndarray | str]]] = deque()
+
+        def take() -> tuple[int, str, np.ndarray | str]:  # a function, which keeps no picture longer than that
+            number, name, future = pending.popleft()
+            return number, name, future.result()
+
         with ThreadPoolExecutor(self.work.cpus) as pool:
             for number, name in enumerate(self.folder.names(shard), start=shard * self.work.shard):
                 pending.append((number, name, pool.submit(load, name)))
                 if len(pending) > ahead:
-                    number, name, picture = pending.popleft()
-                    yield number, name, picture.result()
+                    yield take()
             while pending:
-                number, name, picture = pending.popleft()
-                yield number, name, picture.result()
+                yield take()
 
 
 def _rows(
@@ -361,17 +384,20 @@ def _rows(
     schema: pyarrow.Schema,
     unreadable: list[tuple[int, str, str]],
 ) -> pyarrow.Table:
-    """The rows of a batch. Where a file of any size fails, each picture is tried alone, for it may be one that is too small."""
+    """The rows of a batch. Where a file of any size fails, each picture is tried alone, for one may be too small or too large."""
     import pyarrow
 
     try:
         columns = _answers(model, [picture for _, _, picture in batch], top)
-    except ContractError as error:
+    except (ContractError, MemoryError) as error:
         if model.contract.input.height is not None:
             raise
         if len(batch) > 1:
             return pyarrow.concat_tables([_rows(model, [one], top, schema, unreadable) for one in batch])
-        unreadable.append((*batch[0][:2], str(error)))
+        number, name, picture = batch[0]
+        height, width = picture.shape[:2]
+        reason = f"{name} takes more memory than there is at {height}×{width} pixels: shrink it"
+        unreadable.append((number, name, reason if isinstance(error, MemoryError) else str(error)))
         return schema.empty_table()
     names = {"number": [number for number, _, _ in batch], "path": [name for _, name, _ in batch]}
     return pyarrow.table({**names, **columns}, schema)
@@ -380,8 +406,8 @@ def _rows(
 def _answers(model: OnnxModel, pictures: list[np.ndarray], top: int) -> dict[str, Any]:
     """The columns of `answer_schema` after the first two."""
     alike = len({picture.shape for picture in pictures}) == 1
-    images: Any = np.stack(pictures) if alike else pictures
     count = len(pictures)
+    images: Any = pictures[0][None] if count == 1 else np.stack(pictures) if alike else pictures
     if model.contract.classifies:
         predictions = model.predict(images, batch_size=count)
         names = model.contract.labels or [str(number) for number in range(predictions.scores.shape[1])]

@@ -169,6 +169,14 @@ def test_what_no_machine_has_is_told_at_once(connected, classifier, folder, tmp_
         predict_many(classifier, folder, tmp_path / "out", cpus=99)
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "host:99999999"])
+def test_a_cluster_that_cannot_be_reached_is_told_at_once(address):
+    from export.cluster import ClusterError, _reach
+
+    with pytest.raises(ClusterError, match=f"no Ray answers at '{address}'.*an address is HOST:PORT"):
+        _reach(address)
+
+
 def test_where_nothing_can_be_predicted_the_command_fails(connected, classifier, tmp_path):
     from export.__main__ import main
 
