@@ -283,6 +283,20 @@ def _reach(address: str) -> None:
 # --- a worker ---------------------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _watched() -> Iterator[None]:
+    """End this process where it gives no sign of life (`_alive`) for so long as `export.guard` waits: Ray starts another."""
+    _alive()
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _alive() -> None:
+    faulthandler.dump_traceback_later(SECONDS, exit=True, file=sys.__stderr__)
+
+
 class ShardPredictor:
     """One process with the file open, which gets one shard after the other.
 
@@ -297,6 +311,8 @@ class ShardPredictor:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """Do shards: their numbers, and for each the process, its peak memory (bytes), and why it failed (empty: it did not)."""
+        if self.model is None and self.work.provider == "cpu":
+            bound_memory(self.work.model, pictures=self.work.cpus)  # here and nowhere else: this process is Ray's own
         rows = [self.report(int(shard)) for shard in batch["shard"]]
         return {key: [row[key] for row in rows] for key in rows[0]}
 
@@ -304,10 +320,9 @@ class ShardPredictor:
         """Do one shard; an error of ours is told, not raised: Ray would wrap it, and try again for nothing."""
         failure, code = "", 0
         try:
-            with _watched():
-                self.folder.begin(shard)
-                answers, unreadable = self.answer(shard)
-                self.folder.write(shard, answers, unreadable)
+            self.folder.begin(shard)
+            answers, unreadable = self.answer(shard)
+            self.folder.write(shard, answers, unreadable)
         except CourseError as error:
             failure, code = str(error), error.exit_code
         except MemoryError:
@@ -315,6 +330,7 @@ class ShardPredictor:
         worker = f"{os.uname().nodename}:{os.getpid()}" if hasattr(os, "uname") else str(os.getpid())
         return {"shard": shard, "worker": worker, "peak_memory": _peak_memory(), "failure": failure, "exit_code": code}
 
+    @_watched()
     def answer(self, shard: int) -> tuple[pyarrow.Table, list[tuple[int, str, str]]]:
         """Answers for the pictures of a shard, and (number, name, reason) of those that cannot be used."""
         import pyarrow
@@ -329,11 +345,13 @@ class ShardPredictor:
             if batch:
                 tables.append(_rows(model, batch, self.work.top, schema, unreadable))
                 batch.clear()
-                faulthandler.dump_traceback_later(SECONDS, exit=True, file=sys.__stderr__)
+                _alive()
 
         for number, name, picture in self._pictures(model, shard):
             if isinstance(picture, str):
                 unreadable.append((number, name, picture))
+                if not len(unreadable) % self.work.batch_size:
+                    _alive()
                 continue
             batch.append((number, name, picture))
             if len(batch) == self.work.batch_size or sum(loaded.nbytes for _, _, loaded in batch) >= MAX_LOADED:
@@ -344,8 +362,6 @@ class ShardPredictor:
 
     def _open(self) -> OnnxModel:
         if self.model is None:
-            if self.work.provider == "cpu":
-                bound_memory(self.work.model, pictures=self.work.cpus)
             self.model = OnnxModel(self.work.model, provider=self.work.provider, threads=self.work.cpus)
         return self.model
 
@@ -427,16 +443,6 @@ def _answers(model: OnnxModel, pictures: list[np.ndarray], top: int) -> dict[str
     output = model.contract.output("embedding")
     assert output is not None  # the contract of an embedder has one
     return {"embedding": list(model.run(images, batch_size=count)[output.name])}
-
-
-@contextlib.contextmanager
-def _watched() -> Iterator[None]:
-    """End this process where it gives no sign of life for so long as `export.guard` waits: Ray starts another."""
-    faulthandler.dump_traceback_later(SECONDS, exit=True, file=sys.__stderr__)
-    try:
-        yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 def _peak_memory() -> int:
