@@ -103,8 +103,8 @@ def connected():
 
 def begin(folder, output, model, *, root=None, column="path", **options):
     """What predict_many does before it deals out shards: the worker, and the shards' numbers."""
-    from export.cluster import ShardPredictor, Work
     from export.shards import Folder, Job, find_inputs, fingerprint
+    from export.worker import ShardPredictor, Work
 
     options = {"shard": 4, "top": 3, "provider": "cpu", **options}
     inputs = find_inputs(folder, column=column, root=root)
