@@ -201,7 +201,7 @@ def _deal(
         except ray.exceptions.RayTaskError:
             raise  # a defect of ours keeps its traceback
         except ray.exceptions.RayError as error:
-            first = str(error).strip().splitlines()[0][:300]
+            first = str(error).strip().partition("\n")[0][:300]
             raise ClusterError(f"the workers were lost ({first}): the same command goes on with the shards not done") from None
 
 
@@ -230,7 +230,7 @@ def _connected(cpus: int, workers: int | None, address: str | None) -> Iterator[
             break
         except Exception as error:  # Ray raises all sorts
             ray.shutdown()
-            reason = str(error).strip().splitlines()[0][:300]
+            reason = str(error).strip().partition("\n")[0][:300]
             if tries == 1 or "timed out during startup" not in reason:
                 raise ClusterError(f"no connection to the Ray at {address!r}: {reason}") from None
     try:

@@ -178,8 +178,8 @@ def _column(table: Path, column: str) -> Iterator[str]:
         for batch in batches:
             for name in batch.column(0).to_pylist():
                 yield name or ""
-    except (pyarrow.ArrowException, KeyError) as error:
-        reason = str(error).splitlines()[0][:200]
+    except (pyarrow.ArrowException, KeyError, UnicodeDecodeError) as error:
+        reason = str(error).partition("\n")[0][:200]
         raise InputError(
             f"{table} has no column of names called {column!r} that can be read ({reason}): see --column"
         ) from None
@@ -262,7 +262,7 @@ class Folder:
         begun = "job.json" in there
         if not begun and there - {"inputs.parquet"}:  # which is written first
             raise InputError(f"--output is a new folder, or one that this command began; received {self.path}")
-        before = from_json(Job, (self.path / "job.json").read_text(), what=f"{self.path}/job.json") if begun else None
+        before = from_json(Job, (self.path / "job.json").read_bytes(), what=f"{self.path}/job.json") if begun else None
         # a folder of another shard size holds the same names in other row groups
         job = self._write_inputs(inputs, job) if before is None else _count(inputs, job)
         if before is not None and (changed := [f.name for f in fields(Job) if getattr(before, f.name) != getattr(job, f.name)]):
@@ -270,15 +270,14 @@ class Folder:
             raise InputError(
                 f"{self.path} holds the results of another job ({told}): give another --output, or what was given then"
             )
-        for folder in ("predictions", "unreadable"):
-            for left in self.path.glob(f"{folder}/.partial-*"):
-                left.unlink(missing_ok=True)
+        for left in self.path.rglob(".partial-*"):
+            left.unlink(missing_ok=True)
         shutil.rmtree(self.path / "attempts", ignore_errors=True)
-        for folder in ("predictions", "unreadable", "attempts"):
-            (self.path / folder).mkdir(parents=True, exist_ok=True)
         if before is None:
             with write_beside(self.path / "job.json") as temporary:
                 temporary.write_text(to_json(job))
+        for folder in ("predictions", "unreadable", "attempts"):
+            (self.path / folder).mkdir(exist_ok=True)
         return job
 
     def _write_inputs(self, inputs: Inputs, job: Job) -> Job:

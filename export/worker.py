@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import os
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export.contract import ContractError
+from export.contract import ContractError, read_contract
 from export.guard import SECONDS, bound_memory
 from export.runtime import MAX_LOADED, OnnxModel, Provider
 from export.shards import Folder, answer_schema, picture_path
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
     import pyarrow
 
 __all__ = ["ShardPredictor", "Work"]
+
+#: Bytes of pictures of any size that are run at once: whether a large one fits must not depend on those beside it.
+LARGE = 2**20
+
+#: glibc's malloc.h: blocks from so many bytes on are the system's own, and go back to it.
+M_MMAP_THRESHOLD = -3
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,9 @@ class ShardPredictor:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """Do shards: their numbers, and for each the process, its peak memory (bytes), and why it failed (empty: it did not)."""
         if self.model is None and self.work.provider == "cpu":
-            bound_memory(self.work.model, pictures=self.work.cpus)  # here and nowhere else: this process is Ray's own
+            # here and nowhere else: this process is Ray's own
+            _return_memory()
+            bound_memory(self.work.model, pictures=self.work.cpus)
         rows = [self.report(int(shard)) for shard in batch["shard"]]
         return {key: [row[key] for row in rows] for key in rows[0]}
 
@@ -110,6 +119,7 @@ class ShardPredictor:
         unreadable: list[tuple[int, str, str]] = []
         tables: list[pyarrow.Table] = []
         batch: list[tuple[int, str, np.ndarray]] = []
+        most = MAX_LOADED if model.contract.input.height is not None else LARGE
 
         def flush() -> None:
             if batch:
@@ -123,8 +133,10 @@ class ShardPredictor:
                 if not len(unreadable) % self.work.batch_size:
                     _alive()
                 continue
+            if batch and picture.shape != batch[0][2].shape:
+                flush()
             batch.append((number, name, picture))
-            if len(batch) == self.work.batch_size or sum(loaded.nbytes for _, _, loaded in batch) >= MAX_LOADED:
+            if len(batch) == self.work.batch_size or sum(loaded.nbytes for _, _, loaded in batch) >= most:
                 flush()
             del picture  # before the next one is loaded
         flush()
@@ -132,7 +144,9 @@ class ShardPredictor:
 
     def _open(self) -> OnnxModel:
         if self.model is None:
-            self.model = OnnxModel(self.work.model, provider=self.work.provider, threads=self.work.cpus)
+            # what a large picture took would be missing for the next ones, which could be used
+            arena = read_contract(self.work.model).input.height is not None
+            self.model = OnnxModel(self.work.model, provider=self.work.provider, threads=self.work.cpus, arena=arena)
         return self.model
 
     def _pictures(self, model: OnnxModel, shard: int) -> Iterator[tuple[int, str, np.ndarray | str]]:
@@ -175,25 +189,25 @@ def _rows(
 
     try:
         columns = _answers(model, [picture for _, _, picture in batch], top)
+        names = {"number": [number for number, _, _ in batch], "path": [name for _, name, _ in batch]}
+        return pyarrow.table({**names, **columns}, schema)
     except (ContractError, MemoryError) as error:
         if model.contract.input.height is not None:
             raise
-        if len(batch) > 1:
-            return pyarrow.concat_tables([_rows(model, [one], top, schema, unreadable) for one in batch])
-        number, name, picture = batch[0]
-        height, width = picture.shape[:2]
-        reason = f"{name} takes more memory than there is at {height}×{width} pixels: shrink it"
-        unreadable.append((number, name, reason if isinstance(error, MemoryError) else str(error)))
-        return schema.empty_table()
-    names = {"number": [number for number, _, _ in batch], "path": [name for _, name, _ in batch]}
-    return pyarrow.table({**names, **columns}, schema)
+        reason = str(error)
+    # after the handler, in which what failed still holds its memory
+    if len(batch) > 1:
+        return pyarrow.concat_tables([_rows(model, [one], top, schema, unreadable) for one in batch])
+    number, name, picture = batch[0]
+    height, width = picture.shape[:2]
+    unreadable.append((number, name, reason or f"{name}: {height}×{width} pixels take more memory than there is: shrink it"))
+    return schema.empty_table()
 
 
 def _answers(model: OnnxModel, pictures: list[np.ndarray], top: int) -> dict[str, Any]:
-    """The columns of `answer_schema` after the first two."""
-    alike = len({picture.shape for picture in pictures}) == 1
+    """The columns of `answer_schema` after the first two, for pictures of one shape."""
     count = len(pictures)
-    images: Any = pictures[0][None] if count == 1 else np.stack(pictures) if alike else pictures
+    images = pictures[0][None] if count == 1 else np.stack(pictures)
     if model.contract.classifies:
         predictions = model.predict(images, batch_size=count)
         names = model.contract.labels or [str(number) for number in range(predictions.scores.shape[1])]
@@ -213,6 +227,12 @@ def _answers(model: OnnxModel, pictures: list[np.ndarray], top: int) -> dict[str
     output = model.contract.output("embedding")
     assert output is not None  # the contract of an embedder has one
     return {"embedding": list(model.run(images, batch_size=count)[output.name])}
+
+
+def _return_memory() -> None:
+    """Give the memory of large pictures back at once, where the C library is glibc: threads would keep it for pictures of their own."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
 
 
 def _peak_memory() -> int:

@@ -268,6 +268,13 @@ def test_a_folder_belongs_to_one_job(classifier, folder, tmp_path):
     (tmp_path / "out/job.json").write_text("{}")
     with pytest.raises(InputError, match=r"job\.json lacks the field 'model'"):
         begin(folder, tmp_path / "out", classifier)
+    (tmp_path / "early").mkdir()  # killed before anything was begun
+    (tmp_path / "early/.partial-7-inputs.parquet").write_bytes(b"PAR1")
+    assert len(begin(folder, tmp_path / "early", classifier)[1]) == 6
+    (tmp_path / "early/job.json").unlink()
+    for name in ("predictions", "unreadable", "attempts"):
+        (tmp_path / "early" / name).rmdir()
+    assert len(begin(folder, tmp_path / "early", classifier)[1]) == 6
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").touch()
     with pytest.raises(InputError, match="a new folder, or one that this command began"):
