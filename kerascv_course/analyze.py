@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kerascv_course.errors import InputError, run_cli
+from kerascv_course.networks import find_summary
 
 if TYPE_CHECKING:
     from kerascv_course.analysis import Summary
@@ -23,7 +24,7 @@ FORMATS = ("table", "torch", "tree", "blocks", "diagram", "svg", "markdown", "cs
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, analyse, print; 0, or 1 where ``--limit-mb`` is given and exceeded."""
     args = _parser().parse_args(argv)
-    summary = _summary(args.network, args.input_shape, args.num_classes)
+    summary = find_summary(args.network, args.input_shape, args.num_classes)
     text = _render(summary, args)
     if args.output:
         try:
@@ -73,29 +74,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--activations", action="store_true", help="outputs of activation functions are neurons")
     parser.add_argument("--exact-borders", action="store_true", help="products with padding are no connections")
     return parser
-
-
-def _summary(network: str, input_shape: Sequence[int] | None, num_classes: int | None) -> Summary:
-    from kerascv_course.analysis import summarize
-    from kerascv_course.environment import start_tensorflow
-    from kerascv_course.registry import APPLICATIONS, check_model, create_model
-
-    path = Path(network)
-    application = network.startswith(APPLICATIONS)
-    if not application and (path.exists() or ("?" not in network and (path.suffix or len(path.parts) > 1))):
-        if num_classes is not None:
-            raise InputError(f"--num-classes is for registered networks; {network} is a file")
-        if path.suffix != ".onnx":
-            start_tensorflow()
-        return summarize(path, input_shape)
-    check_model(network)  # what is wrong with a name or an option is told before Keras is imported
-    if input_shape is not None and len(input_shape) != 3:
-        raise InputError(
-            f"--input-shape is height, width and channels for a registered network; received {len(input_shape)} numbers"
-        )
-    shape = None if input_shape is None else (input_shape[0], input_shape[1], input_shape[2])
-    start_tensorflow()
-    return summarize(create_model(network, num_classes, shape))
 
 
 def _render(summary: Summary, args: argparse.Namespace) -> str:

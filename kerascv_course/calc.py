@@ -1,4 +1,4 @@
-"""Convolution calculators on the command line: ``python -m kerascv_course.calc size 32 5 --padding 2``.
+"""Calculators on the command line: ``python -m kerascv_course.calc size 32 5 --padding 2``, or ``scaling resnet18_cifar``.
 
 Thin: every command parses, calls one function of `kerascv_course.analysis` and prints what it returns.
 """
@@ -9,9 +9,15 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from kerascv_course.errors import InputError, run_cli
+from kerascv_course.errors import InputError, UnknownNameError, run_cli
+from kerascv_course.files import write_beside
+from kerascv_course.networks import find_summary
+
+if TYPE_CHECKING:
+    from kerascv_course.analysis.scaling import Cluster
 
 __all__ = ["main"]
 
@@ -27,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m kerascv_course.calc", description="Convolution arithmetic: sizes, padding, parameters, small images."
+        prog="python -m kerascv_course.calc", description="Convolution arithmetic, small images, and training on many devices."
     )
     commands = parser.add_subparsers(title="calculators", required=True, metavar="CALCULATOR")
 
@@ -97,6 +103,21 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--no-norms", action="store_true", help="do not count the outputs of batch norms")
     for name, value in (("k", 3), ("nic", 1), ("nf", 32), ("nc", 24)):
         command.add_argument(f"--{name}", type=int, default=value)
+    command = add("scaling", _scaling, "Training a network on many devices: FLOPs, bytes, step time, speed-up (docs/scale.md)")
+    command.add_argument("network", metavar="MODEL|RUN|FILE", help="as for python -m kerascv_course.analyze")
+    command.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], metavar="N")
+    command.add_argument("--batch", type=int, default=128, help="images of a step: of all devices (strong), of each (weak)")
+    command.add_argument("--kind", choices=("strong", "weak"), help="only this one (default: both)")
+    command.add_argument("--input-shape", type=int, nargs=3, metavar=("H", "W", "C"))
+    command.add_argument("--pipeline", type=float, metavar="IMAGES/S", help="what a host's input pipeline delivers")
+    command.add_argument("--overhead", type=float, default=0.0, metavar="MS", help="of a step, that nothing makes shorter")
+    command.add_argument("--plot", type=Path, metavar="PNG", help="also draw speed-up against devices")
+    _cluster_options(command)
+    command = add("networks", _networks, "What an all-reduce costs every registered network (docs/scale.md)")
+    command.add_argument("pattern", nargs="?", default="*", help="of names, such as 'resnet*'")
+    command.add_argument("--devices", type=int, default=64, metavar="N")
+    command.set_defaults(pipeline=None, overhead=0.0)
+    _cluster_options(command)
     command = add("report", _report, "A report's calculator questions, right, with notes on what was printed")
     command.add_argument("report", metavar="REPORT", help="000 to 004")
     return parser
@@ -105,6 +126,83 @@ def _parser() -> argparse.ArgumentParser:
 def _window(command: argparse.ArgumentParser) -> None:
     command.add_argument("--stride", type=int, default=1, metavar="S")
     command.add_argument("--dilation", type=int, default=1, metavar="D")
+
+
+def _cluster_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument  # names are checked when they are used: --help imports no analysis
+    add("--device", default="a100", metavar="NAME", help="a100, a100-tf32, h100 or h100-tf32: peak FLOP/s (default: a100)")
+    add("--tflops", type=float, help="peak TFLOP/s of a device, instead of --device")
+    add("--utilisation", type=float, default=0.2, help="assumed share of the peak that is reached (default: 0.2)")
+    text = "between hosts: infiniband-200, infiniband-400, ethernet-100, ethernet-10, ethernet-1 (default: infiniband-200)"
+    add("--link", default="infiniband-200", metavar="NAME", help=text)
+    add("--within", metavar="NAME", help="within a host: nvlink3, nvlink4 or pcie4 (default: as between hosts)")
+    add("--per-host", type=int, default=1, metavar="N", help="devices of a host (default: 1)")
+    add("--adapters", type=int, default=1, metavar="N", help="network adapters of a host (default: 1)")
+    add("--link-share", type=float, default=0.8, help="assumed share of a link's bandwidth that is reached (default: 0.8)")
+    add(
+        "--optimizer",
+        default="adam",
+        metavar="NAME",
+        help="for the size of a checkpoint: adam, sgd-momentum, … (default: adam)",
+    )
+
+
+def _cluster(args: argparse.Namespace) -> Cluster:
+    from kerascv_course.analysis.scaling import DEVICES, LINKS, OPTIMIZERS, Cluster
+
+    for kind, name, known in (
+        ("device", args.device, DEVICES),
+        ("link", args.link, LINKS),
+        ("link", args.within or args.link, LINKS),
+        ("optimizer", args.optimizer, OPTIMIZERS),
+    ):
+        if name not in known:
+            raise UnknownNameError(kind, name, known)
+    return Cluster(
+        peak=DEVICES[args.device].peak if args.tflops is None else 1e12 * args.tflops,
+        link=LINKS[args.link],
+        utilisation=args.utilisation,
+        within=LINKS[args.within] if args.within else None,
+        per_host=args.per_host,
+        adapters=args.adapters,
+        link_share=args.link_share,
+        pipeline=args.pipeline,
+        overhead=args.overhead / 1e3,
+    )
+
+
+def _scaling(args: argparse.Namespace) -> Any:
+    from kerascv_course.analysis.printing.scaling import curve_table, step_text
+    from kerascv_course.analysis.scaling import scaling, workload
+
+    cluster = _cluster(args)  # what is wrong with it is told before Keras is imported
+    work = workload(find_summary(args.network, args.input_shape))
+    curves = [
+        scaling(work, cluster, args.devices, args.batch, kind) for kind in ([args.kind] if args.kind else ("strong", "weak"))
+    ]
+    if args.plot:
+        from kerascv_course.plots import scaling_curves
+
+        lines = {
+            f"{curve.kind} scaling, {args.batch} images{' a device' if curve.kind == 'weak' else ''}": [
+                (p.devices, curve.speed_up(p), curve.speed_up(p, overlap=True)) for p in curve.points
+            ]
+            for curve in curves
+        }
+        with write_beside(args.plot) as temporary:
+            scaling_curves(lines, work.name).savefig(temporary, dpi=80)
+    return "\n\n".join([step_text(work, args.optimizer, args.batch), *map(curve_table, curves)])
+
+
+def _networks(args: argparse.Namespace) -> Any:
+    from kerascv_course.analysis.printing.scaling import network_table
+    from kerascv_course.analysis.scaling import workload
+    from kerascv_course.registry import list_models
+
+    cluster = _cluster(args)
+    if not (names := list_models(args.pattern)):
+        raise InputError(f"no registered network matches {args.pattern!r}: see kerascv_course.list_models()")
+    return network_table([workload(find_summary(name)) for name in names], cluster, args.devices, args.optimizer)
 
 
 def _pads(args: argparse.Namespace) -> int | tuple[int, int]:

@@ -30,7 +30,18 @@ __all__ = [
 
 _IMPORTED = time.perf_counter()
 
-PACKAGES = ("tensorflow", "keras", "onnx", "tf2onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow", "scikit-learn")
+PACKAGES = (
+    "tensorflow",
+    "keras",
+    "jax",
+    "onnx",
+    "tf2onnx",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "numpy",
+    "pillow",
+    "scikit-learn",
+)
 
 
 def package_versions() -> dict[str, str]:
@@ -54,13 +65,20 @@ def describe_environment() -> dict[str, Any]:
 
 
 def describe_machine() -> dict[str, Any]:
-    """System, processor, cores that may be used, and GPUs that TensorFlow sees."""
-    import tensorflow as tf
+    """System, processor, cores that may be used, and GPUs that TensorFlow, or JAX where Keras runs on it, sees."""
+    import keras
 
-    gpus = [
-        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
-        for gpu in tf.config.list_physical_devices("GPU")
-    ]
+    if keras.backend.backend() == "jax":
+        import jax
+
+        gpus = [device.device_kind for device in jax.local_devices() if device.platform != "cpu"]
+    else:
+        import tensorflow as tf
+
+        gpus = [
+            tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+            for gpu in tf.config.list_physical_devices("GPU")
+        ]
     return {"system": platform.platform(), "processor": processor(), "cores": cores(), "gpus": gpus}
 
 

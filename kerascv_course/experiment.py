@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import logging
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,14 +27,17 @@ from kerascv_course.environment import describe_environment, package_versions, s
 from kerascv_course.errors import CourseError, InputError
 from kerascv_course.files import write_beside
 from kerascv_course.inside import first_and_last
+from kerascv_course.jsondata import to_json
 from kerascv_course.keras_file import load_keras
 from kerascv_course.recipe import Recipe
 from kerascv_course.run_page import write_run_page
 from kerascv_course.tasks import FittedTask, Task, get_task
 from kerascv_course.training.callbacks import write_history
-from kerascv_course.training.checkpoint import Progress
+from kerascv_course.training.checkpoint import Progress, read_progress
 from kerascv_course.training.device import choose_for_device, describe_choice
+from kerascv_course.training.distribution import ONE, Devices
 from kerascv_course.training.memory import telling_out_of_memory
+from kerascv_course.training.processes import agree, leave
 from kerascv_course.training.run import Run
 from kerascv_course.training.trainer import prepare, train
 from kerascv_course.training.watching import Watch, check_watch, watchers
@@ -45,6 +51,7 @@ __all__ = [
     "check_run",
     "evaluate_run",
     "export_again",
+    "finish",
     "run_data",
     "run_recipe",
     "serving_reference",
@@ -85,6 +92,7 @@ def run_recipe(
     resume: bool = False,
     watch: Watch | None = None,
     train_only: bool = False,
+    devices: Devices = ONE,
 ) -> Result:
     """Run a recipe into a folder.
 
@@ -95,6 +103,9 @@ def run_recipe(
         resume: go on from the last checkpoint; of the recipe only `RESUMABLE` fields may differ from the run's.
         watch: what else is recorded of the training; it changes no figure.
         train_only: stop after the training, before anything is measured on the test split; resumed, the run goes on there.
+        devices: what the training is spread over (`kerascv_course.training.distribution.find_devices`). Of several
+            processes the first writes the folder, measures and exports; the others return after the training. All need the same
+            recipe, data and, to resume, the same folder.
 
     Raises:
         InputError: the recipe, the data or the folder cannot be used; nothing is changed.
@@ -102,11 +113,13 @@ def run_recipe(
         TrainingDivergedError: the loss is not finite.
         OutOfMemoryError: a step takes more memory than there is.
         ParityError: the exported file gives other answers than Keras (`export.parity`).
+        LostProcessError: another process of the training has ended.
     """
     started = time.perf_counter()
     watch = watch or Watch()
     check_watch(watch)
     if resume:
+        _check_backend(Run.open(run_dir))
         before = choose_for_device(Run.open(run_dir).recipe())
         recipe = choose_for_device(recipe, before)
         _check_resumable(before, recipe)
@@ -114,17 +127,26 @@ def run_recipe(
     task = get_task(recipe.task)
     if not isinstance(task, FittedTask):
         recipe = choose_for_device(recipe)
+    elif devices.total > 1:
+        raise InputError(f"the task {recipe.task} is not trained by gradients and uses one device; leave --devices out")
     splits, info = load_for(recipe, task, data_dir, run_dir if resume else None)
+    if devices.processes > 1:
+        found = _fingerprint(run_dir / "last.npz") if resume else ""
+        agree({"recipe": to_json(recipe), "data": info.fingerprint, "checkpoint in the run folder": found})
     with telling_out_of_memory(recipe, run_dir):
-        training = None if isinstance(task, FittedTask) else prepare(recipe, task, splits, info)
+        training = None if isinstance(task, FittedTask) else prepare(recipe, task, splits, info, devices)
+    if training and not devices.writes:
+        train(recipe, training, splits, info, Run(run_dir), resume=resume)
+        leave()
+        return Result(Run(run_dir), {}, None, time.perf_counter() - started)
     run = Run.open(run_dir) if resume else Run.create(run_dir, recipe)
     with _log_file(run), telling_out_of_memory(recipe, run_dir):
         log.info("%s: %s", recipe.name, recipe.description)
         log.info("%s", _data_line(info, task))
         if training:
             log.info("%s with %s trainable parameters", recipe.model, f"{_trainable(training.model):,}")
-            log.info("%s", describe_choice(recipe))
-        _record_start(run, recipe, data_dir, resume=resume)
+            log.info("%s", describe_choice(recipe, devices))
+        _record_start(run, recipe, data_dir, devices, resume=resume)
         if not resume:
             for name, text in task.files(info).items():
                 run.write_text(name, text)
@@ -133,24 +155,82 @@ def run_recipe(
                 progress = train(recipe, training, splits, info, run, resume=resume, watchers=watchers(run, watch))
             else:
                 progress = fit(recipe, task, splits, info, run)
+            if devices.processes > 1:
+                leave()
             if train_only:
                 best = progress.history[progress.best]
                 headline = {name: f"{value:g}" for name, value in best.items() if name == "epoch" or name.startswith("val")}
                 return Result(run, headline, None, time.perf_counter() - started)
-            model = load_best(run)
-            metrics = measure(run, recipe, task, model, splits, info, progress)
-            draw(run, recipe, task, model, splits, info, progress, metrics)
-            sample = write_samples(run, task, splits, info)
-            if recipe.export.enabled:
-                export_run(run, recipe, task, model, splits, info, metrics)
-            write_run_page(run)
-            if recipe.log_style == "cose474" and "accuracy" in metrics["test"]:
-                log.info("Accuracy of the model on the test images: %.2f %%", 100 * metrics["test"]["accuracy"])
+            if keras.backend.backend() == "tensorflow":
+                metrics, sample = conclude(run, recipe, task, splits, info, progress)
+            else:
+                metrics, sample = _conclude_on_tensorflow(run)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"interrupted; every finished validation is kept. Go on with: python -m kerascv_course.train --resume {run.path}"
             ) from None
         return Result(run, task.headline(metrics), sample, time.perf_counter() - started)
+
+
+def conclude(
+    run: Run,
+    recipe: Recipe,
+    task: Task,
+    splits: Splits,
+    info: DataInfo,
+    progress: Progress,
+    seconds_before: float = 0.0,
+) -> tuple[dict[str, Any], Path]:
+    """All that follows the training: measure, draw, export, prove, report. `seconds_before`: see `measure`.
+
+    Returns:
+        The task's metrics, and a picture of the test split to try the exported file with.
+    """
+    model = load_best(run)
+    metrics = measure(run, recipe, task, model, splits, info, progress, seconds_before)
+    draw(run, recipe, task, model, splits, info, progress, metrics)
+    sample = write_samples(run, task, splits, info)
+    if recipe.export.enabled:
+        export_run(run, recipe, task, model, splits, info, metrics)
+    write_run_page(run)
+    if recipe.log_style == "cose474" and "accuracy" in metrics["test"]:
+        log.info("Accuracy of the model on the test images: %.2f %%", 100 * metrics["test"]["accuracy"])
+    return metrics, sample
+
+
+def finish(path: Path, seconds_before: float) -> None:
+    """`conclude` for a run whose training is done, from what its folder has; `seconds_before`: see `measure`."""
+    run = Run.open(path)
+    recipe = run.recipe()
+    splits, info = run_data(run)
+    with _log_file(run):
+        conclude(run, recipe, get_task(recipe.task), splits, info, read_progress(run / "last.npz"), seconds_before)
+
+
+_FINISH = """
+import sys
+from pathlib import Path
+from kerascv_course.environment import start_tensorflow
+from kerascv_course.errors import run_cli
+start_tensorflow()
+from kerascv_course.experiment import configure_logging, finish
+configure_logging()
+run_cli(lambda: finish(Path(sys.argv[1]), float(sys.argv[2])))
+"""
+
+
+def _conclude_on_tensorflow(run: Run) -> tuple[dict[str, Any], Path]:
+    """`finish` in a process of its own, where Keras runs on TensorFlow: the converter to ONNX knows its graphs only."""
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
+    done = subprocess.run(
+        [sys.executable, "-c", _FINISH, str(run.path), str(seconds_since_start())], env=environment, check=False
+    )
+    if done.returncode:
+        raise CourseError(
+            f"the training is done, but measuring and exporting it on TensorFlow has failed, for the reason above; once mended go "
+            f"on with: python -m kerascv_course.train --resume {run.path}"
+        )
+    return run.read_json("metrics.json"), sorted((run / "samples").glob("*.png"))[0]
 
 
 def fit(recipe: Recipe, task: Task, splits: Splits, info: DataInfo, run: Run) -> Progress:
@@ -264,12 +344,22 @@ def load_best(run: Run) -> keras.Model:
 
 
 def measure(
-    run: Run, recipe: Recipe, task: Task, model: keras.Model, splits: Splits, info: DataInfo, progress: Progress
+    run: Run,
+    recipe: Recipe,
+    task: Task,
+    model: keras.Model,
+    splits: Splits,
+    info: DataInfo,
+    progress: Progress,
+    seconds_before: float = 0.0,
 ) -> dict[str, Any]:
-    """Measure the best weights on every split and write metrics.json. The test split is touched here for the first time."""
+    """Measure the best weights on every split and write metrics.json. The test split is touched here for the first time.
+
+    `seconds_before`: of the command, before this process began.
+    """
     log.info("measuring the best weights (%g of %d)", progress.history[progress.best]["epoch"], progress.history[-1]["epoch"])
     metrics = task.evaluate(model, recipe, splits, info)
-    seconds = seconds_since_start()
+    seconds = seconds_before + seconds_since_start()
     log.info("%.0f s since the command's start, everything included", seconds)
     run.write_json(
         "metrics.json",
@@ -399,13 +489,39 @@ def _check_resumable(before: Recipe, now: Recipe) -> None:
         )
 
 
-def _record_start(run: Run, recipe: Recipe, data_dir: Path | None, *, resume: bool) -> None:
+def _record_start(run: Run, recipe: Recipe, data_dir: Path | None, devices: Devices, *, resume: bool) -> None:
     if resume:
         run.tidy()
         log.info("resuming %s", run.path)
     else:
         run.write_json(
-            "environment.json", {**describe_environment(), "data_dir": str(data_dir.resolve()) if data_dir else None}
+            "environment.json",
+            {
+                **describe_environment(),
+                "backend": keras.backend.backend(),
+                "devices": devices.local,
+                "processes": devices.processes,
+                "data_dir": str(data_dir.resolve()) if data_dir else None,
+            },
+        )
+
+
+def _fingerprint(path: Path) -> str:
+    """Digest of a file; empty where there is none."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_backend(run: Run) -> None:
+    """Refuse to go on with another Keras backend, which draws other random numbers."""
+    if not (run / "environment.json").is_file():
+        return
+    began, now = run.read_json("environment.json").get("backend", "tensorflow"), keras.backend.backend()
+    if began != now:
+        raise InputError(
+            f"{run.path} was begun with the Keras backend {began} and goes on with it; this is {now}: set KERAS_BACKEND={began}"
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,12 @@ __all__ = ["check_archive", "load_keras"]
 
 #: A part of the archive may unpack to so many times its size, and so many bytes, at most; weights hardly shrink at all.
 MAX_RATIO, ALWAYS_ALLOWED = 100, 16 * 2**20
+
+#: Modules with layers that are saved in files.
+OWN_LAYERS = (
+    "kerascv_course.retrieval.heads",
+    *(f"kerascv_course.classical.{name}" for name in ("by_image", "encoders", "neighbors", "sift", "svm", "tiny")),
+)
 
 #: Longest configuration that is read, bytes.
 MAX_CONFIG = 64 * 2**20
@@ -30,6 +38,7 @@ def load_keras(path: str | Path) -> keras.Model:
     if path.is_file() and path.suffix != ".keras":
         raise InputError(f"{path} is not a .keras file, the one format that is read: save the model with model.save('x.keras')")
     check_archive(path)
+    _import_own_layers(path)
     import keras
 
     try:
@@ -43,6 +52,14 @@ def load_keras(path: str | Path) -> keras.Model:
     if not isinstance(model, keras.Model):
         raise InputError(f"{path} holds no Keras model but {type(model).__name__}")
     return model
+
+
+def _import_own_layers(path: Path) -> None:
+    """Keras knows this package's layers once the modules that have them are imported; only these are, whatever the file names."""
+    with zipfile.ZipFile(path) as archive, contextlib.suppress(KeyError, OSError, zipfile.BadZipFile):
+        if b"kerascv_course>" in archive.read("config.json"):
+            for module in OWN_LAYERS:
+                importlib.import_module(module)
 
 
 def check_archive(path: Path) -> None:

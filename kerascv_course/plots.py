@@ -24,6 +24,7 @@ __all__ = [
     "picture_grid",
     "picture_rows",
     "rank_lists",
+    "scaling_curves",
     "step_curves",
     "switch_figures",
 ]
@@ -457,4 +458,28 @@ def embedding_map(places: np.ndarray, groups: np.ndarray, shown: int = 20) -> Fi
     axes.set(
         xticks=[], yticks=[], title=f"{len(places)} pictures; colours: {len(names)} of {len(np.unique(groups))} identities"
     )
+    return figure
+
+
+def scaling_curves(curves: Mapping[str, Sequence[tuple[int, float, float]]], name: str) -> Figure:
+    """Speed-up against the number of devices, side by side; between the two lines of each lies what overlap may bring.
+
+    Args:
+        curves: title to (devices, speed-up without overlap, with full overlap).
+        name: of the network.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, (title, points) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        devices, least, most = zip(*points, strict=True)
+        axes.plot(devices, devices, color=BEST, linestyle=":", label="as many times as devices")
+        axes.plot(devices, most, color=TRAIN, marker="o", markersize=4, label="full overlap")
+        axes.plot(devices, least, color=VALIDATION, marker="o", markersize=4, label="no overlap")
+        axes.fill_between(devices, least, most, color=TRAIN, alpha=0.15, linewidth=0)
+        axes.set(xlabel="devices", ylabel="speed-up (computed)", title=f"{name}: {title}")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        axes.set_xticks(devices, [str(n) for n in devices])
+        axes.set_yticks(devices, [str(n) for n in devices])
+        axes.grid(alpha=0.3)
+        axes.legend()
     return figure

@@ -467,6 +467,9 @@ class Recipe:
     """Compile the training step with XLA. auto: on a GPU (with TensorFlow on a CPU it is slower)."""
     fused: bool = False
     """Train batch norm and smooth activations through TensorFlow's fused operations: the same functions, faster on a CPU."""
+    norm_groups: int = 1
+    """Batch norm over so many equal parts of each batch, as so many devices by themselves would; 1: over the whole batch, however many
+    devices share it."""
     log_style: Literal["full", "csc413", "cose474", "ntu"] = "full"
     """Lines of the log: all figures; or as a course prints them: csc413 validation loss and accuracy, cose474 the loss every
     100 steps, ntu accuracy and loss of train and validation."""
@@ -512,8 +515,12 @@ class Recipe:
             self.task != "retrieve"
         ):
             raise InputError(f"the monitor {self.monitor} is none of the task {self.task}: use val_loss or last")
-        for name in ("epochs", "batch_size", "validations_per_epoch"):
+        for name in ("epochs", "batch_size", "validations_per_epoch", "norm_groups"):
             _require(getattr(self, name) >= 1, f"{name} must be a whole number of 1 or more", getattr(self, name))
+        if self.batch_size % self.norm_groups:
+            raise InputError(
+                f"norm_groups are equal parts of a batch; received {self.norm_groups} of {self.batch_size} images: use a divisor"
+            )
         _require(self.patience >= 0, "patience must be 0 or more", self.patience)
         if self.patience and self.monitor == "last":
             raise InputError(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from kerascv_course.errors import InputError, run_cli
+from kerascv_course.jsondata import to_json
 from kerascv_course.recipe import Recipe, with_base_options
 from kerascv_course.recipes import DEFAULT, all_recipes, get_recipe
+from kerascv_course.training.processes import Cluster, agree, ending_at_once, is_worker, join, supervise
 
 PROG = "python -m kerascv_course.train"
 
@@ -40,6 +43,20 @@ class Arguments:
     train_only: bool = False
     """Stop before the test split is measured and the file exported, to choose settings on the validation split alone; --resume goes
     on there."""
+    devices: int | Literal["all"] | None = None
+    """Devices of this machine to train on, each with its part of every batch: a number, or all GPUs; on a machine without a GPU
+    parts of the processor, to try it. By default one."""
+    distributed: bool = False
+    """Train in several processes, of one machine or many, on Keras's JAX backend: the same command in each. Under Slurm, Open MPI and
+    Kubernetes JAX finds the others by itself; elsewhere say --coordinator, --processes and --process-id."""
+    coordinator: str | None = None
+    """HOST:PORT where process 0 listens."""
+    processes: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """Number of this process, from 0; process 0 writes the run folder, measures and exports."""
+    connect_timeout: int = 30
+    """Seconds to wait for the other processes at the start."""
     list: bool = False
     """List the recipes and leave."""
 
@@ -98,12 +115,26 @@ def list_recipes() -> str:
     )
 
 
-def main() -> None:
+def _cluster(arguments: Arguments) -> Cluster | None:
+    """Where the processes meet; None: there is one."""
+    given = Cluster(arguments.coordinator, arguments.processes, arguments.process_id, arguments.connect_timeout)
+    if not arguments.distributed:
+        if given != Cluster():
+            raise InputError("--coordinator, --processes, --process-id and --connect-timeout go with --distributed: add it")
+        return None
+    return Cluster.of(given, os.environ)
+
+
+def main() -> int:
     """Parse, run, print the summary."""
     recipe, arguments = parse(sys.argv[1:])
     if arguments.list:
         print(list_recipes())
-        return
+        return 0
+    cluster = _cluster(arguments)
+    if cluster and not is_worker():
+        run = arguments.resume or arguments.run_dir or "RUN"
+        return supervise("kerascv_course.train", sys.argv[1:], str(run))
 
     from kerascv_course.data import check_source
     from kerascv_course.environment import start_tensorflow
@@ -115,14 +146,19 @@ def main() -> None:
         check_model(recipe.model, recipe.model_options)
     check_source(recipe.data, arguments.data_dir)
     run_dir = arguments.resume or arguments.run_dir or Run.free_path(Path("runs"), recipe.name)
-    if not arguments.resume:
+    if not arguments.resume and not (cluster and cluster.process_id):
         Run.check_free(run_dir)
 
+    if cluster:
+        join(cluster)
+        agree({"recipe": to_json(recipe)})
     print("starting TensorFlow …", flush=True)
     start_tensorflow()
     from kerascv_course.experiment import configure_logging, run_recipe
+    from kerascv_course.training.distribution import find_devices
     from kerascv_course.training.watching import Watch
 
+    devices = find_devices(arguments.devices)
     configure_logging()
     watch = Watch(arguments.tensorboard, arguments.profile)
     result = run_recipe(
@@ -132,18 +168,24 @@ def main() -> None:
         resume=arguments.resume is not None,
         watch=watch,
         train_only=arguments.train_only,
+        devices=devices,
     )
+    if not devices.writes:
+        print(f"process {devices.process} is done; process 0 measures and exports")
+        return 0
     print(f"\ndone in {result.seconds:.0f} s")
     for name, value in result.headline.items():
         print(f"  {name:<20} {value}")
     if result.sample is None:
         print(f"\nnothing has been measured on the test split; measure and export with:\n  {PROG} --resume {result.run.path}")
-        return
+        return 0
     print(f"  {'report':<20} {result.run / 'report.html'}")
     if recipe.export.enabled:
         print(f"  {'model':<20} {result.run / 'model.onnx'}")
         print(f"\npredict with it:\n  python -m export predict {result.run / 'model.onnx'} {result.sample}")
+    return 0
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    with ending_at_once():
+        run_cli(main)

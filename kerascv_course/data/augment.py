@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +20,7 @@ from kerascv_course.errors import InputError
 from kerascv_course.recipe import Augmentation
 
 __all__ = [
+    "Rows",
     "alternating_flip",
     "augment",
     "check_augmentation",
@@ -38,6 +40,28 @@ LUMA = (0.299, 0.587, 0.114)
 #: What each change's seed is derived with. Flip and translate have theirs from a split, as they had before there were others:
 #: a new change must not alter what the old ones draw.
 SEEDS = {"rotate": 2, "color_jitter": 3, "cutout": 4, "erase": 5, "mix": 6}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some images of a batch, whose others are changed elsewhere. What is drawn at random is drawn for the whole batch.
+
+    Attributes:
+        part: which of them.
+        batch: size of the whole batch.
+    """
+
+    part: slice
+    batch: int
+
+
+def _draw(
+    images: tf.Tensor, seed: tf.Tensor, before: tuple[int, ...], after: tuple[int, ...], rows: Rows | None, *limits: Any
+) -> tf.Tensor:
+    """Random numbers (before…, batch, after…), of which `rows` are kept; `limits`: minval, maxval, dtype of `stateless_uniform`."""
+    batch = rows.batch if rows else tf.shape(images)[0]
+    drawn = tf.random.stateless_uniform((*before, batch, *after), seed, *limits)
+    return drawn[(*[slice(None)] * len(before), rows.part)] if rows else drawn
 
 
 def check_augmentation(config: Augmentation, image_shape: Sequence[int]) -> None:
@@ -64,6 +88,7 @@ def augment(
     starts_mirrored: tf.Tensor | None = None,
     epoch: tf.Tensor | int = 0,
     fill: Sequence[float] = (0.0,),
+    rows: Rows | None = None,
 ) -> tf.Tensor:
     """Apply what the recipe asks for, each change with a seed of its own; mixing is apart (`kerascv_course.data.mixing`).
 
@@ -74,25 +99,26 @@ def augment(
         starts_mirrored: bool (batch,), for the alternating flip: the images that are mirrored in the first epoch.
         epoch: for the alternating flip: how many epochs went before.
         fill: for cutout: see there.
+        rows: which images of a batch these are, where they are not all.
     """
     flip_seed, translate_seed = tf.unstack(tf.random.split(seed, 2))
     mirrored = offsets = None
     if config.flip:
-        mirrored = _draw_flips(images, flip_seed)
+        mirrored = _draw_flips(images, flip_seed, rows)
     if config.alternating_flip:
         mirrored = _alternate(starts_mirrored, epoch)
     if config.translate:
-        offsets = _draw_offsets(images, translate_seed, config.translate)
+        offsets = _draw_offsets(images, translate_seed, config.translate, rows)
     if mirrored is not None or offsets is not None:
         images = _move(images, mirrored, offsets, config.translate, config.border)
     if config.rotate:
-        images = random_rotate(images, tf.random.fold_in(seed, SEEDS["rotate"]), config.rotate, config.border)
+        images = random_rotate(images, tf.random.fold_in(seed, SEEDS["rotate"]), config.rotate, config.border, rows)
     if config.color_jitter:
-        images = color_jitter(images, tf.random.fold_in(seed, SEEDS["color_jitter"]), config.color_jitter)
+        images = color_jitter(images, tf.random.fold_in(seed, SEEDS["color_jitter"]), config.color_jitter, rows)
     if config.cutout:
-        images = cutout(images, tf.random.fold_in(seed, SEEDS["cutout"]), config.cutout, fill)
+        images = cutout(images, tf.random.fold_in(seed, SEEDS["cutout"]), config.cutout, fill, rows)
     if config.erase:
-        images = random_erase(images, tf.random.fold_in(seed, SEEDS["erase"]), config.erase)
+        images = random_erase(images, tf.random.fold_in(seed, SEEDS["erase"]), config.erase, rows)
     return images
 
 
@@ -133,17 +159,17 @@ def random_translate(
     return _move(images, None, _draw_offsets(images, seed, pixels), pixels, border)
 
 
-def _draw_flips(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    return tf.random.stateless_uniform((tf.shape(images)[0],), seed) < 0.5
+def _draw_flips(images: tf.Tensor, seed: tf.Tensor, rows: Rows | None = None) -> tf.Tensor:
+    return _draw(images, seed, (), (), rows) < 0.5
 
 
 def _alternate(starts_mirrored: tf.Tensor, epoch: tf.Tensor | int) -> tf.Tensor:
     return tf.not_equal(starts_mirrored, tf.equal(epoch % 2, 1))
 
 
-def _draw_offsets(images: tf.Tensor, seed: tf.Tensor, pixels: int) -> tf.Tensor:
+def _draw_offsets(images: tf.Tensor, seed: tf.Tensor, pixels: int, rows: Rows | None = None) -> tf.Tensor:
     """Where the crop of the padded image begins: int (2, batch, 1), rows and columns, 0 to 2·pixels."""
-    return tf.random.stateless_uniform((2, tf.shape(images)[0], 1), seed, 0, 2 * pixels + 1, tf.int32)
+    return _draw(images, seed, (2,), (1,), rows, 0, 2 * pixels + 1, tf.int32)
 
 
 def _move(
@@ -175,7 +201,11 @@ def _reflect(index: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def random_rotate(
-    images: tf.Tensor, seed: tf.Tensor, degrees: float, border: Literal["zeros", "reflect"] = "zeros"
+    images: tf.Tensor,
+    seed: tf.Tensor,
+    degrees: float,
+    border: Literal["zeros", "reflect"] = "zeros",
+    rows: Rows | None = None,
 ) -> tf.Tensor:
     """Turn about the centre by −degrees … degrees, uniformly drawn, interpolated bilinearly and rounded.
 
@@ -184,9 +214,10 @@ def random_rotate(
         seed: int32 (2,).
         degrees: largest angle, either way.
         border: what comes into the corners: zeros, or the image mirrored at its edge.
+        rows: see `augment`.
     """
     limit = math.radians(degrees)
-    angles = tf.random.stateless_uniform((tf.shape(images)[0],), seed, -limit, limit)
+    angles = _draw(images, seed, (), (), rows, -limit, limit)
     return _rotate(images, angles, border)
 
 
@@ -212,7 +243,7 @@ def _rotate(images: tf.Tensor, angles: tf.Tensor, border: Literal["zeros", "refl
 # --- What pixels are worth ---
 
 
-def color_jitter(images: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
+def color_jitter(images: tf.Tensor, seed: tf.Tensor, strength: float, rows: Rows | None = None) -> tf.Tensor:
     """Change brightness, contrast and saturation, in this order, each by a factor of 1 − strength to 1 + strength.
 
     Brightness multiplies all values; contrast their distance from the image's mean luma; saturation their distance from the
@@ -222,9 +253,10 @@ def color_jitter(images: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tens
         images: uint8 (batch, height, width, 1 or 3).
         seed: int32 (2,).
         strength: 0 to 1.
+        rows: see `augment`.
     """
     height, width, channels = images.shape[1:]
-    factors = tf.random.stateless_uniform((3, tf.shape(images)[0], 1, 1), seed, 1 - strength, 1 + strength)
+    factors = _draw(images, seed, (3,), (1, 1), rows, 1 - strength, 1 + strength)
     brightness, contrast, saturation = tf.unstack(factors)
     pixels = tf.cast(tf.reshape(images, (-1, height * width, channels)), tf.float32)
     # All three are linear: one 3×3 matrix an image, and the same offset for all of its pixels.
@@ -238,7 +270,9 @@ def color_jitter(images: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tens
 # --- What is hidden ---
 
 
-def cutout(images: tf.Tensor, seed: tf.Tensor, side: int, fill: Sequence[float] = (0.0,)) -> tf.Tensor:
+def cutout(
+    images: tf.Tensor, seed: tf.Tensor, side: int, fill: Sequence[float] = (0.0,), rows: Rows | None = None
+) -> tf.Tensor:
     """Hide a square of each image (DeVries and Taylor 2017, section 3.2).
 
     Its centre is any pixel, so that a part of the square may lie outside. The paper fills with zeros after normalisation: `fill`
@@ -249,14 +283,15 @@ def cutout(images: tf.Tensor, seed: tf.Tensor, side: int, fill: Sequence[float] 
         seed: int32 (2,).
         side: of the square, pixels; an even square has its centre after the middle.
         fill: 0–1, where 1 is 255; one value, or one for each channel.
+        rows: see `augment`.
     """
     height, width, channels = images.shape[1:]
-    top, left = tf.unstack(draw_places(images, seed, (height, width)) - side // 2)
+    top, left = tf.unstack(draw_places(images, seed, (height, width), rows) - side // 2)
     shade = np.rint(255 * np.broadcast_to(np.asarray(fill, np.float64), (channels,))).astype(np.uint8)
     return paint_boxes(images, tf.constant(np.tile(shade, width)), top, left, side, side)
 
 
-def random_erase(images: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.Tensor:
+def random_erase(images: tf.Tensor, seed: tf.Tensor, probability: float, rows: Rows | None = None) -> tf.Tensor:
     """Fill a rectangle with noise (Zhong et al. 2020, algorithm 1, with the paper's area of 0.02–0.4 of the image).
 
     The aspect ratio is drawn evenly on a logarithmic scale from 0.3 to 1/0.3, where the paper draws the ratio itself: tall and
@@ -267,34 +302,35 @@ def random_erase(images: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.T
         images: uint8 (batch, height, width, channels).
         seed: int32 (2,).
         probability: of an image's being changed.
+        rows: see `augment`.
     """
     height, width, _ = images.shape[1:]
-    batch = tf.shape(images)[0]
     chosen_seed, shape_seed, place_seed, noise_seed = tf.unstack(tf.random.split(seed, 4))
-    draws = tf.random.stateless_uniform((2, batch, 10), shape_seed)
+    draws = _draw(images, shape_seed, (2,), (10,), rows)
     area = (0.02 + (0.4 - 0.02) * draws[0]) * (height * width)
     ratio = tf.exp((2 * draws[1] - 1) * math.log(1 / 0.3))
     tall, wide = (tf.cast(tf.round(tf.sqrt(size)), tf.int32) for size in (area * ratio, area / ratio))
     fits = (tall <= height) & (wide <= width)
     first = tf.argmax(fits, axis=1, output_type=tf.int32)
     tall, wide = tf.gather(tall, first, batch_dims=1), tf.gather(wide, first, batch_dims=1)
-    chosen = (tf.random.stateless_uniform((batch,), chosen_seed) < probability) & tf.reduce_any(fits, axis=1)
-    top, left = tf.unstack(draw_places(images, place_seed, (height - tall + 1, width - wide + 1)))
-    return paint_boxes(images, _noise(images, noise_seed), top, left, tf.where(chosen, tall, 0), wide)
+    chosen = (_draw(images, chosen_seed, (), (), rows) < probability) & tf.reduce_any(fits, axis=1)
+    top, left = tf.unstack(draw_places(images, place_seed, (height - tall + 1, width - wide + 1), rows))
+    return paint_boxes(images, _noise(images, noise_seed, rows), top, left, tf.where(chosen, tall, 0), wide)
 
 
-def draw_places(images: tf.Tensor, seed: tf.Tensor, sizes: tuple[tf.Tensor | int, tf.Tensor | int]) -> tf.Tensor:
+def draw_places(
+    images: tf.Tensor, seed: tf.Tensor, sizes: tuple[tf.Tensor | int, tf.Tensor | int], rows: Rows | None = None
+) -> tf.Tensor:
     """A row and a column for each image, int32 (2, batch): 0 to size − 1; a size is one number or (batch,)."""
-    shares = tf.unstack(tf.random.stateless_uniform((2, tf.shape(images)[0]), seed))
+    shares = tf.unstack(_draw(images, seed, (2,), (), rows))
     return tf.stack([tf.cast(share * tf.cast(size, tf.float32), tf.int32) for share, size in zip(shares, sizes, strict=True)])
 
 
-def _noise(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def _noise(images: tf.Tensor, seed: tf.Tensor, rows: Rows | None) -> tf.Tensor:
     """Random uint8, (batch, height, width·channels), each value equally likely; four to a random number."""
-    row = images.shape[2] * images.shape[3]
-    rows = tf.shape(images)[0] * images.shape[1]
-    numbers = tf.random.stateless_uniform((rows, -(-row // 4)), seed, None, None, tf.int32)
-    return tf.reshape(tf.reshape(tf.bitcast(numbers, tf.uint8), (rows, -1))[:, :row], (-1, images.shape[1], row))
+    height, line = images.shape[1], images.shape[2] * images.shape[3]
+    numbers = _draw(images, seed, (), (height, -(-line // 4)), rows, None, None, tf.int32)
+    return tf.reshape(tf.bitcast(numbers, tf.uint8), (-1, height, 4 * -(-line // 4)))[:, :, :line]
 
 
 def paint_boxes(

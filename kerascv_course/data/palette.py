@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,7 +90,7 @@ def load_palette(path: str | Path) -> np.ndarray:
     if path.suffix.lower() == ".npy":
         try:
             return check_palette(np.load(path, allow_pickle=False), str(path))
-        except (ValueError, EOFError, OSError) as error:
+        except (ValueError, EOFError, OSError, tokenize.TokenError) as error:
             if isinstance(error, DataError):
                 raise
             raise DataError(

@@ -7,17 +7,21 @@ resumed run equal to one that was never interrupted: the stream can be opened at
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
-from kerascv_course.data.augment import augment, check_augmentation
+from kerascv_course.data.augment import Rows, augment, check_augmentation
 from kerascv_course.data.mixing import mix
 from kerascv_course.data.splits import Split
 from kerascv_course.environment import cores
 from kerascv_course.errors import InputError
 from kerascv_course.recipe import Augmentation, Recipe
 
-__all__ = ["evaluation_batches", "steps_per_epoch", "training_batches"]
+#: From the size of a batch, a number or a tensor, to some of its rows.
+Part = Callable[[Any], slice]
+
+__all__ = ["Part", "evaluation_batches", "steps_per_epoch", "training_batches"]
 
 
 def steps_per_epoch(train: Split, batch_size: int) -> int:
@@ -33,6 +37,7 @@ def training_batches(
     relabel: Callable[[tf.Tensor], tf.Tensor] | None = None,
     classes: int = 0,
     order: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    part: Part | None = None,
 ) -> tf.data.Dataset:
     """An endless stream of training batches, epoch after epoch, each epoch in an order of its own if the recipe shuffles.
 
@@ -43,6 +48,8 @@ def training_batches(
         relabel: makes the targets of images that augmentation has changed, where they change with them; None: they do not.
         classes: how many there are, where images are mixed.
         order: numbers of the images of a step, int (batch,), from the step's number alone; None: every image once an epoch.
+        part: the rows to be given, where other processes take the others; None: all. What is drawn at random is drawn for the whole
+            batch, so that the rows are the same whoever takes them.
 
     Returns:
         Batches of uint8 images (batch, height, width, channels) and targets (batch, …); where the recipe mixes images, targets
@@ -68,7 +75,7 @@ def training_batches(
             order = tf.random.experimental.stateless_shuffle(order, tf.random.fold_in(order_key, epoch))
         return tf.data.Dataset.from_tensor_slices(tf.reshape(order[: steps * batch], (steps, batch)))
 
-    def read(step: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def read(step: tf.Tensor, index: tf.Tensor, rows: Rows | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         chosen = tf.gather(images, index)
         if recipe.augmentation != Augmentation():
             seed = tf.random.fold_in(augmentation_key, step)
@@ -79,6 +86,7 @@ def training_batches(
                 starts_mirrored=tf.gather(starts_mirrored, index),
                 epoch=step // steps,
                 fill=recipe.data.normalize_mean,
+                rows=rows,
             )
             if recipe.augmentation.mixes:
                 return mix(chosen, tf.gather(targets, index), seed, recipe.augmentation, classes)
@@ -86,19 +94,35 @@ def training_batches(
                 return chosen, relabel(chosen)
         return chosen, tf.gather(targets, index)
 
+    def own(step: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        if part is None:
+            return read(step, index)
+        if not recipe.augmentation.mixes:
+            return read(step, index[part(batch)], Rows(part(batch), batch))
+        chosen, wanted = read(step, index)  # an image is mixed with any other of the batch
+        return chosen[part(batch)], wanted[part(batch)]
+
     if order is not None:
         numbers = tf.data.Dataset.counter(first_step, dtype=tf.int64)
-        return _run_ahead(numbers.map(lambda step: read(step, order(step)), num_parallel_calls=cores()))
+        return _run_ahead(numbers.map(lambda step: own(step, order(step)), num_parallel_calls=cores()))
     epochs = tf.data.Dataset.counter(first_step // steps, dtype=tf.int64)
     stream = epochs.flat_map(epoch_order).skip(first_step % steps)
     stream = stream.enumerate(start=first_step)
-    return _run_ahead(stream.map(read, num_parallel_calls=cores()))
+    return _run_ahead(stream.map(own, num_parallel_calls=cores()))
 
 
-def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
-    """All of a split, in its order, in batches; the last may be smaller."""
+def evaluation_batches(split: Split, batch_size: int, *, part: Part | None = None) -> tf.data.Dataset:
+    """All of a split, in its order, in batches; the last may be smaller.
+
+    Args:
+        split: the split, kept in memory.
+        batch_size: images a batch.
+        part: as in `training_batches`.
+    """
     images, targets = tf.constant(split.images), tf.constant(split.targets)
     index = tf.data.Dataset.range(len(split)).batch(batch_size)
+    if part:
+        index = index.map(lambda i: i[part(tf.shape(i)[0])])
     return _run_ahead(index.map(lambda i: (tf.gather(images, i), tf.gather(targets, i))))
 
 

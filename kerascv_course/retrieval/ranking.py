@@ -127,6 +127,14 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, *, distance: Dista
     Raises:
         InputError: an empty gallery, vectors of other widths or with NaN, zeros where directions are compared, or k below 1.
     """
+    indices, squares, factor = nearest_squares(queries, gallery, k, distance)
+    return Nearest(indices, lengths_of(squares, factor, distance))
+
+
+def nearest_squares(
+    queries: np.ndarray, gallery: np.ndarray, k: int, distance: Distance
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Indices and squared distances (Q, k) of the k nearest; and what the vectors were divided by, see `prepare`."""
     if k < 1:
         raise InputError(f"k is 1 or more; received {k}")
     queries, gallery, factor = prepare(queries, gallery, distance)
@@ -137,7 +145,12 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, *, distance: Dista
     for start in range(0, len(queries), step):
         part = slice(start, start + step)
         indices[part], squares[part] = _nearest_of_chunk(queries[part], gallery, half, k)
-    return Nearest(indices, squares / 2 if distance == "cosine" else np.sqrt(squares) * factor)
+    return indices, squares, factor
+
+
+def lengths_of(squares: np.ndarray, factor: float, distance: Distance) -> np.ndarray:
+    """The distance asked for, of squared Euclidean distances between vectors divided by `factor`."""
+    return squares / 2 if distance == "cosine" else np.sqrt(squares) * factor
 
 
 def _half_squares(gallery: np.ndarray) -> np.ndarray:

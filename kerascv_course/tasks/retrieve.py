@@ -15,6 +15,7 @@ from PIL import Image
 
 from kerascv_course.data import DataInfo, Split, Splits
 from kerascv_course.data.pipeline import evaluation_batches
+from kerascv_course.errors import InputError
 from kerascv_course.images import resize_image
 from kerascv_course.recipe import Recipe
 from kerascv_course.registry import create_model
@@ -33,6 +34,7 @@ from kerascv_course.tasks import retrieval_figures
 from kerascv_course.tasks.classify import normalization
 from kerascv_course.tasks.transfer import freeze_before, load_all_but_head
 from kerascv_course.tasks.views import mean_over_views
+from kerascv_course.training.distribution import replicas
 
 __all__ = ["Retrieval", "pixel_vectors"]
 
@@ -138,6 +140,11 @@ class Retrieval:
     def compile_arguments(self, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
         """The weighted sum of the recipe's losses; each by itself as a metric, where there are several."""
         config, identities = recipe.retrieve, _learnt(splits)
+        if config.triplet != "none" and replicas() > 1:
+            raise InputError(
+                f"retrieve.triplet {config.triplet} compares all images of a batch, of which TensorFlow shows each device a part: "
+                "train it with KERAS_BACKEND=jax, or without --devices"
+            )
         losses: list[tuple[str, keras.losses.Loss, float, int]] = []
         if config.identity_loss == "softmax":
             losses.append(("id", IdentityCrossentropy(recipe.label_smoothing), 1.0, identities))

@@ -17,17 +17,19 @@ from typing import TYPE_CHECKING, Any
 import keras
 from tqdm import tqdm
 
+from kerascv_course.data import Split
 from kerascv_course.files import write_beside
 from kerascv_course.recipe import Recipe
 from kerascv_course.training.checkpoint import Progress, save_checkpoint
 from kerascv_course.training.device import give_weights
+from kerascv_course.training.distribution import whole_batches, without_distribution
 from kerascv_course.training.run import Run
 from kerascv_course.training.steps import TrainingDivergedError, describe_divergence, write_steps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Keeper", "ProgressBar", "Snapshots", "TrainingDivergedError", "Validation", "write_history"]
+__all__ = ["Keeper", "ProgressBar", "Remainder", "Snapshots", "TrainingDivergedError", "Validation", "write_history"]
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +47,14 @@ class Keeper(keras.callbacks.Callback):
         progress: where training stands; it is continued in place.
         built: the network that gets the trained weights and is saved.
         period_steps: steps of a period.
+        writes: whether this process writes the folder; the others keep count, so that all stop at the same time.
     """
 
-    def __init__(self, run: Run, recipe: Recipe, progress: Progress, built: keras.Model, period_steps: int) -> None:
+    def __init__(
+        self, run: Run, recipe: Recipe, progress: Progress, built: keras.Model, period_steps: int, *, writes: bool = True
+    ) -> None:
         super().__init__()
+        self.writes = writes
         self.run, self.recipe, self.progress, self.built, self.period_steps = run, recipe, progress, built, period_steps
         self._steps_text: list[str] = []
 
@@ -71,14 +77,19 @@ class Keeper(keras.callbacks.Callback):
         give_weights(self.model, self.built)
         if better:
             progress.best = len(progress.history) - 1
-            with write_beside(self._staged_best()) as path:
-                self.built.save(path)
-        with write_beside(self.run / "last.npz") as path:
-            save_checkpoint(path, self.model, progress)
-        finish_commit(self.run, progress, self._steps_text)
+        if self.writes:
+            self._write(better)
         log.info("%s%s", describe_row(row, self.recipe), "  best so far" if better and self.recipe.log_style == "full" else "")
         if self.recipe.patience and progress.since_best >= self.recipe.patience:
             self.model.stop_training = True
+
+    def _write(self, better: bool) -> None:
+        if better:
+            with write_beside(self._staged_best()) as path:
+                self.built.save(path)
+        with write_beside(self.run / "last.npz") as path:
+            save_checkpoint(path, self.model, self.progress)
+        finish_commit(self.run, self.progress, self._steps_text)
 
     def _epoch(self, period: int) -> float:
         return (period + 1) / self.recipe.validations_per_epoch
@@ -144,7 +155,35 @@ class Validation(keras.callbacks.Callback):
         """Measure."""
         give_weights(self.model, self.built)
         if logs is not None:
-            logs.update({f"val_{name}": value for name, value in self.measure(self.built).items()})
+            with without_distribution():
+                logs.update({f"val_{name}": value for name, value in self.measure(self.built).items()})
+
+
+class Remainder(keras.callbacks.Callback):
+    """At the end of an evaluation: the images that the devices cannot share equally, computed by each of them and counted once.
+
+    All figures are means over images. It stands before what changes the weights at the end of an evaluation.
+
+    Args:
+        shared: how many images the others are.
+        rest: those images, fewer than there are devices.
+    """
+
+    def __init__(self, shared: int, rest: Split) -> None:
+        super().__init__()
+        self.shared, self.rest = shared, rest
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Compute them."""
+        with whole_batches():
+            rest = self.model.test_on_batch(self.rest.images, self.rest.targets, return_dict=True)
+        share = len(self.rest) / (self.shared + len(self.rest))
+        self._figures = {name: (1 - share) * value + share * float(rest[name]) for name, value in (logs or {}).items()}
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Put the figures of all images in the place of those that Keras has of the others."""
+        if logs is not None:
+            logs.update({f"val_{name}": value for name, value in self._figures.items()})
 
 
 class Snapshots(keras.callbacks.Callback):

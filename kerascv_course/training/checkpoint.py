@@ -9,6 +9,7 @@ commits a validation whole: the figures of every validation and of every trainin
 from __future__ import annotations
 
 import json
+import tokenize
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +20,9 @@ import numpy as np
 
 from kerascv_course.errors import InputError
 from kerascv_course.jsondata import from_plain, parse_json
+from kerascv_course.training.device import seed_states
 
-__all__ = ["STEP_COLUMNS", "Progress", "load_checkpoint", "save_checkpoint"]
+__all__ = ["STEP_COLUMNS", "Progress", "load_checkpoint", "read_progress", "save_checkpoint"]
 
 FORMAT = 1
 
@@ -57,8 +59,7 @@ class Progress:
 
 
 def _state(model: keras.Model) -> list[Any]:
-    seeds = [v for v in model.non_trainable_variables if v.path.endswith("seed_generator_state")]
-    return [*model.weights, *seeds, *model.optimizer.variables]
+    return [*model.weights, *seed_states(model), *model.optimizer.variables]
 
 
 def save_checkpoint(path: Path, model: keras.Model, progress: Progress) -> None:
@@ -81,25 +82,7 @@ def load_checkpoint(path: Path, model: keras.Model, fingerprint: str, recipe: st
     Raises:
         InputError: damaged, of a newer version, of another recipe or model, or of other data.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        plain = parse_json(str(arrays.pop("progress")), what=f"{path}: progress", allow_nan=True)
-        found = plain["format"]
-        if not isinstance(found, int) or found <= FORMAT:
-            steps = arrays.pop("steps", np.empty((0, len(STEP_COLUMNS))))
-            progress = from_plain(Progress, {**plain, "steps": steps}, what=f"{path}: progress")
-            if steps.ndim != 2 or steps.shape[1] != len(STEP_COLUMNS):
-                raise ValueError(f"steps of shape {steps.shape}")
-    except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"the checkpoint {path} is damaged or not ours: {error}; start a new run, best.keras beside it may still be whole"
-        ) from None
-    if found > FORMAT:
-        raise InputError(
-            f"the checkpoint {path} has format {found}, of a newer version than this one, which reads up to format {FORMAT}: "
-            "go on with the version that began the run, or a newer one"
-        )
+    progress, arrays = _read(path)
     if recipe and progress.recipe not in ("", recipe):
         raise InputError(
             f"the checkpoint {path} belongs to the recipe {progress.recipe}; received it for {recipe}: {OWN_RECIPE}"
@@ -115,3 +98,44 @@ def load_checkpoint(path: Path, model: keras.Model, fingerprint: str, recipe: st
     for variable, name in zip(state, sorted(arrays), strict=True):
         variable.assign(arrays[name])
     return progress
+
+
+def read_progress(path: Path) -> Progress:
+    """The progress alone of a checkpoint.
+
+    Raises:
+        InputError: damaged, or of a newer version.
+    """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[Progress, dict[str, np.ndarray]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        plain = parse_json(str(arrays.pop("progress")), what=f"{path}: progress", allow_nan=True)
+        found = plain["format"]
+        if not isinstance(found, int) or found <= FORMAT:
+            steps = arrays.pop("steps", np.empty((0, len(STEP_COLUMNS))))
+            progress = from_plain(Progress, {**plain, "steps": steps}, what=f"{path}: progress")
+            if steps.ndim != 2 or steps.shape[1] != len(STEP_COLUMNS):
+                raise ValueError(f"steps of shape {steps.shape}")
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        NotImplementedError,
+        tokenize.TokenError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise InputError(
+            f"the checkpoint {path} is damaged or not ours: {error}; start a new run, best.keras beside it may still be whole"
+        ) from None
+    if found > FORMAT:
+        raise InputError(
+            f"the checkpoint {path} has format {found}, of a newer version than this one, which reads up to format {FORMAT}: "
+            "go on with the version that began the run, or a newer one"
+        )
+    return progress, arrays

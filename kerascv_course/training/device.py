@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import keras
+import numpy as np
 
+from kerascv_course.errors import InputError
 from kerascv_course.recipe import Recipe
+from kerascv_course.training.batch_norm import GroupedBatchNormalization
+from kerascv_course.training.distribution import ONE, Devices
 
-__all__ = ["choose_for_device", "describe_choice", "give_weights", "training_copy"]
+__all__ = ["choose_for_device", "describe_choice", "give_weights", "seed_states", "training_copy"]
 
 #: What the kernel calls the instructions that make bfloat16 faster than float32.
 FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -30,7 +34,7 @@ def choose_for_device(recipe: Recipe, before: Recipe | None = None) -> Recipe:
     """The recipe with this machine's choice in the place of each "auto"; of a resumed run, the choice that was made `before`.
 
     Precision: on a GPU bfloat16, or float16 where it is older than compute capability 8.0, or float32 before 7.0; on a processor
-    with bfloat16 instructions bfloat16; else float32. XLA: on a GPU.
+    with bfloat16 instructions bfloat16 on TensorFlow; else float32. XLA: on a GPU, and always for JAX.
     """
     if before is not None:
         made = {name: getattr(before, name) for name in ("precision", "jit_compile") if getattr(recipe, name) == "auto"}
@@ -41,38 +45,59 @@ def choose_for_device(recipe: Recipe, before: Recipe | None = None) -> Recipe:
         if capability:
             precision = "bfloat16" if capability >= (8, 0) else "float16" if capability >= (7, 0) else "float32"
         else:
-            precision = "bfloat16" if _cpu_flags() & FAST_BFLOAT16 else "float32"
+            # measured with TensorFlow only
+            fast = keras.backend.backend() == "tensorflow" and _cpu_flags() & FAST_BFLOAT16
+            precision = "bfloat16" if fast else "float32"
         recipe = dataclasses.replace(recipe, precision=precision)
     if recipe.jit_compile == "auto":
-        recipe = dataclasses.replace(recipe, jit_compile="on" if capability else "off")
+        recipe = dataclasses.replace(recipe, jit_compile="on" if capability or keras.backend.backend() == "jax" else "off")
     return recipe
 
 
-def describe_choice(recipe: Recipe) -> str:
+def describe_choice(recipe: Recipe, devices: Devices = ONE) -> str:
     """One line for the log."""
     fused = ", fused operations" if recipe.fused else ""
-    return f"training on {'a GPU' if _gpu_capability() else 'the CPU'} in {recipe.precision}{fused}, XLA {recipe.jit_compile}"
+    kind = "a GPU" if _gpu_capability() else "the CPU"
+    where = kind if devices.total == 1 else f"{devices.describe()} ({kind.split()[1]})"
+    other = "" if keras.backend.backend() == "tensorflow" else f" by {keras.backend.backend()}"
+    return f"training on {where}{other} in {recipe.precision}{fused}, XLA {recipe.jit_compile}"
 
 
-def training_copy(model: keras.Model, recipe: Recipe) -> keras.Model:
+def training_copy(model: keras.Model, recipe: Recipe, devices: Devices = ONE) -> keras.Model:
     """What is trained in the model's stead: the same layers by the same names with the same weights, variable by variable.
 
     Args:
         model: float32, functional.
-        recipe: gives precision, fused operations and the optimiser's moving average.
+        recipe: gives precision, fused operations, the optimiser's moving average and the parts that batch norm is over.
+        devices: what the copy is spread over.
 
     Returns:
         A copy with float32 outputs, or `model` itself where nothing would differ.
+
+    Raises:
+        InputError: the parts that batch norm is over lie across the devices.
     """
-    if recipe.precision == "float32" and not recipe.fused and not recipe.optimizer.ema:
+    plain = recipe.precision == "float32" and not recipe.fused and not recipe.optimizer.ema and recipe.norm_groups == 1
+    if plain and devices.total == 1:
         return model
     policy = _POLICIES[recipe.precision]
+    # TensorFlow's strategy shows each layer its device's part of the batch, JAX the whole of it
+    parts = devices.local if keras.backend.backend() == "tensorflow" else 1
+    if recipe.norm_groups > 1 and recipe.norm_groups % parts:
+        raise InputError(
+            f"norm_groups must be 1 or a multiple of the devices on TensorFlow; received {recipe.norm_groups} for {parts} devices"
+        )
+    groups = recipe.norm_groups // parts
 
     def copy(layer: Any) -> Any:
         if not isinstance(layer, keras.layers.Layer):
             return layer.__class__.from_config(layer.get_config())
         config = {**layer.get_config(), "dtype": policy}
         cls = layer.__class__
+        if isinstance(layer, keras.layers.BatchNormalization):
+            if recipe.norm_groups > 1:
+                return GroupedBatchNormalization(**config, groups=groups)
+            config["synchronized"] = recipe.norm_groups < parts
         if recipe.fused and keras.backend.backend() == "tensorflow":
             from kerascv_course.training.fused import fused_layer
 
@@ -84,7 +109,15 @@ def training_copy(model: keras.Model, recipe: Recipe) -> keras.Model:
         output = keras.layers.Activation("linear", dtype="float32", name="float32")(clone.output)
         clone = keras.Model(clone.input, output, name=model.name)
     clone.set_weights(model.get_weights())
+    if plain:  # it stands for the model itself, with what its dropout would have drawn
+        for to, seed in zip(seed_states(clone), seed_states(model), strict=True):
+            to.assign(keras.ops.convert_to_numpy(seed))
     return clone
+
+
+def seed_states(model: keras.Model) -> list[Any]:
+    """State of the random seeds of a model's layers, such as dropout."""
+    return [v for v in model.non_trainable_variables if v.path.endswith("seed_generator_state")]
 
 
 def give_weights(model: keras.Model, built: keras.Model) -> None:
@@ -102,11 +135,20 @@ def give_weights(model: keras.Model, built: keras.Model) -> None:
         variables = zip(model.trainable_variables, optimizer._model_variables_moving_average, strict=True)
         average = {id(variable): mean for variable, mean in variables}
     for to, variable in zip(built.weights, model.weights, strict=True):
-        to.assign(average.get(id(variable), variable))
+        # by way of NumPy: the one may lie on several devices, the other on one
+        to.assign(np.asarray(keras.ops.convert_to_numpy(average.get(id(variable), variable))))
 
 
 def _gpu_capability() -> tuple[int, int] | None:
-    """Compute capability of the first GPU that TensorFlow sees; None without one."""
+    """Compute capability of the first GPU that TensorFlow, or JAX, sees; None without one."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        for gpu in jax.local_devices():
+            if gpu.platform != "cpu":
+                major, _, minor = getattr(gpu, "compute_capability", "8.0").partition(".")
+                return int(major), int(minor or 0)
+        return None
     import tensorflow as tf
 
     for gpu in tf.config.list_physical_devices("GPU"):

@@ -13,10 +13,12 @@ from kerascv_course.data.pipeline import evaluation_batches, steps_per_epoch, tr
 from kerascv_course.errors import InputError
 from kerascv_course.recipe import Recipe
 from kerascv_course.tasks import Task
-from kerascv_course.training.callbacks import Keeper, ProgressBar, Snapshots, Validation, finish_commit
+from kerascv_course.training.callbacks import Keeper, ProgressBar, Remainder, Snapshots, Validation, finish_commit
 from kerascv_course.training.checkpoint import Progress, load_checkpoint
 from kerascv_course.training.device import training_copy
+from kerascv_course.training.distribution import ONE, Devices
 from kerascv_course.training.optimizers import build_optimizer
+from kerascv_course.training.processes import telling_lost_processes
 from kerascv_course.training.run import Run
 from kerascv_course.training.steps import StepLog
 
@@ -38,6 +40,7 @@ class Training:
         epoch_steps: steps of an epoch.
         period_steps: steps from validation to validation; where the validations of an epoch do not divide its steps, the
             remainder is left to the next epoch.
+        devices: what the model is spread over; `built` is this process's own.
     """
 
     model: keras.Model
@@ -45,6 +48,7 @@ class Training:
     task: Task
     epoch_steps: int
     period_steps: int
+    devices: Devices = ONE
 
 
 def seed_everything(recipe: Recipe) -> None:
@@ -56,12 +60,14 @@ def seed_everything(recipe: Recipe) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def prepare(recipe: Recipe, task: Task, splits: Splits, info: DataInfo) -> Training:
+def prepare(recipe: Recipe, task: Task, splits: Splits, info: DataInfo, devices: Devices = ONE) -> Training:
     """Build and compile what the recipe describes; nothing is written.
 
     Raises:
-        InputError: a batch is larger than the training split, or the network cannot be built for the data.
+        InputError: a batch is larger than the training split, or does not divide among the devices, or the network cannot be built for
+            the data.
     """
+    devices.check_batch(recipe.batch_size)
     epoch_steps = steps_per_epoch(splits.train, recipe.batch_size)
     period_steps = epoch_steps // recipe.validations_per_epoch
     if not period_steps:
@@ -71,17 +77,18 @@ def prepare(recipe: Recipe, task: Task, splits: Splits, info: DataInfo) -> Train
         )
     seed_everything(recipe)
     built = task.build(recipe, splits, info)
-    model = training_copy(built, recipe)
-    optimizer = build_optimizer(recipe, epoch_steps)
-    if recipe.optimizer.weight_decay and not recipe.optimizer.decay_norms:
-        optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if v.name != "kernel"])
-    model.compile(
-        optimizer=optimizer,
-        jit_compile=recipe.jit_compile == "on",
-        **task.compile_arguments(recipe, splits, info),
-    )
-    model.optimizer.build(model.trainable_variables)
-    return Training(model, built, task, epoch_steps, period_steps)
+    with devices.scope(), telling_lost_processes(None):
+        model = training_copy(built, recipe, devices)
+        optimizer = build_optimizer(recipe, epoch_steps)
+        if recipe.optimizer.weight_decay and not recipe.optimizer.decay_norms:
+            optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if v.name != "kernel"])
+        model.compile(
+            optimizer=optimizer,
+            jit_compile=recipe.jit_compile == "on",
+            **task.compile_arguments(recipe, splits, info),
+        )
+        model.optimizer.build(model.trainable_variables)
+    return Training(model, built, task, epoch_steps, period_steps, devices)
 
 
 def train(
@@ -101,7 +108,7 @@ def train(
         training: from `prepare`.
         splits: train is learnt from; validation chooses the checkpoint; test is not touched.
         info: of the data.
-        run: the folder.
+        run: the folder; of several processes only the first writes.
         resume: go on from the folder's ``last.npz``; where a run was stopped before its first, from the beginning.
         watchers: further callbacks, which must not change anything.
 
@@ -112,17 +119,28 @@ def train(
         InputError: the checkpoint is damaged or does not belong to the recipe and data.
         TrainingDivergedError: the loss is not finite.
         WriteError: a checkpoint cannot be written.
+        LostProcessError: another process of the training has ended.
     """
+    devices = training.devices
     progress = Progress(info.fingerprint, recipe=recipe.name)
     if resume and (run / "last.npz").exists():
         progress = load_checkpoint(run / "last.npz", training.model, info.fingerprint, recipe.name)
-        finish_commit(run, progress)
+        if devices.writes:
+            finish_commit(run, progress)
         log.info("resumed after epoch %g", len(progress.history) / recipe.validations_per_epoch)
-    if resume:  # not before the checkpoint is known to fit
+    if resume and devices.writes:  # not before the checkpoint is known to fit
         run.write_json("recipe.json", asdict(recipe))
     periods, done = recipe.epochs * recipe.validations_per_epoch, len(progress.history)
     stopped = bool(recipe.patience and done and progress.since_best >= recipe.patience)
-    if done < periods and not stopped:
+    if done >= periods or stopped:
+        return progress
+    shared, rest = devices.share(splits.validation)
+    part = devices.part if devices.processes > 1 else None
+    writing = [
+        Snapshots(run, lambda: training.task.snapshot(training.built, recipe, splits, info), recipe.snapshots),
+        *watchers,
+    ]
+    with devices.fitting(), telling_lost_processes(run):
         training.model.fit(
             training_batches(
                 splits.train,
@@ -131,19 +149,20 @@ def train(
                 relabel=training.task.relabel(info),
                 classes=len(info.labels),
                 order=training.task.order(recipe, splits),
+                part=part,
             ),
             epochs=periods,
             initial_epoch=done,
             steps_per_epoch=training.period_steps,
-            validation_data=evaluation_batches(splits.validation, VALIDATION_BATCH),
+            validation_data=evaluation_batches(shared, devices.multiple(VALIDATION_BATCH), part=part),
             callbacks=[
+                *([Remainder(len(shared), rest)] if len(rest) else []),
                 *([keras.callbacks.SwapEMAWeights()] if recipe.optimizer.ema else []),
                 Validation(training.built, lambda built: training.task.validate(built, recipe, splits, info)),
                 ProgressBar(training.period_steps),
                 StepLog(recipe, progress, training.epoch_steps, training.period_steps),
-                Keeper(run, recipe, progress, training.built, training.period_steps),
-                Snapshots(run, lambda: training.task.snapshot(training.built, recipe, splits, info), recipe.snapshots),
-                *watchers,
+                Keeper(run, recipe, progress, training.built, training.period_steps, writes=devices.writes),
+                *(writing if devices.writes else []),
             ],
             shuffle=False,  # the stream is shuffled already
             verbose=0,

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import socket
+import tokenize
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,7 +66,7 @@ def read_source(source: str | Path) -> Arrays:
         )
     try:
         arrays = reader(path)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, tokenize.TokenError, zipfile.BadZipFile) as error:
         raise DataError(f"{str(path)!r} cannot be read as {path.suffix.lstrip('.')} weights: {error}") from error
     if not arrays:
         raise DataError(f"{str(path)!r} holds no weights")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import zipfile
 
 import pytest
 
 from kerascv_course.errors import InputError
 from kerascv_course.keras_file import check_archive, load_keras
+from kerascv_course.retrieval.heads import CosineLogits
 
 keras = pytest.importorskip("keras")
 
@@ -78,3 +81,14 @@ def test_bombs_and_damaged_archives_are_refused_before_they_are_unpacked(archive
         load_keras(cut)
     with pytest.raises(InputError, match="no such file"):
         load_keras(tmp_path / "none.keras")
+
+
+def test_this_package_s_own_layers_are_known_in_a_fresh_process(tmp_path):
+    """Whoever opens the file need not have imported what made it."""
+    image = keras.Input((4,))
+    keras.Model(image, CosineLogits(3, name="identity")(image)).save(tmp_path / "own.keras")
+    code = "import sys; from kerascv_course.keras_file import load_keras; print(load_keras(sys.argv[1]).output_shape)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "own.keras")], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.splitlines()[-1:] == ["(None, 3)"], done.stderr[-2000:]

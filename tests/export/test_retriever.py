@@ -69,6 +69,28 @@ def test_a_gallery_smaller_than_the_answer_grows(identity_run, people, tmp_path)
     assert OnnxModel(path).nearest(tmp_path / "few" / "person1.png").distances.shape == (1, 5)
 
 
+def test_a_gallery_on_the_disk_is_embedded_and_searched(identity_run, retriever, people, tmp_path, capsys):
+    """The .npy way finds whom the file with the gallery inside finds; a damaged picture costs itself alone."""
+    embedder, gallery, asked = str(identity_run / "model.onnx"), tmp_path / "gallery.npy", tmp_path / "asked.npy"
+    shutil.copytree(people / "val", tmp_path / "val")
+    assert main(["embed", embedder, str(tmp_path / "val"), "--output", str(gallery)]) == 0
+    strangers = sorted((people / "train").rglob("*.png"))
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="1 of 37 pictures were skipped") as told:
+        main(["embed", embedder, str(tmp_path / "broken.png"), *map(str, strangers), "--output", str(asked)])
+    assert "broken.png" in str(told.value) and "36 vectors of 8 numbers" in capsys.readouterr().out
+    np.testing.assert_array_equal(np.load(asked), OnnxModel(embedder).run(strangers)["embedding"])
+    assert (tmp_path / "asked.txt").read_text().splitlines() == list(map(str, strangers))
+    assert main(["search", str(gallery), str(asked), "--json"]) == 0
+    found = [json.loads(line)["nearest"] for line in capsys.readouterr().out.splitlines()]
+    expected = OnnxModel(retriever).nearest(strangers)
+    assert [[entry["entry"] for entry in row] for row in found] == expected.numbers.tolist()
+    paths = sorted((tmp_path / "val").rglob("*.png"))
+    assert found[0][0]["name"] == str(paths[expected.numbers[0, 0]])
+    with pytest.raises(InputError, match=r"--output is a \.npy file"):
+        main(["embed", embedder, str(strangers[0]), "--output", "vectors.bin"])
+
+
 def test_the_command_line(identity_run, people, tmp_path, capsys):
     output, embedder = tmp_path / "who.onnx", identity_run / "model.onnx"
     assert main([str(embedder), "--gallery", str(people / "val"), "--nearest", "2", "-o", str(output)]) == 0

@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from kerascv_course.data.palette import load_palette
 from kerascv_course.errors import InputError
 from kerascv_course.weights.sources import read_source
 
@@ -63,3 +64,17 @@ def test_a_bomb_of_arrays_is_refused(tmp_path):
         archive.writestr("a.npy", buffer.getvalue())
     with pytest.raises(InputError, match=r"is a bomb: 'a\.npy' unpacks from"):
         read_source(tmp_path / "x.npz")
+
+
+def test_headers_that_numpy_cannot_read_are_refused(tmp_path):
+    """NumPy tries them as Python 2's, by tokens, and raises tokenize.TokenError, which is no ValueError."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros((4, 3), np.float32))
+    content = buffer.getvalue().replace(b"False, 'shape'", b"False, ('hape'")
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("a.npy", content)
+    with pytest.raises(InputError, match="cannot be read as npz weights"):
+        read_source(tmp_path / "x.npz")
+    (tmp_path / "palette.npy").write_bytes(content)
+    with pytest.raises(InputError, match=r"the palette .* cannot be read"):
+        load_palette(tmp_path / "palette.npy")
