@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from export.cluster import predict_many
     from export.contract import Contract, ContractError, read_contract
     from export.convert import export_model
     from export.doctor import Diagnosis, diagnose
@@ -31,6 +32,7 @@ __all__ = [
     "check_parity",
     "diagnose",
     "export_model",
+    "predict_many",
     "quantize_model",
     "read_contract",
 ]
@@ -39,6 +41,7 @@ _MODULES = {
     "Diagnosis": "doctor",
     "diagnose": "doctor",
     "export_model": "convert",
+    "predict_many": "cluster",
     "OnnxModel": "runtime",
     "Predictions": "runtime",
     "ParityError": "parity",

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from export.commands import benchmark, doctor, inspect, page, predict, quantize, run, schema, search
+from export.commands import benchmark, doctor, inspect, page, predict, predict_many, quantize, run, schema, search
 from export.guard import run_guarded
 from kerascv_course.errors import run_cli
 
@@ -20,7 +20,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
     """The parser, and the names of all commands."""
     parser = argparse.ArgumentParser(prog=PROG, description=f"{__doc__}".split("\n")[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (run, predict, inspect, search, schema, doctor, page, quantize, benchmark):
+    for module in (run, predict, predict_many, inspect, search, schema, doctor, page, quantize, benchmark):
         module.add_parsers(commands)
     return parser, list(commands.choices)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kerascv_course.errors import CourseError, run_cli
 
-__all__ = ["GuardError", "alive", "limit_memory", "run_guarded"]
+__all__ = ["SECONDS", "GuardError", "alive", "bound_memory", "limit_memory", "run_guarded"]
 
 #: Longest time without a sign of life, that is for one batch or tile, or for opening a file, seconds.
 SECONDS = 300.0
@@ -46,7 +46,18 @@ def alive() -> None:
 
 def limit_memory(path: Path) -> None:
     """In a guarded command, allow so much memory as a file of this size needs; elsewhere do nothing."""
-    if _State.pipe is None or not sys.platform.startswith("linux"):
+    if _State.pipe is not None:
+        bound_memory(path)
+
+
+def bound_memory(path: Path, *, pictures: int = 1) -> None:
+    """Allow this process, from now on, so much memory as a file of this size needs; nothing where the system is not Linux.
+
+    Args:
+        path: the file.
+        pictures: decoded at the same time, by threads.
+    """
+    if not sys.platform.startswith("linux"):
         return
     import resource
 
@@ -54,7 +65,7 @@ def limit_memory(path: Path) -> None:
     used = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData"))
     with contextlib.suppress(OSError, ValueError):
         files = [path, *path.parent.glob(f"{path.name}*")]
-        limit = used + MEMORY + PER_BYTE * sum(file.stat().st_size for file in set(files))
+        limit = used + MEMORY * pictures + PER_BYTE * sum(file.stat().st_size for file in set(files))
         resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 

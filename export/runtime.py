@@ -68,13 +68,17 @@ class Neighbors(NamedTuple):
     numbers: np.ndarray
 
 
-def open_session(path: Any, *, provider: Provider = "cpu", optimize: bool = True) -> onnxruntime.InferenceSession:
+def open_session(
+    path: Any, *, provider: Provider = "cpu", optimize: bool = True, threads: int = 0, arena: bool = True
+) -> onnxruntime.InferenceSession:
     """Open an ONNX file.
 
     Args:
         path: the file.
         provider: where it runs. onnxruntime falls back to the CPU without an error; here that is one.
         optimize: let onnxruntime rewrite the graph.
+        threads: of one call; 0: as many as there are cores.
+        arena: let onnxruntime keep memory of the CPU from call to call, as much as the largest has taken.
 
     Raises:
         ContractError: missing, or not an ONNX model that onnxruntime can run.
@@ -84,6 +88,8 @@ def open_session(path: Any, *, provider: Provider = "cpu", optimize: bool = True
     screen(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = arena
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     wanted = PROVIDERS[provider]
@@ -106,6 +112,8 @@ class OnnxModel:
     Args:
         path: a file with our contract in its metadata.
         provider: ``"cpu"`` or ``"cuda"``.
+        threads: of one call; 0: as many as there are cores.
+        arena: let onnxruntime keep memory of the CPU from call to call, as much as the largest has taken.
 
     Raises:
         ContractError: not such a file, or its contract does not fit its graph.
@@ -116,9 +124,9 @@ class OnnxModel:
         session: the onnxruntime session.
     """
 
-    def __init__(self, path: str | Path, *, provider: Provider = "cpu") -> None:
+    def __init__(self, path: str | Path, *, provider: Provider = "cpu", threads: int = 0, arena: bool = True) -> None:
         self.path = Path(path)
-        self.session = open_session(path, provider=provider)
+        self.session = open_session(path, provider=provider, threads=threads, arena=arena)
         self.contract: Contract = parse_contract(self.session.get_modelmeta().custom_metadata_map, what=str(path))
         spec = self.contract.input
         self._input, self._dtype, self._size = spec.name, np.dtype(spec.dtype), (spec.height, spec.width, spec.channels)
