@@ -12,8 +12,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kerascv_course import plots
+from kerascv_course.classical.neighbors import check_neighbors
 from kerascv_course.classical.pipeline import Features, fit_classifier, scores
 from kerascv_course.classical.sift import Grid
+from kerascv_course.classical.svm import check_classes
 from kerascv_course.data import DataInfo, Split, Splits
 from kerascv_course.errors import InputError
 from kerascv_course.recipe import Recipe
@@ -91,14 +93,20 @@ class SceneRecognition:
         return self._known[-1][2]
 
     def label(self, recipe: Recipe, splits: Splits, info: DataInfo, run_dir: Path | None) -> tuple[Splits, DataInfo]:
-        """The source's own classes.
+        """The source's own classes; what the data cannot meet is refused here, before hours of work.
 
         Raises:
-            InputError: images smaller than a descriptor.
+            InputError: images smaller than a descriptor, more neighbours than training images, or for support vector machines a
+                class without training images. Neighbours never answer such a class.
         """
-        if recipe.scenes.feature != "tiny":
-            for size in recipe.scenes.bin_sizes:
-                Grid(*info.image_shape[:2], recipe.scenes.step, size)
+        config, train = recipe.scenes, splits.train
+        if config.feature != "tiny":
+            for size in config.bin_sizes:
+                Grid(*info.image_shape[:2], config.step, size)
+        if config.classifier == "knn":
+            check_neighbors(config.k, len(train))
+        else:
+            check_classes(train.targets, info.labels)
         return splits, info
 
     def files(self, info: DataInfo) -> dict[str, str]:
