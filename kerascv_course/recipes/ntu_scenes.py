@@ -66,6 +66,7 @@ RECIPES = [
         "test accuracy 0.7967",
         Scenes(
             bin_sizes=_SCALES,
+            words=1000,
             levels=3,
             normalize_whole=True,
             classifier="linear",

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from kerascv_course import plots
 from kerascv_course.classical.neighbors import check_neighbors
-from kerascv_course.classical.pipeline import Features, fit_classifier, scores
+from kerascv_course.classical.pipeline import Features, classifier_fitter, scores
 from kerascv_course.classical.sift import Grid
 from kerascv_course.classical.svm import check_classes
 from kerascv_course.data import DataInfo, Split, Splits
@@ -139,10 +139,10 @@ class SceneRecognition:
             features.encode(split.images, name) for name, split in (("train", splits.train), ("validation", splits.validation))
         )
         settings = [float(config.k)] if config.classifier == "knn" else list(config.penalties)
-        rows = []
+        fit, rows = classifier_fitter(config, train, splits.train.targets, classes), []
         for number, setting in enumerate(settings, 1):
             started = time.perf_counter()
-            classify = fit_classifier(config, train, splits.train.targets, classes, setting)
+            classify = fit(setting)
             accuracies = {
                 name: float((classify(vectors).argmax(axis=1) == split.targets).mean())
                 for name, vectors, split in (("", train, splits.train), ("val_", validation, splits.validation))
@@ -157,11 +157,11 @@ class SceneRecognition:
                 }
             )
         best = int(np.argmax([row["val_accuracy"] for row in rows]))
-        vectors, targets = train, splits.train.targets
         if config.refit:
             vectors = np.concatenate([train, validation])
             targets = np.concatenate([splits.train.targets, splits.validation.targets])
-        return fit_classifier(config, vectors, targets, classes, settings[best]).whole(features), rows, best
+            fit = classifier_fitter(config, vectors, targets, classes)
+        return fit(settings[best]).whole(features), rows, best
 
     def order(self, recipe: Recipe, splits: Splits) -> None:
         """None: every image once an epoch."""
