@@ -84,8 +84,8 @@ class SceneRecognition:
     def __init__(self) -> None:
         self._known: list[tuple[keras.Model, Split, np.ndarray]] = []
 
-    def _answers(self, model: keras.Model, split: Split) -> np.ndarray:
-        """Answers (N,), each split's once."""
+    def answers(self, model: keras.Model, split: Split) -> np.ndarray:
+        """Answers (N,), class numbers; each split's are computed once."""
         for known, images, answers in self._known:
             if known is model and images is split:
                 return answers
@@ -201,7 +201,7 @@ class SceneRecognition:
         return metrics
 
     def _measure(self, model: keras.Model, split: Split, classes: int) -> tuple[np.ndarray, np.ndarray]:
-        answers = self._answers(model, split)
+        answers = self.answers(model, split)
         return answers == split.targets, confusion(answers, split.targets, classes)
 
     def headline(self, metrics: Mapping[str, Any]) -> dict[str, str]:
@@ -223,7 +223,7 @@ class SceneRecognition:
             "confusion_matrix": plots.confusion_matrix(counts[np.ix_(order, order)], names, test["accuracy"]),
             "class_accuracy": plots.class_accuracy(test["class_accuracy"], info.labels),
         }
-        answers = self._answers(model, splits.test)
+        answers = self.answers(model, splits.test)
         images, captions = [], []
         for pair in confused_pairs(counts, 6):
             for true, answer in (pair[:2], pair[1::-1]):
