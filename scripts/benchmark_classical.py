@@ -26,7 +26,7 @@ from kerascv_course.environment import start_tensorflow
 ROOT = Path(__file__).resolve().parent.parent
 
 #: What each part measures, in the order of the page.
-PARTS = ("descriptors", "stream", "recipe", "files")
+PARTS = ("descriptors", "breakdown", "stream", "recipe", "files")
 
 BIN, STEP, BATCH = 4, 4, 16
 
@@ -69,7 +69,7 @@ def classical(
 
     Args:
         data_dir: folder of class folders with train/ and test/.
-        parts: what to measure: descriptors, stream, recipe, files.
+        parts: what to measure: descriptors, breakdown, stream, recipe, files.
         rounds: times that each engine describes the images, in turns.
         images: at most so many are streamed.
         bare: Python of an environment with numpy, onnxruntime and pillow alone, where files are asked as well.
@@ -77,6 +77,7 @@ def classical(
     """
     measures = {
         "descriptors": _descriptors,
+        "breakdown": _breakdown,
         "stream": _stream,
         "recipe": _recipe,
         "files": functools.partial(_files, bare=bare),
@@ -115,29 +116,19 @@ def _descriptors(data_dir: Path, rounds: int, images: int) -> str:
     described = tf.function(model)
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(export_model(model, Path(folder) / "sift.onnx", task="tensor"))
-    grid = Grid(200, 200, STEP, BIN)
-    middle = 1.5 * BIN
-    keypoints = [cv2.KeyPoint(float(x + middle), float(y + middle), BIN / 1.5, 0.0) for y in grid.rows for x in grid.columns]
-    sift = cv2.SIFT_create()
     tensor = tf.constant(pixels)
     engines: dict[str, Callable[[], Any]] = {
         "Keras layer in `tf.function`": lambda: described(tensor),
         "the same as ONNX, onnxruntime": lambda: session.run(None, {"image": pixels}),
-        f"OpenCV {cv2.__version__} `SIFT.compute`": lambda: [sift.compute(one[..., 0], keypoints) for one in pixels],
+        f"OpenCV {cv2.__version__} `SIFT.compute`": _opencv(pixels),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in engines}
-    for turn in range(rounds + 1):
-        for name, call in engines.items():
-            started = time.perf_counter()
-            call()
-            if turn:  # the first call traces and allocates
-                seconds[name].append((time.perf_counter() - started) / len(pixels))
-    medians = {name: median(values) for name, values in seconds.items()}
+    medians = _in_turns(engines, rounds, time.perf_counter)
     slowest = medians[list(engines)[-1]]
+    descriptors = len(Grid(200, 200, STEP, BIN).centers)
     lines = [
         "## Dense SIFT",
         "",
-        f"{len(keypoints):,} descriptors (step {STEP}, bins of {BIN} pixels) of each of {len(pixels)} pictures of 200×200, "
+        f"{descriptors:,} descriptors (step {STEP}, bins of {BIN} pixels) of each of {len(pixels)} pictures of 200×200, "
         f"{rounds} rounds in turns, medians, {datetime.now(UTC):%Y-%m-%d}. OpenCV also smooths each picture and builds its scale "
         "space.",
         "",
@@ -145,8 +136,73 @@ def _descriptors(data_dir: Path, rounds: int, images: int) -> str:
         "| --- | ---: | ---: | ---: |",
     ]
     for name, value in medians.items():
-        lines.append(f"| {name} | {1e3 * value:.2f} | {1e6 * value / len(keypoints):.2f} | {slowest / value:.1f} |")
+        lines.append(f"| {name} | {1e3 * value:.2f} | {1e6 * value / descriptors:.2f} | {slowest / value:.1f} |")
     return "\n".join(lines)
+
+
+def _opencv(pixels: np.ndarray) -> Callable[[], Any]:
+    """OpenCV's descriptors of pictures at the places of the grid."""
+    import cv2
+
+    from kerascv_course.classical.sift import Grid
+
+    grid, middle = Grid(200, 200, STEP, BIN), 1.5 * BIN
+    keypoints = [cv2.KeyPoint(float(x + middle), float(y + middle), BIN / 1.5, 0.0) for y in grid.rows for x in grid.columns]
+    sift = cv2.SIFT_create()
+    return lambda: [sift.compute(one[..., 0], keypoints) for one in pixels]
+
+
+def _in_turns(calls: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Median seconds a picture of each call, which describes `BATCH` pictures."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 1):
+        for name, call in calls.items():
+            started = clock()
+            call()
+            if turn:  # the first call traces and allocates
+                seconds[name].append((clock() - started) / BATCH)
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def _breakdown(data_dir: Path, rounds: int, images: int) -> str:
+    """Processor time of dense SIFT, step by step: what other programs do meanwhile counts less than in time by the clock."""
+    start_tensorflow()
+    import tensorflow as tf
+
+    from kerascv_course.classical import sift
+
+    pixels = _pictures(data_dir, BATCH)
+    layer, tensor = sift.DenseSIFT(STEP, (BIN,)), tf.constant(pixels)
+    (grid,) = layer.grids(200, 200)
+    calls: dict[str, Callable[[], Any]] = {}
+    values: Any = (tf.cast(tensor[..., 0], tf.float32),)
+    steps: dict[str, Callable[..., Any]] = {
+        "gradients": layer._gradients,
+        "shares of eight orientations": lambda vertical, horizontal: sift._orientation_maps(vertical, horizontal, 512),
+        "windows, at the bin centres": lambda maps: layer._windows(maps, grid, BIN),
+        "a row of bins for each descriptor": lambda binned: layer._collect(binned, grid, BIN),
+        "weigh, normalise, clip, normalise, round": lambda bins: layer._normalize(bins, 1.0),
+    }
+    for name, step in steps.items():
+        traced = tf.function(step)
+        calls[name] = functools.partial(traced, *values)
+        values = traced(*values)
+        values = values if isinstance(values, tuple) else (values,)
+    double = tf.function(lambda descriptors: descriptors * 2.0)
+    calls["for comparison: read and write the descriptors once"] = functools.partial(double, *values)
+    calls["the whole layer"] = functools.partial(tf.function(layer), tensor)
+    calls["OpenCV's `SIFT.compute`"] = _opencv(pixels)
+    return "\n".join(
+        [
+            "## Where the time goes",
+            "",
+            f"Processor time of all threads, {rounds} rounds in turns, medians, {datetime.now(UTC):%Y-%m-%d}.",
+            "",
+            "| step | ms a picture |",
+            "| --- | ---: |",
+            *(f"| {name} | {1e3 * value:.2f} |" for name, value in _in_turns(calls, rounds, time.process_time).items()),
+        ]
+    )
 
 
 def _stream(data_dir: Path, rounds: int, images: int) -> str:
