@@ -40,8 +40,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "Fisher vector, two levels": {"feature": "fisher", "norm": "power", "words": 8, "compress": 32, "levels": 2},
 }
 CLASSIFIERS: dict[str, dict[str, Any]] = {
-    "neighbours": {"k": 5, "vote": "nearest"},
-    "neighbours by distance": {"k": 9, "distance": "cosine", "vote": "distance"},
+    "neighbours": {"k": 9, "distance": "cosine", "vote": "distance"},
     "support vectors": {"classifier": "linear"},
     "support vectors, intersection kernel": {"classifier": "linear", "kernel": "intersection"},
 }
