@@ -32,7 +32,7 @@ BIN, STEP, BATCH = 4, 4, 16
 
 #: Encoders and classifiers whose every combination is made a file of, with few and small descriptors.
 ENCODERS: dict[str, dict[str, Any]] = {
-    "pixels": {"feature": "tiny"},
+    "tiny images": {"feature": "tiny"},
     "histogram of words": {},
     "histogram, soft, two levels": {"soft": 90.0, "levels": 2},
     "roots of shares, three levels": {"norm": "hellinger", "levels": 3, "normalize_whole": True},
@@ -277,9 +277,11 @@ def _files(data_dir: Path, rounds: int, images: int, bare: Path | None) -> str:
         "| encoder | classifier | test | Keras and file differ by | same answers | in the bare environment |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
-    data = Data("folder", image_size=(100, 100), channels=1, validation_share=0.2)
-    base = dataclasses.replace(get_recipe("ntu-bag-of-sift"), data=data)
-    splits, info = load(data, data_dir)
+    base = get_recipe("ntu-bag-of-sift")
+    loaded = {}
+    for side in (16, 100):
+        data = Data("folder", image_size=(side, side), channels=1, validation_share=0.2)
+        loaded[side] = data, *load(data, data_dir)
     task = SceneRecognition()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["KERASCV_COURSE_CACHE"] = str(Path(folder) / "cache")
@@ -289,7 +291,8 @@ def _files(data_dir: Path, rounds: int, images: int, bare: Path | None) -> str:
                 scenes = Scenes(**{**small, **ENCODERS[encoder], **CLASSIFIERS[classifier]})
             except InputError:
                 continue  # these do not go together
-            recipe = dataclasses.replace(base, scenes=scenes)
+            data, splits, info = loaded[16 if scenes.feature == "tiny" else 100]
+            recipe = dataclasses.replace(base, scenes=scenes, data=data)
             model, _, _ = task.fit(recipe, splits, info)
             serving, metrics = task.serving_graph(model, recipe, info), task.evaluate(model, recipe, splits, info)
             path = export_model(
@@ -306,7 +309,8 @@ def _files(data_dir: Path, rounds: int, images: int, bare: Path | None) -> str:
             lines.append(f"| {' | '.join(cells)} |")
             print(lines[-1], flush=True)
     lines[1] = (
-        f"\nThin pipelines (pictures of 100×100, step 8, bins of 8 pixels, 50 words or fewer), {datetime.now(UTC):%Y-%m-%d}: each "
+        f"\nThin pipelines (tiny images of 16×16; else pictures of 100×100, step 8, bins of 8 pixels, 50 words or fewer), "
+        f"{datetime.now(UTC):%Y-%m-%d}: each "
         f"file's answers to all {len(splits.test):,} test pictures beside those of the Keras graph, the whole gate; and where there "
         "is nothing but NumPy, onnxruntime and Pillow. Test accuracies are those of these thin pipelines; nothing is chosen by them."
     )
