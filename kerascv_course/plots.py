@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -318,7 +319,8 @@ def accuracy_lines(places: Sequence[str], lines: Mapping[str, Sequence[float]], 
     """
     figure = Figure(figsize=(max(5.0, 0.45 * len(places) + 2), 3.8), layout="constrained")
     axes = figure.subplots()
-    for (name, values), color in zip(lines.items(), (VALIDATION, TRAIN, BEST), strict=False):
+    colors = itertools.chain((VALIDATION, TRAIN, BEST), (f"C{number}" for number in itertools.count(3)))
+    for (name, values), color in zip(lines.items(), colors, strict=False):
         axes.plot(range(len(places)), values, marker="o", markersize=4, color=color, label=name)
     crowded = len(places) > 12 or max(map(len, places)) > 6
     axes.set_xticks(range(len(places)), places, rotation=45 if crowded else 0, ha="right" if crowded else "center")

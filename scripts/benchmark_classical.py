@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import json
 import os
 import resource
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,17 +19,41 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from benchmark_page import read_parts
+from benchmark_page import machine, read_parts, write_page
 
-from kerascv_course.environment import describe_machine, package_versions, start_tensorflow
-from kerascv_course.files import write_beside
+from kerascv_course.environment import start_tensorflow
 
 ROOT = Path(__file__).resolve().parent.parent
 
 #: What each part measures, in the order of the page.
-PARTS = ("descriptors", "stream", "recipe")
+PARTS = ("descriptors", "breakdown", "stream", "recipe", "files")
 
 BIN, STEP, BATCH = 4, 4, 16
+
+#: Encoders and classifiers whose every combination is made a file of, with few and small descriptors.
+ENCODERS: dict[str, dict[str, Any]] = {
+    "tiny images": {"feature": "tiny"},
+    "histogram of words": {},
+    "histogram, soft, two levels": {"soft": 90.0, "levels": 2},
+    "roots of shares, three levels": {"norm": "hellinger", "levels": 3, "normalize_whole": True},
+    "VLAD": {"feature": "vlad", "norm": "power", "words": 16},
+    "Fisher vector, two levels": {"feature": "fisher", "norm": "power", "words": 8, "compress": 32, "levels": 2},
+}
+CLASSIFIERS: dict[str, dict[str, Any]] = {
+    "neighbours": {"k": 9, "distance": "cosine", "vote": "distance"},
+    "support vectors": {"classifier": "linear"},
+    "support vectors, intersection kernel": {"classifier": "linear", "kernel": "intersection"},
+}
+
+#: What is run where NumPy, onnxruntime and Pillow are alone: a file's answers to the test pictures of a folder.
+ASK = """
+import importlib.util, json, pathlib, sys
+from export import OnnxModel
+if found := [name for name in ("tensorflow", "keras", "sklearn", "onnx") if importlib.util.find_spec(name)]:
+    sys.exit(f"this environment has {found}")
+paths = sorted(pathlib.Path(sys.argv[2]).glob("test/*/*.jpg"))
+print(json.dumps(OnnxModel(sys.argv[1]).predict(paths).labels))
+"""
 
 
 def classical(
@@ -33,35 +61,34 @@ def classical(
     parts: tuple[str, ...] = PARTS,
     rounds: int = 7,
     images: int = 3000,
+    bare: Path | None = None,
     output: Path = ROOT / "docs" / "scenes_speed.md",
 ) -> None:
-    """Dense SIFT beside OpenCV's on the same grid; memory at a descriptor a pixel; the whole bag-of-SIFT recipe at step 3.
+    """Dense SIFT beside OpenCV's on the same grid; memory at a descriptor a pixel; the whole recipe at step 3; every file's answers.
 
     Args:
         data_dir: folder of class folders with train/ and test/.
-        parts: what to measure: descriptors, stream, recipe.
+        parts: what to measure: descriptors, breakdown, stream, recipe, files.
         rounds: times that each engine describes the images, in turns.
         images: at most so many are streamed.
+        bare: Python of an environment with numpy, onnxruntime and pillow alone, where files are asked as well.
         output: Markdown file; the lines of parts that are not measured stay.
     """
-    measures = {"descriptors": _descriptors, "stream": _stream, "recipe": _recipe}
+    measures = {
+        "descriptors": _descriptors,
+        "breakdown": _breakdown,
+        "stream": _stream,
+        "recipe": _recipe,
+        "files": functools.partial(_files, bare=bare),
+    }
     found = read_parts(output)
     for part in parts:
         # A process for each: the largest memory of a process never falls again.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             found[part] = pool.submit(measures[part], data_dir, rounds, images).result()
         print(found[part], flush=True)
-    machine, versions = describe_machine(), package_versions()
-    text = "\n\n".join(
-        [
-            "# Classical vision, measured",
-            f"Made by `python scripts/benchmark.py classical --data-dir DIR`: {machine['processor']}, {machine['cores']} cores, "
-            f"{', '.join(machine['gpus']) or 'no GPU'}; tensorflow {versions['tensorflow']}, keras {versions['keras']}.",
-            *(f"<!-- {part} -->\n{found[part]}" for part in PARTS if part in found),
-        ]
-    )
-    with write_beside(output) as path:
-        path.write_text(text + "\n", encoding="utf-8")
+    head = f"# Classical vision, measured\n\nMade by `python scripts/benchmark.py classical --data-dir DIR`: {machine()}."
+    write_page(output, head, found, PARTS)
 
 
 def _pictures(data_dir: Path, count: int) -> np.ndarray:
@@ -88,29 +115,19 @@ def _descriptors(data_dir: Path, rounds: int, images: int) -> str:
     described = tf.function(model)
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(export_model(model, Path(folder) / "sift.onnx", task="tensor"))
-    grid = Grid(200, 200, STEP, BIN)
-    middle = 1.5 * BIN
-    keypoints = [cv2.KeyPoint(float(x + middle), float(y + middle), BIN / 1.5, 0.0) for y in grid.rows for x in grid.columns]
-    sift = cv2.SIFT_create()
     tensor = tf.constant(pixels)
     engines: dict[str, Callable[[], Any]] = {
         "Keras layer in `tf.function`": lambda: described(tensor),
         "the same as ONNX, onnxruntime": lambda: session.run(None, {"image": pixels}),
-        f"OpenCV {cv2.__version__} `SIFT.compute`": lambda: [sift.compute(one[..., 0], keypoints) for one in pixels],
+        f"OpenCV {cv2.__version__} `SIFT.compute`": _opencv(pixels),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in engines}
-    for turn in range(rounds + 1):
-        for name, call in engines.items():
-            started = time.perf_counter()
-            call()
-            if turn:  # the first call traces and allocates
-                seconds[name].append((time.perf_counter() - started) / len(pixels))
-    medians = {name: median(values) for name, values in seconds.items()}
+    medians = _in_turns(engines, rounds, time.perf_counter)
     slowest = medians[list(engines)[-1]]
+    descriptors = len(Grid(200, 200, STEP, BIN).centers)
     lines = [
         "## Dense SIFT",
         "",
-        f"{len(keypoints):,} descriptors (step {STEP}, bins of {BIN} pixels) of each of {len(pixels)} pictures of 200×200, "
+        f"{descriptors:,} descriptors (step {STEP}, bins of {BIN} pixels) of each of {len(pixels)} pictures of 200×200, "
         f"{rounds} rounds in turns, medians, {datetime.now(UTC):%Y-%m-%d}. OpenCV also smooths each picture and builds its scale "
         "space.",
         "",
@@ -118,8 +135,73 @@ def _descriptors(data_dir: Path, rounds: int, images: int) -> str:
         "| --- | ---: | ---: | ---: |",
     ]
     for name, value in medians.items():
-        lines.append(f"| {name} | {1e3 * value:.2f} | {1e6 * value / len(keypoints):.2f} | {slowest / value:.1f} |")
+        lines.append(f"| {name} | {1e3 * value:.2f} | {1e6 * value / descriptors:.2f} | {slowest / value:.1f} |")
     return "\n".join(lines)
+
+
+def _opencv(pixels: np.ndarray) -> Callable[[], Any]:
+    """OpenCV's descriptors of pictures at the places of the grid."""
+    import cv2
+
+    from kerascv_course.classical.sift import Grid
+
+    grid, middle = Grid(200, 200, STEP, BIN), 1.5 * BIN
+    keypoints = [cv2.KeyPoint(float(x + middle), float(y + middle), BIN / 1.5, 0.0) for y in grid.rows for x in grid.columns]
+    sift = cv2.SIFT_create()
+    return lambda: [sift.compute(one[..., 0], keypoints) for one in pixels]
+
+
+def _in_turns(calls: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Median seconds a picture of each call, which describes `BATCH` pictures."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 1):
+        for name, call in calls.items():
+            started = clock()
+            call()
+            if turn:  # the first call traces and allocates
+                seconds[name].append((clock() - started) / BATCH)
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def _breakdown(data_dir: Path, rounds: int, images: int) -> str:
+    """Processor time of dense SIFT, step by step: what other programs do meanwhile counts less than in time by the clock."""
+    start_tensorflow()
+    import tensorflow as tf
+
+    from kerascv_course.classical import sift
+
+    pixels = _pictures(data_dir, BATCH)
+    layer, tensor = sift.DenseSIFT(STEP, (BIN,)), tf.constant(pixels)
+    (grid,) = layer.grids(200, 200)
+    calls: dict[str, Callable[[], Any]] = {}
+    values: Any = (tf.cast(tensor[..., 0], tf.float32),)
+    steps: dict[str, Callable[..., Any]] = {
+        "gradients": layer._gradients,
+        "shares of eight orientations": lambda vertical, horizontal: sift._orientation_maps(vertical, horizontal, 512),
+        "windows, at the bin centres": lambda maps: layer._windows(maps, grid, BIN),
+        "a row of bins for each descriptor": lambda binned: layer._collect(binned, grid, BIN),
+        "weigh, normalise, clip, normalise, round": lambda bins: layer._normalize(bins, 1.0),
+    }
+    for name, step in steps.items():
+        traced = tf.function(step)
+        calls[name] = functools.partial(traced, *values)
+        values = traced(*values)
+        values = values if isinstance(values, tuple) else (values,)
+    double = tf.function(lambda descriptors: descriptors * 2.0)
+    calls["for comparison: read and write the descriptors once"] = functools.partial(double, *values)
+    calls["the whole layer"] = functools.partial(tf.function(layer), tensor)
+    calls["OpenCV's `SIFT.compute`"] = _opencv(pixels)
+    return "\n".join(
+        [
+            "## Where the time goes",
+            "",
+            f"Processor time of all threads, {rounds} rounds in turns, medians, {datetime.now(UTC):%Y-%m-%d}.",
+            "",
+            "| step | ms a picture |",
+            "| --- | ---: |",
+            *(f"| {name} | {1e3 * value:.2f} |" for name, value in _in_turns(calls, rounds, time.process_time).items()),
+        ]
+    )
 
 
 def _stream(data_dir: Path, rounds: int, images: int) -> str:
@@ -176,3 +258,72 @@ def _recipe(data_dir: Path, rounds: int, images: int) -> str:
             f"memory of the process {memory:.2f} GiB.",
         ]
     )
+
+
+def _files(data_dir: Path, rounds: int, images: int, bare: Path | None) -> str:
+    """Every encoder with every classifier as a file, on all test pictures."""
+    start_tensorflow()
+    from export import check_parity, export_model
+    from kerascv_course.data import load
+    from kerascv_course.errors import InputError
+    from kerascv_course.recipe import Data, Scenes
+    from kerascv_course.recipes import get_recipe
+    from kerascv_course.tasks.scenes import SceneRecognition
+
+    lines = [
+        "## Every encoder with every classifier",
+        "",
+        "",
+        "| encoder | classifier | test | Keras and file differ by | same answers | in the bare environment |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    base = get_recipe("ntu-bag-of-sift")
+    loaded = {}
+    for side in (16, 100):
+        data = Data("folder", image_size=(side, side), channels=1, validation_share=0.2)
+        loaded[side] = data, *load(data, data_dir)
+    task = SceneRecognition()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["KERASCV_COURSE_CACHE"] = str(Path(folder) / "cache")
+        for encoder, classifier in ((e, c) for e in ENCODERS for c in CLASSIFIERS):
+            small = {"step": 8, "bin_sizes": (8,), "words": 50, "samples": 20_000}
+            try:
+                scenes = Scenes(**{**small, **ENCODERS[encoder], **CLASSIFIERS[classifier]})
+            except InputError:
+                continue  # these do not go together
+            data, splits, info = loaded[16 if scenes.feature == "tiny" else 100]
+            recipe = dataclasses.replace(base, scenes=scenes, data=data)
+            model, _, _ = task.fit(recipe, splits, info)
+            serving, metrics = task.serving_graph(model, recipe, info), task.evaluate(model, recipe, splits, info)
+            path = export_model(
+                serving, Path(folder) / "scene.onnx", task="scenes", **task.describe(model, recipe, info, metrics)
+            )
+            report = check_parity(
+                serving, path, splits.test.images, targets=splits.test.targets, answer=task.answer, batch_sizes=(7,)
+            )
+            largest = max(row.max_absolute for row in report.rows)
+            same = min(row.agreement for row in report.rows if row.agreement is not None)
+            answers = [info.labels[answer] for answer in task.answers(model, splits.test)]
+            alone = f"{_same_alone(bare, path, data_dir, answers):.2%}" if bare else "–"
+            cells = [encoder, classifier, f"{metrics['test']['accuracy']:.4f}", f"{largest:.1e}", f"{same:.2%}", alone]
+            lines.append(f"| {' | '.join(cells)} |")
+            print(lines[-1], flush=True)
+    lines[1] = (
+        f"\nThin pipelines (tiny images of 16×16; else pictures of 100×100, step 8, bins of 8 pixels, 50 words or fewer), "
+        f"{datetime.now(UTC):%Y-%m-%d}: each "
+        f"file's answers to all {len(splits.test):,} test pictures beside those of the Keras graph, the whole gate; and where there "
+        "is nothing but NumPy, onnxruntime and Pillow. Test accuracies are those of these thin pipelines; nothing is chosen by them."
+    )
+    return "\n".join(lines)
+
+
+def _same_alone(python: Path, model: Path, data_dir: Path, answers: list[str]) -> float:
+    """Share of the test pictures for which another environment's Python gives the same answers."""
+    done = subprocess.run(
+        [python, "-c", ASK, model, data_dir.resolve()],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return float(np.mean([one == other for one, other in zip(json.loads(done.stdout), answers, strict=True)]))

@@ -117,15 +117,15 @@ class _WordEncoder(Encoder):
 
     def closeness(self, descriptors: Any) -> Any:
         """(batch, descriptors, words): larger is nearer; half of ‖x‖² − ‖x − word‖². Exact for whole numbers below 2¹⁶."""
-        half = ops.sum(self.centers * self.centers, axis=1) / 2.0
-        return ops.matmul(descriptors, ops.transpose(self.centers)) - half
+        words = ops.cast(self.centers, descriptors.dtype)
+        return ops.matmul(descriptors, ops.transpose(words)) - ops.sum(words * words, axis=1) / 2.0
 
     def nearest(self, descriptors: Any) -> Any:
-        """One-hot nearest word, of equally near ones the first."""
+        """One-hot nearest word in the descriptors' type, of equally near ones the first."""
         # not keras.ops.argmax, whose handling of −0 by bits cannot be converted to ONNX
         word = tf.argmax(self.closeness(descriptors), axis=-1, output_type=tf.int32)
         # nor one_hot, whose size is a list of one number in ONNX, on which ONNX's own evaluator fails with NumPy 2.4
-        return ops.cast(word[..., None] == np.arange(self.words, dtype=np.int32), "float32")
+        return ops.cast(word[..., None] == np.arange(self.words, dtype=np.int32), descriptors.dtype)
 
 
 @keras.saving.register_keras_serializable(package="kerascv_course")
@@ -170,7 +170,7 @@ class VLAD(_WordEncoder):
         nearest = self.nearest(descriptors)
         total = ops.matmul(ops.transpose(nearest, (0, 2, 1)), descriptors)
         counts = ops.expand_dims(ops.sum(nearest, axis=1), -1)
-        return ops.reshape(total - counts * self.centers, (-1, self.words * self.dimensions))
+        return ops.reshape(total - counts * ops.cast(self.centers, total.dtype), (-1, self.words * self.dimensions))
 
     def finish(self, sums: Any) -> Any:
         """Each word's part to norm 1."""

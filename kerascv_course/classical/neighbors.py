@@ -17,7 +17,7 @@ from keras import ops
 from kerascv_course.classical.fixed import FixedLayer
 from kerascv_course.errors import InputError
 
-__all__ = ["DISTANCES", "Distance", "Neighbors", "Vote", "distances", "vote"]
+__all__ = ["DISTANCES", "Distance", "Neighbors", "Vote", "check_neighbors", "distances", "vote"]
 
 Distance = Literal["euclidean", "cityblock", "minkowski", "cosine", "chi2", "intersection"]
 Vote = Literal["mode", "nearest", "distance"]
@@ -83,6 +83,16 @@ def vote(away: Any, one_hot_labels: Any, k: int, rule: Vote) -> Any:
     return ops.cast(votes / ops.sum(votes, axis=1, keepdims=True), "float32")
 
 
+def check_neighbors(k: int, references: int) -> None:
+    """Refuse more neighbours than there are training images.
+
+    Raises:
+        InputError: that is so, or `k` is below 1.
+    """
+    if not 1 <= k <= references:
+        raise InputError(f"k is 1 to the number of training images, {references}; received {k}")
+
+
 @keras.saving.register_keras_serializable(package="kerascv_course")
 class Neighbors(FixedLayer):
     """Votes of the nearest training images: (batch, values) to shares of the votes (batch, classes).
@@ -112,8 +122,7 @@ class Neighbors(FixedLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not 1 <= k <= references:
-            raise InputError(f"k is 1 to the number of training images, {references}; received {k}")
+        check_neighbors(k, references)
         self.sizes = (references, values, classes)
         self.k, self.metric, self.rule, self.power = k, metric, rule, power
         self.vectors = self.add_weight(shape=(references, values), initializer="zeros", name="vectors")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,7 @@ from kerascv_course.classical.tiny import TinyImage
 from kerascv_course.classical.vocabulary import find_words, fit_mixture, principal_axes, sample_descriptors
 from kerascv_course.recipe import Scenes
 
-__all__ = ["Classifier", "Features", "fit_classifier", "scores", "split_model"]
+__all__ = ["Classifier", "Features", "classifier_fitter", "scores", "split_model"]
 
 #: Images encoded between two entries of the cache.
 CHUNK = 100
@@ -162,8 +163,6 @@ class _Encoding:
         layers.append(encoder)
         weights = pyramid_weights(config.levels) if config.pyramid_weights else np.ones(sum(4**i for i in range(config.levels)))
         layers.append(Normalize(config.norm, weights.tolist(), whole=config.normalize_whole, name="normalize"))
-        if config.kernel != "linear":
-            layers.append(KernelMap(config.kernel, name="kernel_map"))
         return layers
 
     def _compress(self, precision: Any) -> Compress:
@@ -201,7 +200,7 @@ class Classifier:
         layer: built, with its weights.
     """
 
-    #: Vectors looked at once: bounds the memory of distances, which are float64 (batch, training images, values).
+    #: Vectors looked at once: bounds the memory of distances, which are float64 (batch, training images, values), and of kernels.
     BATCH = 16
 
     def __init__(self, layer: keras.layers.Layer) -> None:
@@ -209,10 +208,7 @@ class Classifier:
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
         """Votes or margins, float32 (N, classes), of float32 (N, values)."""
-        batch = self.BATCH if isinstance(self.layer, Neighbors) else len(vectors)
-        answer = tf.function(self.layer, reduce_retracing=True)
-        parts = [answer(tf.constant(vectors[i : i + batch])).numpy() for i in range(0, len(vectors), batch)]
-        return np.concatenate(parts)
+        return _in_parts(self.layer, vectors, self.BATCH)
 
     def whole(self, features: Features) -> keras.Model:
         """One graph: uint8 images (batch, …) to votes or margins (batch, classes), in the memory of a few images."""
@@ -232,30 +228,50 @@ def scores(model: keras.Model, images: np.ndarray) -> np.ndarray:
     return classify(features.encode(images))
 
 
-def fit_classifier(config: Scenes, vectors: np.ndarray, targets: np.ndarray, classes: int, setting: float) -> Classifier:
-    """Fit what the recipe names.
+def classifier_fitter(config: Scenes, vectors: np.ndarray, targets: np.ndarray, classes: int) -> Callable[[float], Classifier]:
+    """What fits the classifier that the recipe names, from a setting: k, or the penalty C of support vector machines.
+
+    For the latter vectors are scaled to a mean squared norm of 1, so that a penalty means the same for all; the scale ends up in
+    the weights.
 
     Args:
         config: neighbours, distance, vote; or support vector machines.
         vectors: float32 (N, values) of the training images.
         targets: int (N,).
         classes: how many.
-        setting: k, or the penalty C. For the latter vectors are scaled to a mean squared norm of 1, so that a penalty means the
-            same for all; the scale ends up in the weights.
 
     Raises:
-        InputError: more neighbours than training images, or for support vector machines a class without images.
+        InputError: more neighbours than training images (when fitted), or for support vector machines a class without images.
     """
     if config.classifier == "knn":
-        neighbors = Neighbors(
-            len(vectors), vectors.shape[1], classes, int(setting), config.distance, config.vote, config.power, name="neighbors"
-        )
-        neighbors.set_weights([vectors, np.eye(classes, dtype=np.float32)[targets]])
-        return Classifier(neighbors)
+        return functools.partial(_neighbors, config, vectors, targets, classes)
+    before = [] if config.kernel == "linear" else [KernelMap(config.kernel, name="kernel_map")]
+    for layer in before:
+        vectors = _in_parts(layer, vectors, CHUNK)
     mean = float(np.einsum("ij,ij->", vectors, vectors, dtype=np.float64)) / len(vectors)
     scale = np.float32(1 / np.sqrt(mean) if mean else 1)
-    weights, bias = LinearMachine(vectors * scale, targets, classes).fit(setting)
-    margins = keras.layers.Dense(classes, name="margins")
-    margins.build((None, vectors.shape[1]))
-    margins.set_weights([weights * scale, bias])
-    return Classifier(margins)
+    machine = LinearMachine(vectors * scale, targets, classes)
+
+    def fit(penalty: float) -> Classifier:
+        weights, bias = machine.fit(penalty)
+        margins = keras.layers.Dense(classes, name="margins")
+        margins.build((None, len(weights)))
+        margins.set_weights([weights * scale, bias])
+        return Classifier(keras.Sequential([*before, margins], name="machines") if before else margins)
+
+    return fit
+
+
+def _neighbors(config: Scenes, vectors: np.ndarray, targets: np.ndarray, classes: int, k: float) -> Classifier:
+    layer = Neighbors(
+        len(vectors), vectors.shape[1], classes, int(k), config.distance, config.vote, config.power, name="neighbors"
+    )
+    layer.set_weights([vectors, np.eye(classes, dtype=np.float32)[targets]])
+    return Classifier(layer)
+
+
+def _in_parts(layer: keras.layers.Layer, vectors: np.ndarray, batch: int) -> np.ndarray:
+    """A layer's answers to many vectors, of which a batch is in memory at a time."""
+    answer = tf.function(layer, reduce_retracing=True)
+    parts = [answer(tf.constant(vectors[i : i + batch])).numpy() for i in range(0, len(vectors), batch)]
+    return np.concatenate(parts)

@@ -198,23 +198,27 @@ class DenseSIFT(FixedLayer):
 
     def _describe(self, vertical: Any, horizontal: Any, grid: Grid, bin_size: int) -> Any:
         """Descriptors (batch, descriptors, 128) of one scale."""
-        weights = _window(self.window, bin_size)
-        total = float(weights.sum())
+        total = float(_window(self.window, bin_size).sum())
         scale = 2 ** int(np.log2(_EXACT / (_LARGEST_GRADIENT * total**2)))
-        height, width = vertical.shape[1:]
         maps = _orientation_maps(vertical, horizontal, scale)
+        bins = self._collect(self._windows(maps, grid, bin_size), grid, bin_size)
+        return self._normalize(bins, 2 * scale * total**2)
 
-        # Convolution with the window, at the bin centres only, as a product with a band matrix: rows, then columns.
-        row_centers, rows = _bin_centers(grid.rows, bin_size)
-        column_centers, columns = _bin_centers(grid.columns, bin_size)
-        binned = ops.matmul(maps, _band(column_centers, width, weights).T)
-        binned = ops.matmul(_band(row_centers, height, weights), binned)
+    def _windows(self, maps: Any, grid: Grid, bin_size: int) -> Any:
+        """Convolution with the window, at the bin centres only, as a product with a band matrix: columns, then rows."""
+        weights = _window(self.window, bin_size)
+        height, width = maps.shape[2:]
+        binned = ops.matmul(maps, _band(_bin_centers(grid.columns, bin_size)[0], width, weights).T)
+        return ops.matmul(_band(_bin_centers(grid.rows, bin_size)[0], height, weights), binned)
+
+    def _collect(self, binned: Any, grid: Grid, bin_size: int) -> Any:
+        """Each descriptor's 4×4 bins: (batch, descriptors, 128)."""
+        (row_centers, rows), (column_centers, columns) = (_bin_centers(p, bin_size) for p in (grid.rows, grid.columns))
         places = len(row_centers) * len(column_centers)
         binned = ops.transpose(ops.reshape(binned, (-1, ORIENTATIONS, places)), (0, 2, 1))
         index = rows[:, None, :, None] * len(column_centers) + columns[None, :, None, :]
         bins = ops.take(binned, index.reshape(-1).astype(np.int32), axis=1)
-        bins = ops.reshape(bins, (-1, len(grid.centers), DIMENSIONS))
-        return self._normalize(bins, 2 * scale * total**2)
+        return ops.reshape(bins, (-1, len(grid.centers), DIMENSIONS))
 
     def _normalize(self, bins: Any, unit: float) -> Any:
         """Weigh, bring to norm 1, clip at 0.2, bring to norm 512, round. `unit`: what a grey level a pixel comes to in a bin."""
@@ -222,16 +226,17 @@ class DenseSIFT(FixedLayer):
             place = (np.arange(BINS) - (BINS - 1) / 2) / (BINS / 2)
             along = np.exp(-0.5 * place**2)
             bins = bins * np.repeat(np.outer(along, along).ravel(), ORIENTATIONS).astype(np.float32)
-        norm = _norm(ops.cast(bins, "float64"))
+        norm = ops.sqrt(_squares(ops.cast(bins, "float64")))
         lowest = max(self.contrast * unit, 1.0)
         factor = ops.where(norm >= lowest, _FINE / ops.maximum(norm, 1.0), 0.0)
         clipped = ops.round(ops.minimum(bins * ops.cast(factor, "float32"), 0.2 * _FINE))
-        again = NORM / ops.maximum(_norm(ops.cast(clipped, "float64")), 1.0)
+        # whole numbers, whose squares add up to less than 2²⁴: exact in float32, at half the memory
+        again = NORM / ops.maximum(ops.sqrt(ops.cast(_squares(clipped), "float64")), 1.0)
         return ops.round(clipped * ops.cast(again, "float32"))
 
 
-def _norm(values: Any) -> Any:
-    return ops.sqrt(ops.sum(values * values, axis=-1, keepdims=True))
+def _squares(values: Any) -> Any:
+    return ops.sum(values * values, axis=-1, keepdims=True)
 
 
 def _pad(plane: Any) -> Any:

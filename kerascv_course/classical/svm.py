@@ -12,7 +12,17 @@ from keras import ops
 from kerascv_course.classical.fixed import FixedLayer
 from kerascv_course.errors import InputError
 
-__all__ = ["KernelMap", "LinearMachine", "fit_linear"]
+__all__ = ["KernelMap", "LinearMachine", "check_classes"]
+
+
+def check_classes(targets: np.ndarray, labels: Sequence[str | int]) -> None:
+    """Refuse classes without images.
+
+    Raises:
+        InputError: there is one; it is named.
+    """
+    if missing := sorted(set(range(len(labels))) - set(targets.tolist())):
+        raise InputError(f"a support vector machine needs images of every class; class {labels[missing[0]]} has none in train")
 
 
 class LinearMachine:
@@ -30,8 +40,7 @@ class LinearMachine:
     """
 
     def __init__(self, vectors: np.ndarray, targets: np.ndarray, classes: int) -> None:
-        if missing := sorted(set(range(classes)) - set(targets.tolist())):
-            raise InputError(f"a support vector machine needs images of every class; class {missing[0]} has none in train")
+        check_classes(targets, range(classes))
         self.vectors, self.targets, self.classes = vectors, targets, classes
         self.gram = (vectors @ vectors.T).astype(np.float64)
 
@@ -49,18 +58,6 @@ class LinearMachine:
             dual[machine.support_, target] = machine.dual_coef_[0]
             bias[target] = machine.intercept_[0]
         return (self.vectors.T @ dual.astype(np.float32)), bias.astype(np.float32)
-
-
-def fit_linear(
-    vectors: np.ndarray, targets: np.ndarray, classes: int, penalties: Sequence[float], held: tuple[np.ndarray, np.ndarray]
-) -> list[tuple[float, float]]:
-    """Accuracy on held-out (vectors, targets) for each penalty: (penalty, accuracy) pairs."""
-    machine = LinearMachine(vectors, targets, classes)
-    results = []
-    for penalty in penalties:
-        weights, bias = machine.fit(penalty)
-        results.append((penalty, float(((held[0] @ weights + bias).argmax(axis=1) == held[1]).mean())))
-    return results
 
 
 @keras.saving.register_keras_serializable(package="kerascv_course")

@@ -43,6 +43,12 @@ RECIPES = [
         Scenes(step=3, bin_sizes=(8,), k=8),
     ),
     _recipe(
+        "ntu-bag-of-sift-best",
+        "fifteen scenes from histograms of 400 SIFT words at three scales and 20 neighbours whose votes count by distance",
+        "test accuracy 0.6393; 2 minutes on two busy CPU cores",
+        Scenes(bin_sizes=_SCALES, norm="hellinger", k=20, vote="distance"),
+    ),
+    _recipe(
         "ntu-pyramid-knn",
         "fifteen scenes from a spatial pyramid of SIFT words at three scales and 9 neighbours",
         "test accuracy 0.6933; 9 minutes on two busy CPU cores",
@@ -56,10 +62,11 @@ RECIPES = [
     ),
     _recipe(
         "ntu-pyramid-svm",
-        "fifteen scenes from a spatial pyramid of SIFT words and support vector machines (Lazebnik et al. 2006)",
-        "test accuracy 0.7967",
+        "fifteen scenes from a spatial pyramid of 1,000 SIFT words and support vector machines (Lazebnik et al. 2006)",
+        "test accuracy 0.8073",
         Scenes(
             bin_sizes=_SCALES,
+            words=1000,
             levels=3,
             normalize_whole=True,
             classifier="linear",

@@ -12,8 +12,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kerascv_course import plots
-from kerascv_course.classical.pipeline import Features, fit_classifier, scores
+from kerascv_course.classical.neighbors import check_neighbors
+from kerascv_course.classical.pipeline import Features, classifier_fitter, scores
 from kerascv_course.classical.sift import Grid
+from kerascv_course.classical.svm import check_classes
 from kerascv_course.data import DataInfo, Split, Splits
 from kerascv_course.errors import InputError
 from kerascv_course.recipe import Recipe
@@ -82,8 +84,8 @@ class SceneRecognition:
     def __init__(self) -> None:
         self._known: list[tuple[keras.Model, Split, np.ndarray]] = []
 
-    def _answers(self, model: keras.Model, split: Split) -> np.ndarray:
-        """Answers (N,), each split's once."""
+    def answers(self, model: keras.Model, split: Split) -> np.ndarray:
+        """Answers (N,), class numbers; each split's are computed once."""
         for known, images, answers in self._known:
             if known is model and images is split:
                 return answers
@@ -91,14 +93,20 @@ class SceneRecognition:
         return self._known[-1][2]
 
     def label(self, recipe: Recipe, splits: Splits, info: DataInfo, run_dir: Path | None) -> tuple[Splits, DataInfo]:
-        """The source's own classes.
+        """The source's own classes; what the data cannot meet is refused here, before hours of work.
 
         Raises:
-            InputError: images smaller than a descriptor.
+            InputError: images smaller than a descriptor, more neighbours than training images, or for support vector machines a
+                class without training images. Neighbours never answer such a class.
         """
-        if recipe.scenes.feature != "tiny":
-            for size in recipe.scenes.bin_sizes:
-                Grid(*info.image_shape[:2], recipe.scenes.step, size)
+        config, train = recipe.scenes, splits.train
+        if config.feature != "tiny":
+            for size in config.bin_sizes:
+                Grid(*info.image_shape[:2], config.step, size)
+        if config.classifier == "knn":
+            check_neighbors(config.k, len(train))
+        else:
+            check_classes(train.targets, info.labels)
         return splits, info
 
     def files(self, info: DataInfo) -> dict[str, str]:
@@ -131,10 +139,10 @@ class SceneRecognition:
             features.encode(split.images, name) for name, split in (("train", splits.train), ("validation", splits.validation))
         )
         settings = [float(config.k)] if config.classifier == "knn" else list(config.penalties)
-        rows = []
+        fit, rows = classifier_fitter(config, train, splits.train.targets, classes), []
         for number, setting in enumerate(settings, 1):
             started = time.perf_counter()
-            classify = fit_classifier(config, train, splits.train.targets, classes, setting)
+            classify = fit(setting)
             accuracies = {
                 name: float((classify(vectors).argmax(axis=1) == split.targets).mean())
                 for name, vectors, split in (("", train, splits.train), ("val_", validation, splits.validation))
@@ -149,11 +157,11 @@ class SceneRecognition:
                 }
             )
         best = int(np.argmax([row["val_accuracy"] for row in rows]))
-        vectors, targets = train, splits.train.targets
         if config.refit:
             vectors = np.concatenate([train, validation])
             targets = np.concatenate([splits.train.targets, splits.validation.targets])
-        return fit_classifier(config, vectors, targets, classes, settings[best]).whole(features), rows, best
+            fit = classifier_fitter(config, vectors, targets, classes)
+        return fit(settings[best]).whole(features), rows, best
 
     def order(self, recipe: Recipe, splits: Splits) -> None:
         """None: every image once an epoch."""
@@ -193,7 +201,7 @@ class SceneRecognition:
         return metrics
 
     def _measure(self, model: keras.Model, split: Split, classes: int) -> tuple[np.ndarray, np.ndarray]:
-        answers = self._answers(model, split)
+        answers = self.answers(model, split)
         return answers == split.targets, confusion(answers, split.targets, classes)
 
     def headline(self, metrics: Mapping[str, Any]) -> dict[str, str]:
@@ -215,7 +223,7 @@ class SceneRecognition:
             "confusion_matrix": plots.confusion_matrix(counts[np.ix_(order, order)], names, test["accuracy"]),
             "class_accuracy": plots.class_accuracy(test["class_accuracy"], info.labels),
         }
-        answers = self._answers(model, splits.test)
+        answers = self.answers(model, splits.test)
         images, captions = [], []
         for pair in confused_pairs(counts, 6):
             for true, answer in (pair[:2], pair[1::-1]):

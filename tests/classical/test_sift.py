@@ -153,3 +153,34 @@ def test_opencv_describes_the_same_keypoints_alike(scene15_dir):
         for one, other in zip(ours[inside], theirs[inside], strict=True):
             correlations.append(np.corrcoef(one, other)[0, 1])
     assert np.median(correlations) > 0.97, np.percentile(correlations, [1, 10, 50])
+
+
+@pytest.mark.filterwarnings("ignore:pycolmap.Sift is deprecated")
+def test_vlfeat_describes_the_same_keypoints_alike(scene15_dir):
+    """VLFeat's own descriptor, as COLMAP has it, upright, at the keypoints that it finds; ours at the nearest pixel and bin size."""
+    pycolmap = pytest.importorskip("pycolmap", reason="pycolmap is not installed (extra compare)")
+    cv2 = pytest.importorskip("cv2", reason="opencv-python-headless is not installed (extra compare)")
+    from kerascv_course.images import read_image
+
+    options = pycolmap.FeatureExtractionOptions()
+    options.use_gpu = False
+    options.sift.upright, options.sift.first_octave, options.sift.peak_threshold = True, 0, 0.001
+    options.sift.normalization = pycolmap.Normalization.L2
+    extractor = pycolmap.Sift(options)
+    correlations = []
+    for path in sorted(scene15_dir.glob("test/*/*.jpg"))[::900]:
+        image = read_image(path, 200, 200, 1)
+        keypoints, theirs = extractor.extract(np.ascontiguousarray(image[..., 0]))
+        # VLFeat's angles run the other way; a bin is 3 times the scale; pixel centres lie at halves
+        theirs = theirs.reshape(-1, 4, 4, 8)[..., -np.arange(8) % 8].reshape(-1, 128)
+        for size in (6, 7, 8):
+            smooth = cv2.GaussianBlur(image, (0, 0), ((size / 3) ** 2 - 0.5**2) ** 0.5)
+            ours, grid = describe(smooth, step=1, bin_sizes=(size,)), Grid(200, 200, 1, size)
+            for (x, y, scale, _), other in zip(keypoints, theirs, strict=True):
+                left, top = (round(place - 0.5 - 1.5 * size) for place in (x, y))
+                inside = all(1.5 * size < place < 200 - 4.5 * size for place in (left, top))
+                if inside and abs(3 * scale - size) < 0.05 * size:
+                    found = ours[grid.rows.tolist().index(top) * len(grid.columns) + grid.columns.tolist().index(left)]
+                    correlations.append(np.corrcoef(found, other)[0, 1])
+    assert len(correlations) > 30
+    assert np.median(correlations) > 0.98, np.percentile(correlations, [1, 10, 50])
