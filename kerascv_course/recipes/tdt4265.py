@@ -126,7 +126,8 @@ RECIPES = [
         0.1,
         l2=0.0,
     ),
-    _best(_MODEL2, "not run yet; about 25 minutes on two CPU cores with bfloat16, no GPU", 6, 0.1),
+    # rate 0.1 kills the hidden layer, which has no batch norm: no loss below 2.3 in two epochs
+    _best(_MODEL2, "not run yet; about 25 minutes on two CPU cores with bfloat16, no GPU", 6, 0.02),
     _TRANSFER,
     _PROBE,
     _TUNE,
