@@ -80,7 +80,10 @@ RECIPES = [
         augmentation=Augmentation(flip=True),
     ),
     _reported("ntu-vgg19", "report 002, model comparison: VGG19 (reported: below VGG16)", 140.7, "vgg19"),
-    _reported("ntu-lenet", "report 002, model comparison: LeNet-5 (reported: below 0.84)", 9409.6, "lenet5"),
+    replace(
+        _reported("ntu-lenet", "report 002, model comparison: LeNet-5 (reported: below 0.84)", None, "lenet5"),
+        expect="0.854 / 0.651 / 0.634 train / val / test with seed 0; 5 minutes on two CPU cores, no GPU",
+    ),
     _reported(
         "ntu-alexnet",
         "report 002, model comparison: AlexNet with a stem for small pictures (reported: below 0.84)",
