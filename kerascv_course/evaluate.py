@@ -23,7 +23,7 @@ def evaluate(run: Annotated[Path, tyro.conf.Positional], data_dir: Path | None =
 
     folder = Run.open(run)
     start_tensorflow()
-    from kerascv_course.experiment import evaluate_run
+    from kerascv_course.conclusion import evaluate_run
 
     metrics = evaluate_run(folder, data_dir=data_dir)
     for split, figures in metrics.items():

@@ -64,9 +64,9 @@ def is_within(module: str, *packages: str) -> bool:
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if is_within(name, "kerascv_course")])
-def test_only_the_experiment_calls_the_export_layer_and_only_lazily(module):
+def test_only_the_conclusion_calls_the_export_layer_and_only_lazily(module):
     assert not {name for name in imports(MODULES[module], top_level_only=True) if is_within(name, "export")}
-    if module != "kerascv_course.experiment":
+    if module != "kerascv_course.conclusion":
         assert not {name for name in imports(MODULES[module]) if is_within(name, "export")}
 
 

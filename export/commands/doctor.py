@@ -83,7 +83,7 @@ def _from_run(arguments: argparse.Namespace) -> dict[str, Any]:
 
     run = Run.open(arguments.against)
     start_tensorflow()
-    from kerascv_course.experiment import serving_reference
+    from kerascv_course.conclusion import serving_reference
 
     serving, splits, labels = serving_reference(run, data_dir=arguments.data_dir)
     recipe = run.recipe()

@@ -95,7 +95,7 @@ def _quantize_run(arguments: argparse.Namespace) -> int:
 
     from export.quantize import Labelled
     from export.verdict import RefusedError
-    from kerascv_course.experiment import run_data
+    from kerascv_course.conclusion import run_data
     from kerascv_course.tasks import get_task
 
     splits, _ = run_data(run, data_dir=arguments.data_dir)

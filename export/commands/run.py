@@ -110,7 +110,8 @@ def export_command(arguments: argparse.Namespace) -> int:
         )
     run = Run.open(arguments.run)
     start_tensorflow()
-    from kerascv_course.experiment import configure_logging, export_again
+    from kerascv_course.conclusion import export_again
+    from kerascv_course.experiment import configure_logging
 
     configure_logging()
     print(export_again(run, data_dir=arguments.data_dir))
@@ -251,7 +252,7 @@ def check_command(arguments: argparse.Namespace) -> int:
     run = Run.open(arguments.run)
     start_tensorflow()
     from export.parity import ParityError
-    from kerascv_course.experiment import check_run
+    from kerascv_course.conclusion import check_run
 
     try:
         print(check_run(run, arguments.file, data_dir=arguments.data_dir))

@@ -15,7 +15,7 @@ from kerascv_course.recipe import Augmentation, Data, Export, Optimizer, Recipe,
 _BASE = Recipe(
     name="tdt4265-base",
     description="report 001, task 2: the base 5×5 CNN on CIFAR-10 (reported: 0.8677 / 0.7413 / 0.7422 train / val / test)",
-    expect="0.819 / 0.726 / 0.724 ± 0.007 train / val / test over seeds 0, 1, 2, stopped after 7 epochs; 4 minutes on two CPU cores, no GPU",
+    expect="0.819 / 0.726 / 0.724 ± 0.007 train / val / test over seeds 0, 1, 2, stopped after 7 epochs; 4 minutes on two CPU cores",
     model="tdt4265_base",
     model_options={"init": "lecun"},
     data=Data("cifar10", validation_share=0.1),

@@ -101,7 +101,8 @@ def test_every_combination_is_one_file_with_the_same_answers(name, stripes, tmp_
 
 
 def test_a_scene_recipe_makes_a_whole_run(tmp_path, pictures, monkeypatch):
-    from kerascv_course.experiment import check_run, evaluate_run, run_recipe
+    from kerascv_course.conclusion import check_run, evaluate_run
+    from kerascv_course.experiment import run_recipe
 
     base = get_recipe("ntu-tiny-knn")
     data = dataclasses.replace(base.data, image_size=(8, 8), test_share=0.3)

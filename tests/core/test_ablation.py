@@ -65,7 +65,7 @@ def quick(tiny_recipe):
 
 
 def test_finished_runs_are_kept_and_interrupted_ones_resumed(quick, tmp_path, monkeypatch):
-    monkeypatch.setattr("kerascv_course.experiment.draw", lambda *arguments: None)
+    monkeypatch.setattr("kerascv_course.conclusion.draw", lambda *arguments: None)
     ablation = Ablation({"no-dropout": {"model_options.dropout": 0.0}, "wild": {"optimizer.learning_rate": 1e30}}, "a test")
     both = plan(quick, ablation, (), (0, 1), tmp_path)
     assert [trial.folder.name for trial in both[:4]] == ["base-seed0", "no-dropout-seed0", "wild-seed0", "base-seed1"]

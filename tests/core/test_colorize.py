@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from kerascv_course.conclusion import evaluate_run, load_best, load_for
 from kerascv_course.data.palette import load_palette, nearest_colors, palette_of
 from kerascv_course.errors import InputError
-from kerascv_course.experiment import evaluate_run, load_best, load_for
 from kerascv_course.recipe import Augmentation, Colorize, Data
 from kerascv_course.recipes import get_recipe
 from kerascv_course.tasks import get_task

@@ -59,7 +59,7 @@ def test_resume_gives_the_same_bits(identity_recipe, identity_run, people, tmp_p
     recipe = with_changes(identity_recipe, {"export.enabled": False})
     with pytest.MonkeyPatch.context() as patch:
         for name in ("draw", "measure", "write_samples"):
-            patch.setattr(f"kerascv_course.experiment.{name}", lambda *arguments: {})
+            patch.setattr(f"kerascv_course.conclusion.{name}", lambda *arguments: {})
         patch.setattr(Retrieval, "headline", lambda self, metrics: {})
         run = run_recipe(dataclasses.replace(recipe, epochs=2), tmp_path / "run", data_dir=people).run
         run_recipe(recipe, run.path, resume=True)
@@ -85,7 +85,7 @@ def test_the_reports_network_and_head():
 
 
 def test_it_begins_with_another_runs_weights(identity_recipe, identity_run, people):
-    from kerascv_course.experiment import load_best, load_for
+    from kerascv_course.conclusion import load_best, load_for
 
     task = Retrieval()
     changes = {"weights": str(identity_run / "best.keras"), "train_from": "c3", "retrieve.embedding": 5}

@@ -15,9 +15,9 @@ from export import OnnxModel, ParityError, check_parity, export_model, read_cont
 from export.contract import ContractError
 from export.idle import drop_idle_nodes
 from export.runtime import lay_colors
+from kerascv_course.conclusion import load_best, load_for
 from kerascv_course.data.palette import palette_of
 from kerascv_course.errors import InputError
-from kerascv_course.experiment import load_best, load_for
 from kerascv_course.images import ImageError
 from kerascv_course.tasks import get_task
 

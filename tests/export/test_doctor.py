@@ -411,7 +411,7 @@ def test_a_model_with_outputs_of_its_own_is_diagnosed(noise, tmp_path):
 
 
 def test_a_colouriser_is_diagnosed(color_run, tmp_path):
-    from kerascv_course.experiment import serving_reference
+    from kerascv_course.conclusion import serving_reference
 
     serving, splits, labels = serving_reference(color_run)
     images, targets = splits.test.images, splits.test.targets

@@ -21,7 +21,7 @@ keras = pytest.importorskip("keras")
 @pytest.fixture(scope="module")
 def served(tiny_run, tiny_recipe, digits):
     """The tiny run's serving graph."""
-    from kerascv_course.experiment import load_best
+    from kerascv_course.conclusion import load_best
     from kerascv_course.tasks import get_task
 
     return get_task("classify").serving_graph(load_best(tiny_run), tiny_recipe, digits[1])
@@ -241,7 +241,7 @@ def test_a_changed_label_fails(served, tiny_run, digits, tmp_path):
 
 
 def test_a_changed_label_fails_the_check_of_a_run(tiny_run, tmp_path):
-    from kerascv_course.experiment import check_run
+    from kerascv_course.conclusion import check_run
 
     def rename(model):
         prop = next(prop for prop in model.metadata_props if prop.key == KEY)

@@ -146,7 +146,7 @@ def test_a_layer_that_quantises_badly_is_found_and_stays_in_float(speeds, tmp_pa
 
 
 def test_a_colouriser_is_judged_by_its_pixels(color_run, speeds, tmp_path):
-    from kerascv_course.experiment import run_data
+    from kerascv_course.conclusion import run_data
 
     splits, _ = run_data(color_run)
     parts = {

@@ -7,7 +7,7 @@ import pytest
 
 from export import ParityError, check_parity
 from export.rank_lists import RankLists, equal_lists
-from kerascv_course.experiment import serving_reference
+from kerascv_course.conclusion import serving_reference
 
 
 def test_equal_lists_by_hand():

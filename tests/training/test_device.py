@@ -114,7 +114,7 @@ def weights(run) -> list[np.ndarray]:
 def test_everything_at_once_resumes_exactly_and_keeps_averaged_float32_weights_of_plain_layers(
     tiny_recipe, digits, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("kerascv_course.experiment.draw", lambda *arguments: None)
+    monkeypatch.setattr("kerascv_course.conclusion.draw", lambda *arguments: None)
     recipe = dataclasses.replace(
         tiny_recipe,
         model="fastnet",
@@ -132,7 +132,7 @@ def test_everything_at_once_resumes_exactly_and_keeps_averaged_float32_weights_o
         export=Export(enabled=False),
     )
     with monkeypatch.context() as patch:
-        patch.setattr("kerascv_course.experiment.measure", _stop)
+        patch.setattr("kerascv_course.conclusion.measure", _stop)
         stopped = dataclasses.replace(recipe, epochs=1)
         with pytest.raises(Interrupted):
             run_recipe(stopped, tmp_path / "parts")

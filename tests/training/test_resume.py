@@ -32,7 +32,7 @@ def recipe(tiny_recipe):
 def no_drawings():
     """The plots of a run are tested elsewhere, and take longer than its training here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kerascv_course.experiment.draw", lambda *arguments: None)
+        patch.setattr("kerascv_course.conclusion.draw", lambda *arguments: None)
         yield
 
 
@@ -153,7 +153,7 @@ def test_more_epochs_go_on_where_the_run_ended(recipe, uninterrupted, tmp_path):
 
 def test_a_run_that_only_trains_leaves_the_test_split_alone(recipe, uninterrupted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("kerascv_course.experiment.measure", lambda *arguments: pytest.fail("the test split was measured"))
+        patch.setattr("kerascv_course.conclusion.measure", lambda *arguments: pytest.fail("the test split was measured"))
         trained = run_recipe(recipe, tmp_path / "run", train_only=True)
     assert trained.sample is None and {"epoch", "val_accuracy", "val_loss"} <= trained.headline.keys()
     assert not (trained.run / "metrics.json").exists() and not (trained.run / "report.html").exists()
