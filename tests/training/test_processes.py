@@ -29,7 +29,7 @@ from kerascv_course.training.processes import (
 NEEDS_JAX = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed (extra [jax])")
 
 #: Long enough to be killed in the middle of; 50 images divide among two devices and among five, 288 of validation not among five.
-RECIPE = ("lenet5-digits", "--epochs", "8", "--batch-size", "50")
+RECIPE = ("lenet5-digits", "--epochs", "12", "--batch-size", "50")
 
 ALONE = """
 import dataclasses, pathlib, sys
@@ -37,7 +37,7 @@ from kerascv_course.recipes import get_recipe
 from kerascv_course.training.distribution import ONE, Devices, find_devices
 find_devices(5)
 from kerascv_course.experiment import run_recipe
-recipe = dataclasses.replace(get_recipe("lenet5-digits"), epochs=8, batch_size=50)
+recipe = dataclasses.replace(get_recipe("lenet5-digits"), epochs=12, batch_size=50)
 run_recipe(recipe, pathlib.Path(sys.argv[1]) / "two", train_only=True, devices=Devices(2))
 for name, devices in (("one", ONE), ("five", Devices(5))):
     its = dataclasses.replace(recipe, epochs=1, schedule=dataclasses.replace(recipe.schedule, name="constant"))
@@ -103,7 +103,7 @@ def test_two_processes_are_killed_resume_and_export_what_one_process_learns(tmp_
         assert first.wait(timeout=120) == 1
         second.wait()
         assert "another process of this training has ended" in (tmp_path / "0.txt").read_text()
-        assert len(steps(run)) < 8 * 23
+        assert len(steps(run)) < 12 * 23
         first, second = start(tmp_path, "--resume", str(run))
         assert first.wait(timeout=300) == 0, (tmp_path / "0.txt").read_text()
         assert second.wait(timeout=60) == 0, (tmp_path / "1.txt").read_text()
