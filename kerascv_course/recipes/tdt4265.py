@@ -63,6 +63,25 @@ def _best(recipe: Recipe, expect: str, epochs: int, rate: float, **options: bool
     )
 
 
+# The dense layer reads 8,192 normalised features: one rate for all either makes it diverge (0.1 by SGD) or the convolutions crawl
+# (0.02, six epochs: 0.78). Muon gives each its own rate, and needs few epochs, which are long with this network.
+_MODEL2_BEST = replace(
+    _best(_MODEL2, "not run yet", 8, 0.24, dropout=0.2),
+    description="tdt4265_model2 trained better: Muon, linear fall, label smoothing, crops, mirror images, dropout 0.2",
+    optimizer=Optimizer(
+        "muon",
+        learning_rate=0.24,
+        momentum=0.6,
+        nesterov=True,
+        norm_rate=0.05,
+        head_rate=0.01,
+        weight_decay=5e-3,
+        decay_norms=False,
+    ),
+    schedule=Schedule("linear", warmup_epochs=0.8),
+)
+
+
 # The report: ImageNet weights, Adam with rate 5e-4, batch 32, pictures at 224×224, all but the last stage and the head frozen.
 _TRANSFER = Recipe(
     name="tdt4265-transfer",
@@ -126,13 +145,7 @@ RECIPES = [
         0.1,
         l2=0.0,
     ),
-    # with the rate 0.1 the loss stood at 2.3 after two epochs
-    _best(
-        _MODEL2,
-        "0.799 / 0.782 / 0.777 train / val / test with seed 0: too few epochs; some 25 minutes on two busy CPU cores with bfloat16",
-        6,
-        0.02,
-    ),
+    _MODEL2_BEST,
     _TRANSFER,
     _PROBE,
     _TUNE,
