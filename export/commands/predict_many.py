@@ -56,7 +56,8 @@ def predict_many_command(arguments: argparse.Namespace) -> int:
         progress=lambda done, total: Progress(total).tell(done),
     )
     taken_up = f", {summary.done_before} of them done before" if summary.done_before else ""
-    print(f"{summary.predicted:,} of {summary.pictures:,} pictures predicted in {summary.shards:,} shards{taken_up}")
+    shards = f"{summary.shards:,} shard{'s' if summary.shards != 1 else ''}"
+    print(f"{summary.predicted:,} of {summary.pictures:,} pictures predicted in {shards}{taken_up}")
     print(f"  answers     {arguments.output / 'predictions'}")
     if summary.unreadable:
         told = f"{summary.unreadable:,} pictures could not be used: {arguments.output / 'unreadable'} says why"
