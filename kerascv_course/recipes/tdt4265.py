@@ -66,7 +66,13 @@ def _best(recipe: Recipe, expect: str, epochs: int, rate: float, **options: bool
 # The dense layer reads 8,192 normalised features: one rate for all either makes it diverge (0.1 by SGD) or the convolutions crawl
 # (0.02, six epochs: 0.78). Muon gives each its own rate, and needs few epochs, which are long with this network.
 _MODEL2_BEST = replace(
-    _best(_MODEL2, "not run yet", 8, 0.24, dropout=0.2),
+    _best(
+        _MODEL2,
+        "0.910 / 0.875 / 0.873 train / val / test with seed 0; 29 minutes on two CPU cores with bfloat16, no GPU",
+        8,
+        0.24,
+        dropout=0.2,
+    ),
     description="tdt4265_model2 trained better: Muon, linear fall, label smoothing, crops, mirror images, dropout 0.2",
     optimizer=Optimizer(
         "muon",
