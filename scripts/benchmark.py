@@ -1,5 +1,5 @@
 """Benchmarks. ``python scripts/benchmark.py models`` writes docs/models.md, ``engines`` the table of docs/export.md, ``classical``
-docs/scenes_speed.md, ``pipeline`` and ``train`` docs/training_speed.md.
+docs/scenes_speed.md, ``analysis`` docs/analysis_speed.md, ``pipeline`` and ``train`` docs/training_speed.md.
 
 What is compared is timed in turns, round after round, so that a slow spell of the machine meets all alike; medians are reported,
 with the machine named.
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import tyro
+from benchmark_analysis import analysis
 from benchmark_classical import classical
 from benchmark_pipeline import pipeline
 from benchmark_train import train
@@ -221,6 +222,7 @@ if __name__ == "__main__":
             "engines": engines,
             "untrained": untrained,
             "classical": classical,
+            "analysis": analysis,
             "pipeline": pipeline,
             "train": train,
         },

@@ -199,15 +199,11 @@ def test_group_dilation_and_other_windows():
     assert summary.receptive_field.size == (9, 9)
 
 
-def test_largest_network_takes_less_than_two_seconds():
-    import time
-
+def test_network_with_the_most_layers():
     import keras
 
     model = keras.applications.NASNetMobile(weights=None)  # 932 rows, the most of all
-    start = time.perf_counter()
-    summarize(model)
-    assert time.perf_counter() - start < 2
+    assert summarize(model).parameters == model.count_params()
 
 
 def test_saved_models_and_run_folders(tmp_path):
