@@ -9,14 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from export.cluster import predict_many
+    from export.batch.cluster import predict_many
     from export.contract import Contract, ContractError, read_contract
-    from export.convert import export_model
-    from export.doctor import Diagnosis, diagnose
-    from export.parity import ParityError, ParityReport, certify, check_parity
-    from export.quantize import quantize_model
-    from export.runtime import OnnxModel, Predictions
-    from export.verdict import PrecisionReport, RefusedError
+    from export.converter.convert import export_model
+    from export.diagnostics.doctor import Diagnosis, diagnose
+    from export.predictor import OnnxModel, Predictions
+    from export.quantization.quantize import quantize_model
+    from export.quantization.verdict import PrecisionReport, RefusedError
+    from export.validation import ParityError, ParityReport, certify, check_parity
 
 __all__ = [
     "Contract",
@@ -38,22 +38,22 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Diagnosis": "doctor",
-    "diagnose": "doctor",
-    "export_model": "convert",
-    "predict_many": "cluster",
-    "OnnxModel": "runtime",
-    "Predictions": "runtime",
-    "ParityError": "parity",
-    "ParityReport": "parity",
-    "certify": "parity",
-    "check_parity": "parity",
+    "Diagnosis": "diagnostics.doctor",
+    "diagnose": "diagnostics.doctor",
+    "export_model": "converter.convert",
+    "predict_many": "batch.cluster",
+    "OnnxModel": "predictor",
+    "Predictions": "predictor",
+    "ParityError": "validation",
+    "ParityReport": "validation",
+    "certify": "validation",
+    "check_parity": "validation",
     "Contract": "contract",
     "ContractError": "contract",
     "read_contract": "contract",
-    "quantize_model": "quantize",
-    "PrecisionReport": "verdict",
-    "RefusedError": "verdict",
+    "quantize_model": "quantization.quantize",
+    "PrecisionReport": "quantization.verdict",
+    "RefusedError": "quantization.verdict",
 }
 
 

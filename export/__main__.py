@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 
 from export.commands import benchmark, doctor, inspect, page, predict, predict_many, quantize, run, schema, search
-from export.guard import run_guarded
-from kerascv_course.errors import run_cli
+from export.untrusted.guard import run_guarded
+from kerascv_course.core.errors import run_cli
 
 PROG = "python -m export"
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kerascv_course.errors import InputError
-from kerascv_course.jsondata import from_plain, parse_json, to_json
+from kerascv_course.core.errors import InputError
+from kerascv_course.core.schema import from_plain, parse_json, to_json
 
 __all__ = [
     "KEY",
@@ -413,6 +413,6 @@ def read_contract(path: Any) -> Contract:
     Raises:
         ContractError: the file is missing, is no ONNX model, or has no valid contract.
     """
-    from export.screen import screen
+    from export.untrusted.screen import screen
 
     return parse_contract(screen(Path(path)).metadata, what=str(path))

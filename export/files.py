@@ -14,7 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from export.contract import KEY, Contract, dump_contract
-from kerascv_course.files import WriteError, write_beside
+from kerascv_course.core.io import WriteError, write_beside
 
 __all__ = ["describe", "replace_model", "rewrite_contract", "save_model"]
 

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from export.contract import Meaning, Output, Preprocessing
-from kerascv_course.errors import InputError, UnknownNameError
-from kerascv_course.tasks.classify import ends_in_softmax, serving_classifier
+from kerascv_course.core.errors import InputError, UnknownNameError
+from kerascv_course.tasks.classification.task import ends_in_softmax, serving_classifier
 
 __all__ = ["PREPROCESSING", "describe_outputs", "preprocessing_steps", "serving_graph"]
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from kerascv_course.errors import CourseError, InputError, run_cli
-from kerascv_course.recipe import Recipe, with_base_options
+from kerascv_course.config import Recipe, with_base_options
+from kerascv_course.core.errors import CourseError, InputError, run_cli
 from kerascv_course.recipes import DEFAULT, get_recipe
 from kerascv_course.recipes.ablations import ABLATIONS, get_ablation
 
@@ -80,14 +80,14 @@ def main() -> None:
         print(list_ablations())
         return
 
+    from kerascv_course.core.environment import start_tensorflow
     from kerascv_course.data import check_source
-    from kerascv_course.environment import start_tensorflow
 
     check_source(recipe.data, arguments.data_dir)
     print("starting TensorFlow …", flush=True)
     start_tensorflow()
-    from kerascv_course.ablation import plan, report, run_trials
     from kerascv_course.experiment import configure_logging
+    from kerascv_course.reports.ablation import plan, report, run_trials
 
     ablation = get_ablation(recipe.name)
     root = arguments.root or Path("runs") / "ablation" / recipe.name

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kerascv_course.errors import InputError, run_cli
+from kerascv_course.core.errors import InputError, run_cli
 from kerascv_course.networks import find_summary
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerascv_course.errors import InputError, UnknownNameError, run_cli
-from kerascv_course.files import write_beside
+from kerascv_course.core.errors import InputError, UnknownNameError, run_cli
+from kerascv_course.core.io import write_beside
 from kerascv_course.networks import find_summary
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def _scaling(args: argparse.Namespace) -> Any:
 def _networks(args: argparse.Namespace) -> Any:
     from kerascv_course.analysis.printing.scaling import network_table
     from kerascv_course.analysis.scaling import workload
-    from kerascv_course.registry import list_models
+    from kerascv_course.models.registry import list_models
 
     cluster = _cluster(args)
     if not (names := list_models(args.pattern)):
@@ -288,13 +288,13 @@ def _pool(args: argparse.Namespace) -> Any:
 
 
 def _triplets(args: argparse.Namespace) -> Any:
-    from kerascv_course.analysis.paper import count_triplets
+    from kerascv_course.reports.paper import count_triplets
 
     return count_triplets(args.identities, args.images)
 
 
 def _params(args: argparse.Namespace) -> Any:
-    from kerascv_course.analysis.paper import count_layers, fully_connected_equivalent
+    from kerascv_course.reports.paper import count_layers, fully_connected_equivalent
 
     text, biases = " ".join(args.layers), not args.no_bias
     if args.fully_connected:
@@ -304,7 +304,7 @@ def _params(args: argparse.Namespace) -> Any:
 
 
 def _forms(args: argparse.Namespace) -> Any:
-    from kerascv_course.analysis.closed_forms import closed_form
+    from kerascv_course.reports.closed_forms import closed_form
 
     form = closed_form(args.network, args.size, norms=not args.no_norms)
     weights, outputs, connections = form.evaluate(k=args.k, nic=args.nic, nf=args.nf, nc=args.nc)
@@ -313,7 +313,7 @@ def _forms(args: argparse.Namespace) -> Any:
 
 
 def _report(args: argparse.Namespace) -> Any:
-    from kerascv_course.analysis.answers import report_text
+    from kerascv_course.reports.answers import report_text
 
     return report_text(args.report)
 

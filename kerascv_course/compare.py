@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from kerascv_course.errors import InputError, run_cli
+from kerascv_course.core.errors import InputError, run_cli
 
 
 def compare(
@@ -25,13 +25,13 @@ def compare(
         plot: draw the runs' curves into this picture, a colour for each line of the table.
         curves: which columns of history.csv are drawn, a panel each; columns joined by + share one, such as loss+val_loss.
     """
-    from kerascv_course.comparison import compare_runs, format_table, read_history
-    from kerascv_course.training.run import Run
+    from kerascv_course.reports.comparison import compare_runs, format_table, read_history
+    from kerascv_course.training.run_dir import Run
 
     rows = compare_runs([Run.open(path) for path in runs])
     print(format_table(rows, figures))
     if plot is not None:
-        from kerascv_course.files import write_beside
+        from kerascv_course.core.io import write_beside
         from kerascv_course.plots import compare_curves
 
         # the recipes' names where they tell the rows apart, else all that differs

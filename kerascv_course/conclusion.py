@@ -19,17 +19,17 @@ import keras
 from PIL import Image
 
 from kerascv_course import plots
+from kerascv_course.analysis.inside import first_and_last
+from kerascv_course.config import Recipe
+from kerascv_course.core.environment import package_versions, seconds_since_start
+from kerascv_course.core.errors import CourseError, InputError
+from kerascv_course.core.io import write_beside
+from kerascv_course.core.keras_file import load_keras
 from kerascv_course.data import DataInfo, Splits, load
-from kerascv_course.environment import package_versions, seconds_since_start
-from kerascv_course.errors import CourseError, InputError
-from kerascv_course.files import write_beside
-from kerascv_course.inside import first_and_last
-from kerascv_course.keras_file import load_keras
-from kerascv_course.recipe import Recipe
-from kerascv_course.run_page import write_run_page
-from kerascv_course.tasks import FittedTask, Task, get_task
+from kerascv_course.reports.run_page import write_run_page
+from kerascv_course.tasks.base import FittedTask, Task, get_task
 from kerascv_course.training.checkpoint import Progress, read_progress
-from kerascv_course.training.run import Run
+from kerascv_course.training.run_dir import Run
 
 if TYPE_CHECKING:
     from export import ParityReport
@@ -95,8 +95,8 @@ def finish(path: Path, seconds_before: float) -> None:
 _FINISH = """
 import sys
 from pathlib import Path
-from kerascv_course.environment import start_tensorflow
-from kerascv_course.errors import run_cli
+from kerascv_course.core.environment import start_tensorflow
+from kerascv_course.core.errors import run_cli
 start_tensorflow()
 from kerascv_course.conclusion import finish
 from kerascv_course.experiment import configure_logging

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from kerascv_course.errors import run_cli
+from kerascv_course.core.errors import run_cli
 
 
 def evaluate(run: Annotated[Path, tyro.conf.Positional], data_dir: Path | None = None) -> None:
@@ -18,8 +18,8 @@ def evaluate(run: Annotated[Path, tyro.conf.Positional], data_dir: Path | None =
         run: run folder.
         data_dir: where the data stands, if it has moved since the training.
     """
-    from kerascv_course.environment import start_tensorflow
-    from kerascv_course.training.run import Run
+    from kerascv_course.core.environment import start_tensorflow
+    from kerascv_course.training.run_dir import Run
 
     folder = Run.open(run)
     start_tensorflow()

@@ -13,20 +13,20 @@ from pathlib import Path
 import keras
 
 from kerascv_course.conclusion import conclude, conclude_on_tensorflow, load_for, log_file, remembered_data_dir, trainable
+from kerascv_course.config import Recipe
+from kerascv_course.core.environment import describe_environment
+from kerascv_course.core.errors import CourseError, InputError
+from kerascv_course.core.io import write_beside
+from kerascv_course.core.schema import to_json
 from kerascv_course.data import DataInfo, Splits
-from kerascv_course.environment import describe_environment
-from kerascv_course.errors import CourseError, InputError
-from kerascv_course.files import write_beside
-from kerascv_course.jsondata import to_json
-from kerascv_course.recipe import Recipe
-from kerascv_course.tasks import FittedTask, Task, get_task
+from kerascv_course.tasks.base import FittedTask, Task, get_task
 from kerascv_course.training.callbacks import write_history
 from kerascv_course.training.checkpoint import Progress
-from kerascv_course.training.device import choose_for_device, describe_choice
-from kerascv_course.training.distribution import ONE, Devices
+from kerascv_course.training.devices import ONE, Devices
+from kerascv_course.training.distributed import agree, leave
 from kerascv_course.training.memory import telling_out_of_memory
-from kerascv_course.training.processes import agree, leave
-from kerascv_course.training.run import Run
+from kerascv_course.training.precision import choose_for_device, describe_choice
+from kerascv_course.training.run_dir import Run
 from kerascv_course.training.trainer import prepare, train
 from kerascv_course.training.watching import Watch, check_watch, watchers
 
@@ -78,7 +78,7 @@ def run_recipe(
         resume: go on from the last checkpoint; of the recipe only `RESUMABLE` fields may differ from the run's.
         watch: what else is recorded of the training; it changes no figure.
         train_only: stop after the training, before anything is measured on the test split; resumed, the run goes on there.
-        devices: what the training is spread over (`kerascv_course.training.distribution.find_devices`). Of several
+        devices: what the training is spread over (`kerascv_course.training.devices.find_devices`). Of several
             processes the first writes the folder, measures and exports; the others return after the training. All need the same
             recipe, data and, to resume, the same folder.
 
@@ -87,7 +87,7 @@ def run_recipe(
         Interrupted: Ctrl-C; the run can be resumed.
         TrainingDivergedError: the loss is not finite.
         OutOfMemoryError: a step takes more memory than there is.
-        ParityError: the exported file gives other answers than Keras (`export.parity`).
+        ParityError: the exported file gives other answers than Keras (`export.validation`).
         LostProcessError: another process of the training has ended.
     """
     started = time.perf_counter()

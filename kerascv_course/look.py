@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from kerascv_course.errors import InputError, run_cli
+from kerascv_course.core.errors import InputError, run_cli
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
 
-    from kerascv_course.images import Filter
+    from kerascv_course.core.images import Filter
 
 
 def look(
@@ -39,7 +39,7 @@ def look(
         mean: subtracted from each channel, of pixels scaled to 0–1, where the network takes floating-point pixels; one value or three.
         std: divides each channel then.
     """
-    from kerascv_course.environment import start_tensorflow
+    from kerascv_course.core.environment import start_tensorflow
 
     if not image.is_file():
         raise InputError(f"no such picture: {image}")
@@ -48,9 +48,9 @@ def look(
     import numpy as np
 
     from kerascv_course.analysis.activations import convolutions
-    from kerascv_course.files import write_beside
-    from kerascv_course.images import read_image
-    from kerascv_course.inside import look as draw
+    from kerascv_course.analysis.inside import look as draw
+    from kerascv_course.core.images import read_image
+    from kerascv_course.core.io import write_beside
 
     model = _open(network, path, weights)
     height, width, channels = model.inputs[0].shape[1:]
@@ -65,8 +65,8 @@ def look(
 
 def _find(network: str) -> tuple[Filter, Path | None]:
     """How a run resizes pictures, and the file to open; None: a network that is named."""
-    from kerascv_course.registry import check_model
-    from kerascv_course.training.run import Run
+    from kerascv_course.models.registry import check_model
+    from kerascv_course.training.run_dir import Run
 
     place = Path(network)
     if place.is_dir():
@@ -79,8 +79,8 @@ def _find(network: str) -> tuple[Filter, Path | None]:
 
 
 def _open(network: str, path: Path | None, weights: str) -> keras.Model:
-    from kerascv_course.keras_file import load_keras
-    from kerascv_course.registry import create_model
+    from kerascv_course.core.keras_file import load_keras
+    from kerascv_course.models.registry import create_model
 
     if path is None:
         return create_model(network, weights=weights or None)

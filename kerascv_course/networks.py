@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 
 if TYPE_CHECKING:
     from kerascv_course.analysis import Summary
@@ -26,8 +26,8 @@ def find_summary(network: str, input_shape: Sequence[int] | None = None, num_cla
         InputError: nothing of that name, or arguments that do not go with it.
     """
     from kerascv_course.analysis import summarize
-    from kerascv_course.environment import start_tensorflow
-    from kerascv_course.registry import APPLICATIONS, check_model, create_model
+    from kerascv_course.core.environment import start_tensorflow
+    from kerascv_course.models.registry import APPLICATIONS, check_model, create_model
 
     path = Path(network)
     application = network.startswith(APPLICATIONS)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from kerascv_course.errors import InputError, UnknownNameError, run_cli
+from kerascv_course.core.errors import InputError, UnknownNameError, run_cli
 from kerascv_course.reports.targets import REPORTS
 
 PROG = "python -m kerascv_course.report"
@@ -37,7 +37,7 @@ def report(
         raise InputError(f"--output is a folder; {output} is a file")
 
     print("starting TensorFlow …", flush=True)
-    from kerascv_course.environment import start_tensorflow
+    from kerascv_course.core.environment import start_tensorflow
 
     start_tensorflow()
     from kerascv_course.experiment import configure_logging

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from kerascv_course.errors import InputError, run_cli
+from kerascv_course.core.errors import InputError, run_cli
 
 if TYPE_CHECKING:
+    from kerascv_course.config import Recipe
     from kerascv_course.data import DataInfo, Splits
-    from kerascv_course.recipe import Recipe
-    from kerascv_course.tasks import FittedTask
+    from kerascv_course.tasks.base import FittedTask
 
 
 def sweep(
@@ -36,14 +36,14 @@ def sweep(
         test: print the accuracy on test as well, for tables beside a report's; not to choose by.
         output: new folder for table.md, table.csv, sweep.json and plot.png.
     """
-    from kerascv_course.recipe import Scenes
+    from kerascv_course.config import Scenes
 
     if values and len(over) != 1:
         raise InputError(f"--values are for one setting; received {len(over)}: {', '.join(over)}")
     tried = {name: [_parse(Scenes, name, value) for value in values] for name in over}
     chosen, task, splits, info = _load(recipe, data_dir, output, set)
-    from kerascv_course.classical.sweeps import format_rows, variants, write_table
-    from kerascv_course.classical.sweeps import sweep as run_sweep
+    from kerascv_course.tasks.scenes.sweeps import format_rows, variants, write_table
+    from kerascv_course.tasks.scenes.sweeps import sweep as run_sweep
 
     rows = run_sweep(task, variants(chosen, tried), splits, info, test=test)
     table = format_rows(rows)
@@ -71,8 +71,8 @@ def repeat(
     if repeats < 1:
         raise InputError(f"--repeats is 1 or more; received {repeats}")
     chosen, task, splits, info = _load(recipe, data_dir, output, set)
-    from kerascv_course.classical.sweeps import format_rows, summarize_repeats, write_table
-    from kerascv_course.classical.sweeps import repeat as run_repeats
+    from kerascv_course.tasks.scenes.sweeps import format_rows, summarize_repeats, write_table
+    from kerascv_course.tasks.scenes.sweeps import repeat as run_repeats
 
     rows = run_repeats(task, chosen, splits, info, range(repeats))
     summary = summarize_repeats(rows)
@@ -110,11 +110,11 @@ def _load(
     name: str, data_dir: Path, output: Path | None, changes: tuple[str, ...]
 ) -> tuple[Recipe, FittedTask, Splits, DataInfo]:
     """What both commands begin with; everything that can be refused is, before TensorFlow starts."""
+    from kerascv_course.config import Scenes
+    from kerascv_course.core.environment import start_tensorflow
     from kerascv_course.data import check_source, load
-    from kerascv_course.environment import start_tensorflow
-    from kerascv_course.recipe import Scenes
     from kerascv_course.recipes import get_recipe
-    from kerascv_course.training.run import Run
+    from kerascv_course.training.run_dir import Run
 
     recipe = get_recipe(name)
     if recipe.task != "scenes":
@@ -131,7 +131,7 @@ def _load(
         Run.check_free(output)
     start_tensorflow()
     from kerascv_course.experiment import configure_logging
-    from kerascv_course.tasks import FittedTask, get_task
+    from kerascv_course.tasks.base import FittedTask, get_task
 
     configure_logging()
     splits, info = load(recipe.data, data_dir)

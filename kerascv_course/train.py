@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from kerascv_course.errors import InputError, run_cli
-from kerascv_course.jsondata import to_json
-from kerascv_course.recipe import Recipe, with_base_options
+from kerascv_course.config import Recipe, with_base_options
+from kerascv_course.core.errors import InputError, run_cli
+from kerascv_course.core.schema import to_json
 from kerascv_course.recipes import DEFAULT, all_recipes, get_recipe
-from kerascv_course.training.processes import Cluster, agree, ending_at_once, is_worker, join, supervise
+from kerascv_course.training.distributed import Cluster, agree, ending_at_once, is_worker, join, supervise
 
 PROG = "python -m kerascv_course.train"
 
@@ -78,7 +78,7 @@ def parse(argv: Sequence[str]) -> tuple[Recipe, Arguments]:
         )
         default = recipes[DEFAULT]
     else:
-        from kerascv_course.training.run import Run
+        from kerascv_course.training.run_dir import Run
 
         default = Run.open(resume).recipe()
         if argv[0] in recipes and argv[0] != default.name:
@@ -136,10 +136,10 @@ def main() -> int:
         run = arguments.resume or arguments.run_dir or "RUN"
         return supervise("kerascv_course.train", sys.argv[1:], str(run))
 
+    from kerascv_course.core.environment import start_tensorflow
     from kerascv_course.data import check_source
-    from kerascv_course.environment import start_tensorflow
-    from kerascv_course.registry import check_model
-    from kerascv_course.training.run import Run
+    from kerascv_course.models.registry import check_model
+    from kerascv_course.training.run_dir import Run
 
     # What can be told at once is, and not after TensorFlow's start.
     if recipe.model:
@@ -155,7 +155,7 @@ def main() -> int:
     print("starting TensorFlow …", flush=True)
     start_tensorflow()
     from kerascv_course.experiment import configure_logging, run_recipe
-    from kerascv_course.training.distribution import find_devices
+    from kerascv_course.training.devices import find_devices
     from kerascv_course.training.watching import Watch
 
     devices = find_devices(arguments.devices)

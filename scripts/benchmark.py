@@ -26,8 +26,8 @@ from benchmark_classical import classical
 from benchmark_pipeline import pipeline
 from benchmark_train import train
 
-from kerascv_course.environment import describe_machine, package_versions, start_tensorflow
-from kerascv_course.files import write_beside
+from kerascv_course.core.environment import describe_machine, package_versions, start_tensorflow
+from kerascv_course.core.io import write_beside
 
 #: From so many parameters on a network is measured in a smaller form.
 LARGE = 100_000_000
@@ -74,10 +74,10 @@ def _measure(name: str, rounds: int) -> Measured:
     import keras
 
     from export import export_model
-    from export.runtime import open_session
+    from export.predictor import open_session
     from kerascv_course import create_model
     from kerascv_course.analysis import summarize
-    from kerascv_course.registry import model_spec
+    from kerascv_course.models.registry import model_spec
 
     spec = model_spec(name)
     shape, classes = (spec.input_shape, spec.num_classes) if spec.parameters < LARGE else ((32, 32, 3), 10)
@@ -148,8 +148,8 @@ def untrained(name: str, folder: Path) -> None:
     start_tensorflow()
     from export import export_model
     from kerascv_course import create_model
-    from kerascv_course.registry import model_spec
-    from kerascv_course.tasks.classify import normalized, serving_classifier
+    from kerascv_course.models.registry import model_spec
+    from kerascv_course.tasks.classification.task import normalized, serving_classifier
 
     channels = model_spec(name).input_shape[-1]
     model = normalized(create_model(name, 10, (32, 32, channels)), (0.5,), (0.25,))

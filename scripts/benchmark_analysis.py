@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
-from kerascv_course.environment import describe_machine, package_versions
-from kerascv_course.files import write_beside
+from kerascv_course.core.environment import describe_machine, package_versions
+from kerascv_course.core.io import write_beside
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

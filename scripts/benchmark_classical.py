@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from benchmark_page import machine, read_parts, write_page
 
-from kerascv_course.environment import start_tensorflow
+from kerascv_course.core.environment import start_tensorflow
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -92,7 +92,7 @@ def classical(
 
 
 def _pictures(data_dir: Path, count: int) -> np.ndarray:
-    from kerascv_course.images import read_image
+    from kerascv_course.core.images import read_image
 
     paths = sorted(data_dir.glob("*/*/*.jpg"))
     chosen = paths[:: max(1, len(paths) // count)][:count]
@@ -106,8 +106,8 @@ def _descriptors(data_dir: Path, rounds: int, images: int) -> str:
     import tensorflow as tf
 
     from export import export_model
-    from export.runtime import open_session
-    from kerascv_course.classical.sift import DenseSIFT, Grid
+    from export.predictor import open_session
+    from kerascv_course.tasks.scenes.sift import DenseSIFT, Grid
 
     pixels = _pictures(data_dir, BATCH)
     image = keras.Input((200, 200, 1), dtype="uint8", name="image")
@@ -143,7 +143,7 @@ def _opencv(pixels: np.ndarray) -> Callable[[], Any]:
     """OpenCV's descriptors of pictures at the places of the grid."""
     import cv2
 
-    from kerascv_course.classical.sift import Grid
+    from kerascv_course.tasks.scenes.sift import Grid
 
     grid, middle = Grid(200, 200, STEP, BIN), 1.5 * BIN
     keypoints = [cv2.KeyPoint(float(x + middle), float(y + middle), BIN / 1.5, 0.0) for y in grid.rows for x in grid.columns]
@@ -168,7 +168,7 @@ def _breakdown(data_dir: Path, rounds: int, images: int) -> str:
     start_tensorflow()
     import tensorflow as tf
 
-    from kerascv_course.classical import sift
+    from kerascv_course.tasks.scenes import sift
 
     pixels = _pictures(data_dir, BATCH)
     layer, tensor = sift.DenseSIFT(STEP, (BIN,)), tf.constant(pixels)
@@ -209,9 +209,9 @@ def _stream(data_dir: Path, rounds: int, images: int) -> str:
     start_tensorflow()
     import keras
 
-    from kerascv_course.classical.by_image import by_image
-    from kerascv_course.classical.encoders import BagOfWords
-    from kerascv_course.classical.sift import DenseSIFT
+    from kerascv_course.tasks.scenes.by_image import by_image
+    from kerascv_course.tasks.scenes.encoders import BagOfWords
+    from kerascv_course.tasks.scenes.sift import DenseSIFT
 
     pixels = _pictures(data_dir, images)
     image = keras.Input((200, 200, 1), batch_size=1, dtype="uint8", name="image")
@@ -264,11 +264,11 @@ def _files(data_dir: Path, rounds: int, images: int, bare: Path | None) -> str:
     """Every encoder with every classifier as a file, on all test pictures."""
     start_tensorflow()
     from export import check_parity, export_model
+    from kerascv_course.config import Data, Scenes
+    from kerascv_course.core.errors import InputError
     from kerascv_course.data import load
-    from kerascv_course.errors import InputError
-    from kerascv_course.recipe import Data, Scenes
     from kerascv_course.recipes import get_recipe
-    from kerascv_course.tasks.scenes import SceneRecognition
+    from kerascv_course.tasks.scenes.task import SceneRecognition
 
     lines = [
         "## Every encoder with every classifier",

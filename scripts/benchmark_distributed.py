@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from kerascv_course.environment import package_versions, processor
+from kerascv_course.core.environment import package_versions, processor
 
 #: Name, what is added to the command, and the cores of each process.
 VARIANTS: list[tuple[str, list[str], list[set[int]]]] = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kerascv_course.environment import describe_machine, package_versions
-from kerascv_course.files import write_beside
+from kerascv_course.core.environment import describe_machine, package_versions
+from kerascv_course.core.io import write_beside
 
 __all__ = ["machine", "read_parts", "write_page"]
 

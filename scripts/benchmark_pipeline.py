@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from benchmark_page import machine, read_parts, write_page
 
-from kerascv_course.environment import start_tensorflow
-from kerascv_course.recipe import Augmentation
+from kerascv_course.config import Augmentation
+from kerascv_course.core.environment import start_tensorflow
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -138,8 +138,8 @@ def _training_step(name: str, images: np.ndarray, targets: np.ndarray, batch: in
 
     from kerascv_course.data.splits import Split, Splits, make_info
     from kerascv_course.recipes import get_recipe
-    from kerascv_course.tasks import get_task
-    from kerascv_course.training.device import choose_for_device
+    from kerascv_course.tasks.base import get_task
+    from kerascv_course.training.precision import choose_for_device
     from kerascv_course.training.trainer import prepare
 
     recipe = choose_for_device(dataclasses.replace(get_recipe(NETWORKS[name]), batch_size=batch))

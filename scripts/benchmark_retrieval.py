@@ -39,7 +39,7 @@ def one(tool: str, gallery_size: int, queries_size: int, width: int, k: int, thr
         index.add(gallery)
         _, found = index.search(queries, k)
     else:
-        from kerascv_course.retrieval import nearest
+        from kerascv_course.core.ranking import nearest
 
         before = peak()
         started = time.perf_counter()

@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 from benchmark_retrieval import peak
 
-from kerascv_course.retrieval.cells import CellIndex, build_cells, load_cells, recall, save_cells
-from kerascv_course.retrieval.disk import VectorFile, nearest_on_disk, write_vectors
-from kerascv_course.retrieval.ranking import Nearest
+from export.gallery.disk_index import VectorFile, nearest_on_disk, write_vectors
+from export.gallery.ivf_index import CellIndex, build_cells, load_cells, recall, save_cells
+from kerascv_course.core.ranking import Nearest
 
 #: Vectors vary in so many directions, and a little in all.
 DIRECTIONS, NOISE = 16, 0.05

@@ -24,8 +24,8 @@ import numpy as np
 from benchmark_page import machine, read_parts, write_page
 from benchmark_pipeline import PAGE_HEAD, PARTS
 
-from kerascv_course.environment import cores, start_tensorflow
-from kerascv_course.recipe import Augmentation, Optimizer
+from kerascv_course.config import Augmentation, Optimizer
+from kerascv_course.core.environment import cores, start_tensorflow
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -124,9 +124,9 @@ def _keras_engine(engine: str, name: str, batch: int, images: np.ndarray, target
 
     from kerascv_course.data.splits import Split, Splits, make_info
     from kerascv_course.recipes import get_recipe
-    from kerascv_course.tasks import get_task
-    from kerascv_course.training.device import choose_for_device
-    from kerascv_course.training.run import Run
+    from kerascv_course.tasks.base import get_task
+    from kerascv_course.training.precision import choose_for_device
+    from kerascv_course.training.run_dir import Run
     from kerascv_course.training.trainer import prepare
     from kerascv_course.training.trainer import train as train_recipe
 
@@ -202,7 +202,7 @@ def _torch_engine(engine: str, name: str, batch: int, images: np.ndarray, target
     import torch
     from torch_networks import NETWORKS
 
-    from kerascv_course.registry import model_spec
+    from kerascv_course.models.registry import model_spec
 
     torch.set_num_threads(cores())
     model = NETWORKS[name]().train()

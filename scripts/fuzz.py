@@ -4,8 +4,8 @@
 
 Every case is made from its number alone, so that one can be run again: ``--only KIND:NUMBER``. Cases run in a worker process, which is
 killed when it takes too long; a worker that dies of a native crash is counted and replaced. What crashes, hangs or fills the memory
-there is run once more by the command line, which has to end in one of our own errors (`export.guard`). Exit code 1 if any case ended
-other than in an answer or in one of our own errors, took more than `SECONDS`, or more than `MAX_MEMORY`.
+there is run once more by the command line, which has to end in one of our own errors (`export.untrusted.guard`). Exit code 1 if any
+case ended other than in an answer or in one of our own errors, took more than `SECONDS`, or more than `MAX_MEMORY`.
 """
 
 from __future__ import annotations
@@ -364,8 +364,8 @@ KINDS = ("contract", "graph", "bytes", "picture")
 def run_case(kind: str, data: bytes, folder: Path) -> str:
     """Inspect and predict; the outcome in a word: ``answered``, the name of one of our errors, or another exception with its text."""
     from export.commands.inspect import add_parsers as add_inspect
-    from export.runtime import OnnxModel
-    from kerascv_course.errors import CourseError
+    from export.predictor import OnnxModel
+    from kerascv_course.core.errors import CourseError
 
     outcomes = []
 
@@ -489,7 +489,8 @@ def command_survives(case: str) -> str | None:
         picture.write_bytes(make_case(kind, int(number)) if kind == "picture" else pictures()["png"])
         for words in (["inspect", str(model)], ["predict", str(model), str(picture)]):
             code = (
-                f"import sys; sys.argv[1:] = {words!r}; from export import __main__ as m; from export.guard import run_guarded; "
+                f"import sys; sys.argv[1:] = {words!r}; from export import __main__ as m; "
+                "from export.untrusted.guard import run_guarded; "
                 f"m.run_cli(lambda: run_guarded(m.main, seconds={SECONDS}))"
             )
             before = _children_peak()

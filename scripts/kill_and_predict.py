@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from kerascv_course.errors import CourseError, InputError, run_cli
+from kerascv_course.core.errors import CourseError, InputError, run_cli
 
 
 def kill_and_predict(
@@ -146,8 +146,8 @@ def compare(model: Path, pictures: Path, output: Path) -> dict[str, Any]:
     """What predict-many wrote beside `OnnxModel.predict` on the same files, in this process."""
     import pyarrow.parquet
 
-    from export.runtime import OnnxModel, expand_paths
-    from kerascv_course.images import ImageError
+    from export.predictor import OnnxModel, expand_paths
+    from kerascv_course.core.images import ImageError
 
     rows = pyarrow.parquet.read_table(output / "predictions").to_pylist()
     apart = pyarrow.parquet.read_table(output / "unreadable").to_pylist()

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from kerascv_course.errors import CourseError, InputError, run_cli
+from kerascv_course.core.errors import CourseError, InputError, run_cli
 
 #: Columns of history.csv that say how long something took.
 TIMES = ("seconds",)
@@ -150,8 +150,8 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
 
 def weights(path: Path) -> list[np.ndarray]:
     """The weights of a .keras file."""
-    from kerascv_course.environment import start_tensorflow
-    from kerascv_course.keras_file import load_keras
+    from kerascv_course.core.environment import start_tensorflow
+    from kerascv_course.core.keras_file import load_keras
 
     start_tensorflow()
     return load_keras(path).get_weights()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from kerascv_course.training.run import Run
+from kerascv_course.training.run_dir import Run
 
 #: Options of the command that say where files stand, and so belong to a machine.
 PLACES = ("--run-dir", "--data-dir")

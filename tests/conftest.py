@@ -105,7 +105,7 @@ def color_pictures(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def color_recipe():
     """The skip connections on `color_pictures`, six colours, mirrored pictures, done in two seconds."""
-    from kerascv_course.recipe import Augmentation, Colorize, Data
+    from kerascv_course.config import Augmentation, Colorize, Data
     from kerascv_course.recipes import get_recipe
 
     return dataclasses.replace(
@@ -150,7 +150,7 @@ def people(tmp_path_factory):
 @pytest.fixture(scope="session")
 def identity_recipe():
     """All losses at once, on `people`, done in seconds."""
-    from kerascv_course.recipe import Augmentation, Data, Optimizer, Retrieve, Schedule
+    from kerascv_course.config import Augmentation, Data, Optimizer, Retrieve, Schedule
     from kerascv_course.recipes import get_recipe
 
     return dataclasses.replace(

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from export.commands import Commands
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 
 
 def add_parsers(commands: Commands) -> None:
@@ -41,8 +41,8 @@ def add_parsers(commands: Commands) -> None:
 
 def benchmark_command(arguments: argparse.Namespace) -> int:
     """Measure, print, write."""
-    from export.benchmark import benchmark
-    from kerascv_course.files import write_beside
+    from export.benchmark.benchmark import benchmark
+    from kerascv_course.core.io import write_beside
 
     if not arguments.seconds > 0:
         raise InputError(f"--seconds is above 0; received {arguments.seconds}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.commands import Commands
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +70,7 @@ def doctor_command(arguments: argparse.Namespace) -> int:
         given = {"model": None, "images": images, "targets": targets, "labels": labels}
     else:
         raise InputError(f"--against takes a run folder, a .keras file or a folder of labelled pictures; received {against}")
-    from export.doctor import diagnose
+    from export.diagnostics.doctor import diagnose
 
     diagnosis = diagnose(arguments.model, **given, tolerance=arguments.tolerance)
     print(json.dumps(diagnosis.to_plain(), indent=2, ensure_ascii=False) if arguments.json else diagnosis)
@@ -78,8 +78,8 @@ def doctor_command(arguments: argparse.Namespace) -> int:
 
 
 def _from_run(arguments: argparse.Namespace) -> dict[str, Any]:
-    from kerascv_course.environment import start_tensorflow
-    from kerascv_course.training.run import Run
+    from kerascv_course.core.environment import start_tensorflow
+    from kerascv_course.training.run_dir import Run
 
     run = Run.open(arguments.against)
     start_tensorflow()
@@ -108,10 +108,10 @@ def _from_keras(arguments: argparse.Namespace) -> dict[str, Any]:
     if not arguments.images:
         raise InputError("--against model.keras needs pictures to compare on: give --images FOLDER")
     images, _, _ = _read_pictures(arguments.images, arguments.limit)
-    from kerascv_course.environment import start_tensorflow
+    from kerascv_course.core.environment import start_tensorflow
 
     start_tensorflow()
-    from kerascv_course.keras_file import load_keras
+    from kerascv_course.core.keras_file import load_keras
 
     return {"model": load_keras(arguments.against), "images": images, "preprocessing": arguments.preprocessing}
 
@@ -120,8 +120,8 @@ def _read_pictures(folder: Path, limit: int) -> tuple[list[np.ndarray], np.ndarr
     """Pictures of a folder in their own sizes, RGB or grey, with classes where it has class folders."""
     import numpy as np
 
-    from export.runtime import expand_paths
-    from kerascv_course.images import read_image
+    from export.predictor import expand_paths
+    from kerascv_course.core.images import read_image
 
     if not folder.is_dir():
         raise InputError(f"no such folder of pictures: {folder}")

@@ -29,7 +29,7 @@ def add_parsers(commands: Commands) -> None:
 
 def page_command(arguments: argparse.Namespace) -> int:
     """Write the page and say how to see it."""
-    from export.page import write_page
+    from export.web.page import write_page
 
     page = write_page(
         arguments.model,

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.commands import Commands
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from export.runtime import OnnxModel
+    from export.predictor import OnnxModel
 
 
 def add_parsers(commands: Commands) -> None:
@@ -50,8 +50,8 @@ def add_parsers(commands: Commands) -> None:
 
 def predict_command(arguments: argparse.Namespace) -> int:
     """Answer for each picture by the file's task."""
-    from export.guard import limit_memory
-    from export.runtime import OnnxModel, expand_paths
+    from export.predictor import OnnxModel, expand_paths
+    from export.untrusted.guard import limit_memory
 
     if arguments.top < 1:
         raise InputError(f"--top is 1 or more; received {arguments.top}")
@@ -144,7 +144,7 @@ SHOWN = 6
 
 def loaded_batches(model: OnnxModel, paths: list[Path]) -> Iterator[dict[Path, np.ndarray]]:
     """Pictures by their paths, some at a time; those that cannot be read are told at the end."""
-    from export.guard import alive
+    from export.untrusted.guard import alive
 
     skipped, progress = Skipped(len(paths)), Progress(len(paths))
     for start in range(0, len(paths), BATCH):
@@ -178,7 +178,7 @@ class Skipped:
 
     def unless_read(self, call: Callable[[Path], np.ndarray], path: Path) -> np.ndarray | None:
         """What a call makes of a picture, or None where the picture is at fault."""
-        from kerascv_course.images import ImageError
+        from kerascv_course.core.images import ImageError
 
         try:
             return call(path)
@@ -204,8 +204,8 @@ def colorize_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.N
     """Write each picture coloured, and print its path."""
     from PIL import Image
 
-    from export.guard import alive
-    from kerascv_course.files import write_beside
+    from export.untrusted.guard import alive
+    from kerascv_course.core.io import write_beside
 
     given = set(map(str, arguments.images))
     # what an earlier call has left in a folder is not coloured again

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from export.commands import Commands
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 
 
 def add_parsers(commands: Commands) -> None:
@@ -36,7 +36,7 @@ def add_parsers(commands: Commands) -> None:
 
 def predict_many_command(arguments: argparse.Namespace) -> int:
     """Answer for all pictures and tell how many there were."""
-    from export.cluster import predict_many
+    from export.batch.cluster import predict_many
     from export.commands.predict import Progress
 
     summary = predict_many(

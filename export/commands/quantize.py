@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.commands import Commands
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 
 if TYPE_CHECKING:
-    from export.quantize import Labelled
-    from export.runtime import OnnxModel
-    from export.verdict import PrecisionReport
-    from kerascv_course.training.run import Run
+    from export.predictor import OnnxModel
+    from export.quantization.quantize import Labelled
+    from export.quantization.verdict import PrecisionReport
+    from kerascv_course.training.run_dir import Run
 
 #: Report of a run's files of lower precision: an object for each kind.
 REPORT = "quantize.json"
@@ -72,7 +72,7 @@ def quantize_command(arguments: argparse.Namespace) -> int:
         )
     if arguments.data_dir:
         raise InputError("--data-dir goes with a run folder")
-    from export.runtime import OnnxModel
+    from export.predictor import OnnxModel
 
     model = OnnxModel(source)
     target = arguments.output or source.with_suffix(f".{arguments.kind}.onnx")
@@ -83,8 +83,8 @@ def quantize_command(arguments: argparse.Namespace) -> int:
 
 
 def _quantize_run(arguments: argparse.Namespace) -> int:
-    from kerascv_course.environment import start_tensorflow
-    from kerascv_course.training.run import Run
+    from kerascv_course.core.environment import start_tensorflow
+    from kerascv_course.training.run_dir import Run
 
     run = Run.open(arguments.source)
     source = run / "model.onnx"
@@ -93,10 +93,10 @@ def _quantize_run(arguments: argparse.Namespace) -> int:
     start_tensorflow()
     import numpy as np
 
-    from export.quantize import Labelled
-    from export.verdict import RefusedError
+    from export.quantization.quantize import Labelled
+    from export.quantization.verdict import RefusedError
     from kerascv_course.conclusion import run_data
-    from kerascv_course.tasks import get_task
+    from kerascv_course.tasks.base import get_task
 
     splits, _ = run_data(run, data_dir=arguments.data_dir)
     chosen = np.random.default_rng(0).permutation(len(splits.train))[: arguments.calibration_images]
@@ -128,8 +128,8 @@ def _convert(
     test: Labelled,
     answer: str | None,
 ) -> PrecisionReport:
-    from export.quantize import quantize_model
-    from export.verdict import RefusedError
+    from export.quantization.quantize import quantize_model
+    from export.quantization.verdict import RefusedError
 
     try:
         return quantize_model(
@@ -151,7 +151,7 @@ def _convert(
 
 def _record(run: Run, report: PrecisionReport) -> None:
     """Put a report into the run, beside those of other kinds, and on its page."""
-    from kerascv_course.run_page import write_run_page
+    from kerascv_course.reports.run_page import write_run_page
 
     reports: dict[str, Any] = {}
     with contextlib.suppress(InputError):
@@ -164,7 +164,7 @@ def _read_some(model: OnnxModel, arguments: argparse.Namespace) -> Any:
     """Evenly spread pictures of the calibration folder."""
     import numpy as np
 
-    from export.runtime import expand_paths
+    from export.predictor import expand_paths
 
     paths = expand_paths([arguments.calibration])
     count = min(len(paths), arguments.calibration_images)
@@ -179,8 +179,8 @@ def read_labelled(model: OnnxModel, folder: Path) -> tuple[Labelled, Labelled]:
     """
     import numpy as np
 
-    from export.quantize import Labelled
-    from export.runtime import expand_paths
+    from export.predictor import expand_paths
+    from export.quantization.quantize import Labelled
 
     labels = model.contract.labels
     if not folder.is_dir():

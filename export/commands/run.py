@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.commands import Commands
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 
 if TYPE_CHECKING:
     import keras
@@ -95,8 +95,8 @@ def add_parsers(commands: Commands) -> None:
 
 def export_command(arguments: argparse.Namespace) -> int:
     """Export and prove the file."""
-    from kerascv_course.environment import start_tensorflow
-    from kerascv_course.training.run import Run
+    from kerascv_course.core.environment import start_tensorflow
+    from kerascv_course.training.run_dir import Run
 
     if arguments.gallery or arguments.add:
         return retriever_command(arguments)
@@ -120,7 +120,7 @@ def export_command(arguments: argparse.Namespace) -> int:
 
 def retriever_command(arguments: argparse.Namespace) -> int:
     """Write a retriever, or add pictures to one; TensorFlow is not needed."""
-    from export.retriever import NEAREST, build_retriever, enrol
+    from export.gallery.retriever import NEAREST, build_retriever, enrol
 
     given = [name for name in (*MODEL_OPTIONS, "data_dir") if name != "output" and getattr(arguments, name) is not None]
     if given or (arguments.gallery and arguments.add):
@@ -148,7 +148,7 @@ def retriever_command(arguments: argparse.Namespace) -> int:
 
 def export_keras_file(arguments: argparse.Namespace) -> int:
     """Export a .keras file and prove the ONNX file; one that fails is kept as NAME.rejected.onnx."""
-    from kerascv_course.environment import start_tensorflow
+    from kerascv_course.core.environment import start_tensorflow
 
     if (arguments.images is None) == (arguments.noise is None):
         raise InputError(
@@ -160,10 +160,10 @@ def export_keras_file(arguments: argparse.Namespace) -> int:
     labels = read_labels(arguments.labels)
     preprocessing = read_preprocessing(arguments.preprocessing)
     start_tensorflow()
-    from export.convert import export_model
+    from export.converter.convert import export_model
     from export.files import replace_model
-    from export.parity import ParityError, certify, check_parity
-    from kerascv_course.keras_file import load_keras
+    from export.validation import ParityError, certify, check_parity
+    from kerascv_course.core.keras_file import load_keras
 
     model = load_keras(arguments.run)
     output = arguments.output or arguments.run.with_suffix(".onnx")
@@ -234,8 +234,8 @@ def gate_images(arguments: argparse.Namespace, model: keras.Model, labels: list[
     height, width = height or 224, width or 224  # a model for any size: a usual one
     if arguments.noise:
         return np.random.default_rng(0).integers(0, 256, (NOISE_IMAGES, height, width, channels), np.uint8), None
-    from export.runtime import expand_paths
-    from kerascv_course.images import read_image
+    from export.predictor import expand_paths
+    from kerascv_course.core.images import read_image
 
     paths = expand_paths([arguments.images])
     images = np.stack([read_image(path, height, width, channels, arguments.resize or "bilinear") for path in paths])
@@ -246,12 +246,12 @@ def gate_images(arguments: argparse.Namespace, model: keras.Model, labels: list[
 
 def check_command(arguments: argparse.Namespace) -> int:
     """Check a file against a run and print the table."""
-    from kerascv_course.environment import start_tensorflow
-    from kerascv_course.training.run import Run
+    from kerascv_course.core.environment import start_tensorflow
+    from kerascv_course.training.run_dir import Run
 
     run = Run.open(arguments.run)
     start_tensorflow()
-    from export.parity import ParityError
+    from export.validation import ParityError
     from kerascv_course.conclusion import check_run
 
     try:

@@ -16,7 +16,7 @@ def add_parsers(commands: Commands) -> None:
 
 def schema_command(arguments: argparse.Namespace) -> int:
     """Print the schema."""
-    from export.schema import contract_schema
+    from export.contract_schema import contract_schema
 
     print(json.dumps(contract_schema(), indent=2, ensure_ascii=False))
     return 0

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.commands import Commands
-from kerascv_course.errors import DataError, InputError
+from kerascv_course.core.errors import DataError, InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from kerascv_course.retrieval.disk import VectorFile
+    from export.gallery.disk_index import VectorFile
 
 #: Neighbours that an index is measured by, and the numbers of cells looked into.
 MEASURED, PROBES = 10, (1, 4, 16, 64)
@@ -58,10 +58,10 @@ def embed_command(arguments: argparse.Namespace) -> int:
     """Write vectors and paths; pictures that cannot be read are left out and told at the end."""
     from export.commands.predict import loaded_batches, stdin_lines
     from export.contract import ContractError
-    from export.guard import limit_memory
-    from export.runtime import OnnxModel, expand_paths
-    from kerascv_course.files import write_beside
-    from kerascv_course.retrieval.disk import write_vectors
+    from export.gallery.disk_index import write_vectors
+    from export.predictor import OnnxModel, expand_paths
+    from export.untrusted.guard import limit_memory
+    from kerascv_course.core.io import write_beside
 
     if arguments.output.suffix != ".npy":
         raise InputError(f"--output is a .npy file; received {arguments.output}")
@@ -105,9 +105,9 @@ def index_command(arguments: argparse.Namespace) -> int:
     """Write an index, and print what share of the nearest it finds."""
     import numpy as np
 
-    from kerascv_course.retrieval.cells import CellIndex, build_cells, recall, save_cells
-    from kerascv_course.retrieval.disk import VectorFile, nearest_on_disk
-    from kerascv_course.retrieval.ranking import Nearest
+    from export.gallery.disk_index import VectorFile, nearest_on_disk
+    from export.gallery.ivf_index import CellIndex, build_cells, recall, save_cells
+    from kerascv_course.core.ranking import Nearest
 
     if arguments.output.suffix != ".npz" or arguments.queries < 1:
         raise InputError(f"--output is a .npz file and --queries 1 or more; received {arguments.output}, {arguments.queries}")
@@ -144,8 +144,8 @@ def index_command(arguments: argparse.Namespace) -> int:
 def search_command(arguments: argparse.Namespace) -> int:
     """Print the nearest of the gallery for each query."""
     from export.commands.inspect import printable
-    from kerascv_course.retrieval.cells import CellIndex, load_cells
-    from kerascv_course.retrieval.disk import VectorFile, nearest_on_disk
+    from export.gallery.disk_index import VectorFile, nearest_on_disk
+    from export.gallery.ivf_index import CellIndex, load_cells
 
     if arguments.top < 1:
         raise InputError(f"--top is 1 or more; received {arguments.top}")

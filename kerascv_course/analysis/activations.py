@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kerascv_course.analysis.keras_model import calls, functional_of, is_keras, nested
-from kerascv_course.errors import InputError, UnknownNameError
+from kerascv_course.core.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     import keras

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 
 __all__ = [
     "ChainField",

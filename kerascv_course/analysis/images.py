@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np

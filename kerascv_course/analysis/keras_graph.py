@@ -14,7 +14,7 @@ from typing import Any
 
 from kerascv_course.analysis.graph import Graph, Kind, Node, Tensor, Window, ordered
 from kerascv_course.analysis.keras_model import Shapes, calls, functional_of, nested
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 
 __all__ = ["read_keras"]
 

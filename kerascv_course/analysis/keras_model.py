@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 
 __all__ = ["Shapes", "calls", "functional_of", "is_keras", "nested"]
 

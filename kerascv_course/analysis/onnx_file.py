@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 
 __all__ = ["Constant", "OnnxFile", "open_onnx"]
 

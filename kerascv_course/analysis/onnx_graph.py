@@ -13,7 +13,7 @@ from typing import Any
 
 from kerascv_course.analysis.graph import Graph, Kind, Node, Tensor, Window, ordered
 from kerascv_course.analysis.onnx_file import OnnxFile, open_onnx
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 
 __all__ = ["read_onnx"]
 

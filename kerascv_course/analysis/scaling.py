@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kerascv_course.analysis.summary import Summary
-from kerascv_course.errors import InputError, UnknownNameError
+from kerascv_course.core.errors import InputError, UnknownNameError
 
 __all__ = ["DEVICES", "LINKS", "OPTIMIZERS", "Cluster", "Curve", "Device", "Link", "Point", "Workload", "scaling", "workload"]
 

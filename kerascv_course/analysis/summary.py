@@ -16,8 +16,8 @@ from kerascv_course.analysis.counting import Convention, Counts, total
 from kerascv_course.analysis.folding import inference_parameters
 from kerascv_course.analysis.graph import Graph, Node
 from kerascv_course.analysis.receptive import Field, ReceptiveField, receptive_fields, report
-from kerascv_course.errors import InputError
-from kerascv_course.keras_file import load_keras
+from kerascv_course.core.errors import InputError
+from kerascv_course.core.keras_file import load_keras
 
 __all__ = ["Row", "Summary", "read_graph", "summarize", "summarize_graph"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from kerascv_course.config import Data
+from kerascv_course.core.errors import DataError, UnknownNameError
 from kerascv_course.data.cifar10 import load_cifar10
 from kerascv_course.data.digits import load_digits
 from kerascv_course.data.folder import load_folder
 from kerascv_course.data.identities import load_identities
 from kerascv_course.data.splits import DataInfo, Split, Splits
-from kerascv_course.errors import DataError, UnknownNameError
-from kerascv_course.recipe import Data
 
 __all__ = ["SOURCES", "DataInfo", "Split", "Splits", "check_source", "load"]
 

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from kerascv_course.errors import InputError
-from kerascv_course.recipe import Augmentation
+from kerascv_course.config import Augmentation
+from kerascv_course.core.errors import InputError
 
 __all__ = [
     "Rows",

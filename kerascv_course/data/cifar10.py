@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from kerascv_course.config import Data
+from kerascv_course.core.errors import DataError
 from kerascv_course.data.splits import DataInfo, Split, Splits, hold_out, keep_classes, make_info
-from kerascv_course.errors import DataError
-from kerascv_course.recipe import Data
 
 CITATION = "Krizhevsky: Learning Multiple Layers of Features from Tiny Images, 2009"
 DOWNLOAD = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"

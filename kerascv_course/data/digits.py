@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from kerascv_course.config import Data
+from kerascv_course.core.images import convert_image, resize_image
 from kerascv_course.data.splits import DataInfo, Split, Splits, hold_out, keep_classes, make_info
-from kerascv_course.images import convert_image, resize_image
-from kerascv_course.recipe import Data
 
 CITATION = (
     "Alpaydin, Kaynak: Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998 "

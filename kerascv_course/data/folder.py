@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from kerascv_course.config import Data
+from kerascv_course.core.errors import DataError, UnknownNameError
+from kerascv_course.core.images import ImageError, read_image
 from kerascv_course.data.splits import DataInfo, Split, Splits, hold_out, make_info
-from kerascv_course.errors import DataError, UnknownNameError
-from kerascv_course.images import ImageError, read_image
-from kerascv_course.recipe import Data
 
 __all__ = ["SPLIT_FOLDERS", "load_folder", "pictures_in", "read_pictures"]
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from kerascv_course.config import Data
+from kerascv_course.core.errors import DataError, UnknownNameError
 from kerascv_course.data.folder import SPLIT_FOLDERS, pictures_in, read_pictures
 from kerascv_course.data.splits import DataInfo, Split, Splits, make_info
-from kerascv_course.errors import DataError, UnknownNameError
-from kerascv_course.recipe import Data
 
 __all__ = ["DISTRACTOR", "JUNK", "TABLE", "load_identities"]
 
-#: Targets of images that are nobody's (see `kerascv_course.retrieval.protocols`).
+#: Targets of images that are nobody's (see `kerascv_course.core.protocols`).
 JUNK, DISTRACTOR = -1, -2
 
 #: Table of a data folder.

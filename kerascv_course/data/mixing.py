@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from kerascv_course.config import Augmentation
 from kerascv_course.data.augment import SEEDS, draw_places, paint_boxes
-from kerascv_course.recipe import Augmentation
 
 __all__ = ["cutmix", "mix", "mixup"]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kerascv_course.errors import DataError
+from kerascv_course.core.errors import DataError
 
 if TYPE_CHECKING:
     import tensorflow as tf

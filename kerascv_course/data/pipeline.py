@@ -11,12 +11,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from kerascv_course.config import Augmentation, Recipe
+from kerascv_course.core.environment import cores
+from kerascv_course.core.errors import InputError
 from kerascv_course.data.augment import Rows, augment, check_augmentation
 from kerascv_course.data.mixing import mix
 from kerascv_course.data.splits import Split
-from kerascv_course.environment import cores
-from kerascv_course.errors import InputError
-from kerascv_course.recipe import Augmentation, Recipe
 
 #: From the size of a batch, a number or a tensor, to some of its rows.
 Part = Callable[[Any], slice]

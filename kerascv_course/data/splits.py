@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kerascv_course.errors import DataError, UnknownNameError
+from kerascv_course.core.errors import DataError, UnknownNameError
 
 __all__ = ["DataInfo", "Split", "Splits", "hold_out", "keep_classes", "make_info"]
 

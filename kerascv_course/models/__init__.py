@@ -1,1 +1,1 @@
-"""Network families: a file is a family, a function is a variant, entered in `kerascv_course.registry`."""
+"""Network families: a file is a family, a function is a variant, entered in `kerascv_course.models.registry`."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from kerascv_course.layers import conv_bn_relu, max_pool
-from kerascv_course.lazy import keras
-from kerascv_course.options import Share
-from kerascv_course.registry import register_model
+from kerascv_course.core.lazy import keras
+from kerascv_course.core.options import Share
+from kerascv_course.models.layers import conv_bn_relu, max_pool
+from kerascv_course.models.registry import register_model
 
 
 def _torch_names(_model: Any) -> dict[str, tuple[str, ...]]:

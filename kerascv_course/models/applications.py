@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from kerascv_course.errors import DataError, InputError, UnknownNameError
-from kerascv_course.lazy import keras
+from kerascv_course.core.errors import DataError, InputError, UnknownNameError
+from kerascv_course.core.lazy import keras
 
 __all__ = ["build_application", "list_applications"]
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from kerascv_course.errors import InputError
-from kerascv_course.layers import activate, batch_norm, conv, max_pool, transposed_conv, upsample_nearest
-from kerascv_course.lazy import keras
-from kerascv_course.options import Count, Kernel, Range
-from kerascv_course.registry import register_model
+from kerascv_course.core.errors import InputError
+from kerascv_course.core.lazy import keras
+from kerascv_course.core.options import Count, Kernel, Range
+from kerascv_course.models.layers import activate, batch_norm, conv, max_pool, transposed_conv, upsample_nearest
+from kerascv_course.models.registry import register_model
 
 #: Convolutions added to a block.
 Extra = Annotated[int, Range(0, 8)]

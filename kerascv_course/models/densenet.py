@@ -11,10 +11,10 @@ import re
 from functools import partial
 from typing import Any, Literal
 
-from kerascv_course.layers import activate, batch_norm, classifier, conv, conv_bn_relu, max_pool
-from kerascv_course.lazy import keras
-from kerascv_course.options import Share
-from kerascv_course.registry import register_model
+from kerascv_course.core.lazy import keras
+from kerascv_course.core.options import Share
+from kerascv_course.models.layers import activate, batch_norm, classifier, conv, conv_bn_relu, max_pool
+from kerascv_course.models.registry import register_model
 
 
 def _norm_relu_conv(x: Any, filters: int, kernel: int, name: str) -> Any:

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kerascv_course.layers import activate, initializer
-from kerascv_course.lazy import keras
-from kerascv_course.options import Count, Share
-from kerascv_course.registry import register_model
+from kerascv_course.core.lazy import keras
+from kerascv_course.core.options import Count, Share
+from kerascv_course.models.layers import activate, initializer
+from kerascv_course.models.registry import register_model
 
 #: Added to the patches' variances before their roots divide (listing 3).
 WHITENING_EPSILON = 5e-4

@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from kerascv_course.layers import classifier, conv_bn_relu, max_pool
-from kerascv_course.lazy import keras
-from kerascv_course.options import Share
-from kerascv_course.registry import register_model
+from kerascv_course.core.lazy import keras
+from kerascv_course.core.options import Share
+from kerascv_course.models.layers import classifier, conv_bn_relu, max_pool
+from kerascv_course.models.registry import register_model
 
 #: Name: widths of branch 1, of branch 2 (1×1 → 3×3), of branch 3 (1×1 → 3×3 or 5×5), and of branch 4. Table 1 of the paper.
 _BLOCKS = {

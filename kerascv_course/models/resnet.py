@@ -12,10 +12,10 @@ import re
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from kerascv_course.layers import Initializer, activate, classifier, conv_bn_relu, max_pool
-from kerascv_course.lazy import keras
-from kerascv_course.options import Range, Share
-from kerascv_course.registry import register_model
+from kerascv_course.core.lazy import keras
+from kerascv_course.core.options import Range, Share
+from kerascv_course.models.layers import Initializer, activate, classifier, conv_bn_relu, max_pool
+from kerascv_course.models.registry import register_model
 
 Padding = Annotated[int, Range(0, 3)]
 

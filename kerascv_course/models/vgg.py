@@ -9,10 +9,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Literal
 
-from kerascv_course.layers import batch_norm, conv_bn_relu, max_pool
-from kerascv_course.lazy import keras
-from kerascv_course.options import Count, Share
-from kerascv_course.registry import register_model
+from kerascv_course.core.lazy import keras
+from kerascv_course.core.options import Count, Share
+from kerascv_course.models.layers import batch_norm, conv_bn_relu, max_pool
+from kerascv_course.models.registry import register_model
 
 
 def vgg(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kerascv_course.errors import UnknownNameError
-from kerascv_course.recipe import Recipe
+from kerascv_course.config import Recipe
+from kerascv_course.core.errors import UnknownNameError
 from kerascv_course.recipes import cose474, csc413, digits, fast, folder, hkust, ntu_networks, ntu_scenes, tdt4265
 
 __all__ = ["DEFAULT", "all_recipes", "get_recipe"]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
-from kerascv_course.errors import InputError, UnknownNameError
-from kerascv_course.recipe import Recipe
+from kerascv_course.config import Recipe
+from kerascv_course.core.errors import InputError, UnknownNameError
 
 __all__ = ["ABLATIONS", "BASE", "Ablation", "get_ablation", "with_changes"]
 

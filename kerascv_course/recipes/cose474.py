@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kerascv_course.recipe import Augmentation, Data, Optimizer, Recipe, Schedule
+from kerascv_course.config import Augmentation, Data, Optimizer, Recipe, Schedule
 from kerascv_course.recipes.hours import not_run
 
 _VGG16 = Recipe(

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kerascv_course.recipe import Augmentation, Colorize, Data, Optimizer, Recipe, Schedule
+from kerascv_course.config import Augmentation, Colorize, Data, Optimizer, Recipe, Schedule
 
 _REPORTED = Recipe(
     name="csc413-pool-upsample",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kerascv_course.recipe import Augmentation, Data, Optimizer, Recipe, Schedule
+from kerascv_course.config import Augmentation, Data, Optimizer, Recipe, Schedule
 
 RECIPES = [
     Recipe(

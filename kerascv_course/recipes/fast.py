@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kerascv_course.recipe import Augmentation, Data, Optimizer, Recipe, Schedule
+from kerascv_course.config import Augmentation, Data, Optimizer, Recipe, Schedule
 
 _FAST = Recipe(
     name="fastnet-cifar10",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kerascv_course.recipe import Augmentation, Data, Optimizer, Recipe, Retrieve, Schedule
+from kerascv_course.config import Augmentation, Data, Optimizer, Recipe, Retrieve, Schedule
 
 _ID = Recipe(
     name="hkust-id",

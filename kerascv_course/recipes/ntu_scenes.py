@@ -5,7 +5,7 @@ All read a folder of class folders: --data-dir with train/ and test/, a folder a
 
 from __future__ import annotations
 
-from kerascv_course.recipe import Data, Recipe, Scenes
+from kerascv_course.config import Data, Recipe, Scenes
 
 _PICTURES = Data("folder", image_size=(200, 200), channels=1, validation_share=0.2)
 _SCALES = (4, 8, 12)

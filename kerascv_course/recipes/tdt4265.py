@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kerascv_course.recipe import Augmentation, Data, Export, Optimizer, Recipe, Schedule
+from kerascv_course.config import Augmentation, Data, Export, Optimizer, Recipe, Schedule
 
 _BASE = Recipe(
     name="tdt4265-base",

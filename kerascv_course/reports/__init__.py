@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from kerascv_course.errors import UnknownNameError
+from kerascv_course.core.errors import UnknownNameError
 from kerascv_course.reports.page import Page
 from kerascv_course.reports.runs import Shelf
 from kerascv_course.reports.targets import REPORTS

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kerascv_course.recipes import get_recipe
-from kerascv_course.reports.findings import show
+from kerascv_course.reports.checks.registry import show
 from kerascv_course.reports.page import (
     Answer,
     Comparison,

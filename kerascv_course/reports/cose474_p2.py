@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kerascv_course.analysis import summarize
-from kerascv_course.recipe import Data
+from kerascv_course.config import Data
 from kerascv_course.reports.building import build, findings, function, measured, missing_run, target
 from kerascv_course.reports.page import Answer, Code, Comparison, Page, Part, Section, Table
 from kerascv_course.reports.runs import Found, Shelf
@@ -40,7 +40,7 @@ def page(shelf: Shelf) -> Page:
 
 
 def _networks() -> Section:
-    from kerascv_course.registry import create_model
+    from kerascv_course.models.registry import create_model
 
     rows = []
     for name in ("vgg16_cose474", "resnet50_cose474"):

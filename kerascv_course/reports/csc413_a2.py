@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from kerascv_course.analysis.answers import IMAGE_004, KERNEL_004, NETWORK_004, report_text
 from kerascv_course.analysis.arithmetic import PaddingSolution, padding_trends
-from kerascv_course.analysis.closed_forms import Polynomial, closed_form
 from kerascv_course.analysis.images import correlate
-from kerascv_course.analysis.paper import count_layers, fully_connected_equivalent
+from kerascv_course.reports.answers import IMAGE_004, KERNEL_004, NETWORK_004, report_text
 from kerascv_course.reports.building import (
     build,
     computed,
@@ -25,7 +23,9 @@ from kerascv_course.reports.building import (
     picture,
     target,
 )
+from kerascv_course.reports.closed_forms import Polynomial, closed_form
 from kerascv_course.reports.page import Answer, Code, Comparison, Page, Part, Section, Table, Text
+from kerascv_course.reports.paper import count_layers, fully_connected_equivalent
 from kerascv_course.reports.runs import Found, Shelf
 from kerascv_course.theory import topics
 from kerascv_course.theory.claims import number

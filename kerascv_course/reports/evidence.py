@@ -8,8 +8,8 @@ from functools import cache
 from typing import Any
 
 from kerascv_course.analysis import Summary, summarize
-from kerascv_course.errors import InputError
-from kerascv_course.registry import create_model
+from kerascv_course.core.errors import InputError
+from kerascv_course.models.registry import create_model
 from kerascv_course.reports.targets import targets_of
 
 __all__ = ["FINDINGS", "Finding", "finding", "network", "printed", "printed_numbers"]

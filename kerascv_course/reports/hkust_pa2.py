@@ -7,11 +7,11 @@ from itertools import pairwise
 from typing import Any
 
 from kerascv_course.analysis import summarize
-from kerascv_course.analysis.answers import report_text
-from kerascv_course.analysis.paper import count_triplets, dense_parameters
 from kerascv_course.analysis.printing import block_table, blocks_text, torch_summary
+from kerascv_course.reports.answers import report_text
 from kerascv_course.reports.building import build, computed, curves, findings, function, missing_run, run_picture, target
 from kerascv_course.reports.page import Answer, Code, Comparison, Page, Part, Section, Table
+from kerascv_course.reports.paper import count_triplets, dense_parameters
 from kerascv_course.reports.runs import Found, Shelf
 
 NAME, REPORT, TITLE = "hkust_pa2", "000", "HKUST, assignment 2: identities from a modified ResNet-18"
@@ -51,7 +51,7 @@ def best(shelf: Shelf, recipe: str) -> Found | None:
 
 
 def _network() -> Section:
-    from kerascv_course.registry import create_model
+    from kerascv_course.models.registry import create_model
 
     summary = summarize(create_model("resnet18_reid", include_top=False))
     block = next(one for one in block_table(summary) if one.label.startswith("ResBlock"))

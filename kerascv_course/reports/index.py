@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from kerascv_course.files import write_beside
+from kerascv_course.core.io import write_beside
 from kerascv_course.reports.page import environment, relative_link
 from kerascv_course.reports.runs import Found, Shelf
 from kerascv_course.reports.targets import REPORTS

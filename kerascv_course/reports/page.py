@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from kerascv_course.files import write_beside
+from kerascv_course.core.io import write_beside
 from kerascv_course.reports.targets import Target, difference
 
 __all__ = [

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from kerascv_course.config import Recipe
+from kerascv_course.core.io import write_beside
 from kerascv_course.experiment import run_recipe
-from kerascv_course.files import write_beside
-from kerascv_course.recipe import Recipe
 from kerascv_course.recipes import get_recipe
 from kerascv_course.recipes.ablations import get_ablation, with_changes
 
@@ -60,9 +60,9 @@ def _run(recipe: Recipe, path: Path, folder: Path) -> None:
 
 
 def _sweep(recipe: Recipe, setting: str, values: tuple[Any, ...], path: Path, folder: Path) -> None:
-    from kerascv_course.classical.sweeps import format_rows, sweep, variants, write_table
     from kerascv_course.data import load
-    from kerascv_course.tasks import FittedTask, get_task
+    from kerascv_course.tasks.base import FittedTask, get_task
+    from kerascv_course.tasks.scenes.sweeps import format_rows, sweep, variants, write_table
 
     if (path / "sweep.json").is_file():
         return

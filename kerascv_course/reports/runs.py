@@ -10,13 +10,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from kerascv_course.comparison import read_history
-from kerascv_course.errors import CourseError
-from kerascv_course.recipe import Recipe
+from kerascv_course.config import Recipe
+from kerascv_course.core.errors import CourseError
 from kerascv_course.recipes import get_recipe
 from kerascv_course.recipes.ablations import get_ablation, with_changes
+from kerascv_course.reports.comparison import read_history
 from kerascv_course.reports.page import Source
-from kerascv_course.training.run import Run
+from kerascv_course.training.run_dir import Run
 
 __all__ = ["Found", "FoundSweep", "Shelf"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from kerascv_course.errors import UnknownNameError
+from kerascv_course.core.errors import UnknownNameError
 
 __all__ = ["REPORTS", "Target", "difference", "targets_of"]
 

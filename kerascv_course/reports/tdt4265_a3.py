@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from kerascv_course.analysis import summarize
-from kerascv_course.analysis.answers import BASE_001, IMAGE_001, report_text
 from kerascv_course.analysis.arithmetic import conv_output, kernel_from_sizes, same_padding
 from kerascv_course.analysis.images import SOBEL_X, convolve, correlate
-from kerascv_course.analysis.paper import count_layers
-from kerascv_course.recipe import Data
+from kerascv_course.config import Data
+from kerascv_course.reports.answers import BASE_001, IMAGE_001, report_text
 from kerascv_course.reports.building import (
     build,
     computed,
@@ -28,6 +27,7 @@ from kerascv_course.reports.building import (
     validation,
 )
 from kerascv_course.reports.page import Answer, Code, Comparison, Missing, Page, Part, Section, Table, Text
+from kerascv_course.reports.paper import count_layers
 from kerascv_course.reports.runs import Shelf
 
 NAME, REPORT, TITLE = "tdt4265_a3", "001", "TDT4265, assignment 3: convolutional networks on CIFAR-10"
@@ -227,8 +227,8 @@ def _transfer(shelf: Shelf) -> Section:
 
 
 def _trainable() -> Part:
-    from kerascv_course.registry import create_model
-    from kerascv_course.tasks.transfer import freeze_before
+    from kerascv_course.models.registry import create_model
+    from kerascv_course.tasks.classification.transfer import freeze_before
 
     network = create_model("resnet18", 10)
     everything = summarize(network).trainable

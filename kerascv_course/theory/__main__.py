@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerascv_course.errors import run_cli
+from kerascv_course.core.errors import run_cli
 
 if TYPE_CHECKING:
     from kerascv_course.theory.pages import Findings

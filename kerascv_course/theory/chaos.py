@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 from kerascv_course.theory.claims import Claim
 
 __all__ = ["SETTLES_BELOW", "ChaosStudy", "study_chaos", "tied_run"]

@@ -8,7 +8,7 @@ from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 
 Relation = Literal["=", "<", ">"]
 

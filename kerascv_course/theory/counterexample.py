@@ -15,7 +15,7 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 from kerascv_course.theory.claims import Claim, Relation
 from kerascv_course.theory.methods import Adagrad, Adam, Adamax, GradientDescent, Method, RMSProp, descend
 from kerascv_course.theory.problem import LeastSquares, check_finite, check_rate, draw_batches

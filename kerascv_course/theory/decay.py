@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 from kerascv_course.theory.claims import Claim
 from kerascv_course.theory.methods import Adam, GradientDescent, Method, RMSProp, descend
 from kerascv_course.theory.problem import LeastSquares, check_finite, draw_batches, random_problem

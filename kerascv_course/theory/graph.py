@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from kerascv_course.errors import InputError, UnknownNameError
+from kerascv_course.core.errors import InputError, UnknownNameError
 from kerascv_course.theory.claims import Claim
 
 __all__ = ["ComputationGraph", "Edge", "Node", "computation_graph"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 from kerascv_course.theory.claims import Claim
 from kerascv_course.theory.problem import HOPELESS, DivergenceError, LeastSquares, check_rate, random_problem
 from kerascv_course.theory.rates import LossCurve, OptimalRate, loss_curve, optimal_rate

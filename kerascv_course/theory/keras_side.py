@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kerascv_course.environment import start_tensorflow
-from kerascv_course.errors import InputError, UnknownNameError
-from kerascv_course.lazy import keras
+from kerascv_course.core.environment import start_tensorflow
+from kerascv_course.core.errors import InputError, UnknownNameError
+from kerascv_course.core.lazy import keras
 from kerascv_course.theory.problem import LeastSquares, check_finite, check_rate, check_steps
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 from kerascv_course.theory.claims import Claim
 from kerascv_course.theory.problem import LeastSquares, check_rate, draw_batches
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 from kerascv_course.theory.claims import Claim
 from kerascv_course.theory.hypergradient import Hypergradient, Unrolled, checkpointed, forward_mode, reverse_mode
 from kerascv_course.theory.problem import random_problem

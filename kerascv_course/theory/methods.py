@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 from kerascv_course.theory.problem import check_rate, check_steps
 
 __all__ = ["Adagrad", "Adam", "Adamax", "GradientDescent", "Method", "RMSProp", "descend"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 from kerascv_course.theory.claims import Claim
 from kerascv_course.theory.problem import check_rate
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerascv_course.environment import package_versions
-from kerascv_course.errors import InputError
-from kerascv_course.files import write_beside
+from kerascv_course.core.environment import package_versions
+from kerascv_course.core.errors import InputError
+from kerascv_course.core.io import write_beside
 from kerascv_course.theory.claims import Claim, aligned, claims_markdown
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kerascv_course.errors import DataError, InputError
+from kerascv_course.core.errors import DataError, InputError
 
 __all__ = [
     "DivergenceError",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 from kerascv_course.theory.problem import LeastSquares
 
 __all__ = ["LossCurve", "OptimalRate", "loss_curve", "optimal_rate"]

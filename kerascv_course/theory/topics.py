@@ -46,7 +46,7 @@ def least_squares(
     names = tuple(optimizers) or (*STAY, *LEAVE)
     study = study_least_squares(problem, names, batch_size=batch_size, steps=steps, rate=rate, seed=seed)
 
-    from kerascv_course.theory import plots
+    from kerascv_course.plots import theory as plots
 
     table = Table(
         f"after {steps:,} steps",
@@ -108,7 +108,7 @@ def rmsprop(
     given = {name: value if value is not None else float(getattr(REPORTED, name)) for name, value in chosen.items()}
     study = study_counterexample(**given, steps=steps, keras=keras)
 
-    from kerascv_course.theory import plots
+    from kerascv_course.plots import theory as plots
 
     rows = []
     named = {f"RMSProp, {name}": path for name, path in study.settings.items()}
@@ -180,7 +180,7 @@ def hypergradient(
 
     study = study_hypergradients(rows=rows, columns=columns, steps=steps, rate=rate, decay=decay, seed=seed, tape=keras)
 
-    from kerascv_course.theory import plots
+    from kerascv_course.plots import theory as plots
 
     ways = Table(
         f"loss on held-out rows after {steps} steps, and its derivatives",
@@ -234,7 +234,7 @@ def memory(*, times: Sequence[int] = (16, 64, 144, 256, 400, 625, 900), columns:
 
     study = measure_memory(times, columns=columns)
 
-    from kerascv_course.theory import plots
+    from kerascv_course.plots import theory as plots
 
     rows = tuple((way, *(f"{v:,.1f}" for v in study.vectors(way))) for way in study.peaks)
     return Findings(
@@ -272,7 +272,7 @@ def chaos(*, points: int = 1000, times: Sequence[int] = (5, 20, 80), start: floa
     study = study_chaos(points=points, times=times, start=start)
     network = study_network() if keras else None
 
-    from kerascv_course.theory import plots
+    from kerascv_course.plots import theory as plots
 
     drawings = [
         Drawing(
@@ -327,7 +327,7 @@ def graph(*, steps: int = 2) -> Findings:
 
     study = computation_graph(steps)
 
-    from kerascv_course.theory import plots
+    from kerascv_course.plots import theory as plots
 
     rows = tuple(
         (node.name, node.kind, ", ".join(edge.source for edge in study.edges if edge.target == node.name) or "–")
@@ -375,7 +375,7 @@ def decay(
 
     study = study_decay(rate=rate, decay=decay, steps=steps, batch_size=batch_size, seed=seed, keras=keras)
 
-    from kerascv_course.theory import plots
+    from kerascv_course.plots import theory as plots
 
     norms = tuple(
         (

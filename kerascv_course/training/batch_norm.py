@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kerascv_course.training.distribution import mean_over_replicas
+from kerascv_course.training.devices import mean_over_replicas
 
 __all__ = ["GroupedBatchNormalization"]
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import keras
 from tqdm import tqdm
 
+from kerascv_course.config import Recipe
+from kerascv_course.core.io import write_beside
 from kerascv_course.data import Split
-from kerascv_course.files import write_beside
-from kerascv_course.recipe import Recipe
 from kerascv_course.training.checkpoint import Progress, save_checkpoint
-from kerascv_course.training.device import give_weights
-from kerascv_course.training.distribution import whole_batches, without_distribution
-from kerascv_course.training.run import Run
+from kerascv_course.training.devices import whole_batches, without_distribution
+from kerascv_course.training.precision import give_weights
+from kerascv_course.training.run_dir import Run
 from kerascv_course.training.steps import TrainingDivergedError, describe_divergence, write_steps
 
 if TYPE_CHECKING:

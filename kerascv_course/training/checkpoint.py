@@ -18,9 +18,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerascv_course.errors import InputError
-from kerascv_course.jsondata import from_plain, parse_json
-from kerascv_course.training.device import seed_states
+from kerascv_course.core.errors import InputError
+from kerascv_course.core.schema import from_plain, parse_json
+from kerascv_course.training.precision import seed_states
 
 __all__ = ["STEP_COLUMNS", "Progress", "load_checkpoint", "read_progress", "save_checkpoint"]
 

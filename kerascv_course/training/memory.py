@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from kerascv_course.errors import CourseError
-from kerascv_course.recipe import Recipe
+from kerascv_course.config import Recipe
+from kerascv_course.core.errors import CourseError
 
 __all__ = ["OutOfMemoryError", "is_out_of_memory", "telling_out_of_memory"]
 

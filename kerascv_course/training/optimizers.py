@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from kerascv_course.recipe import Recipe, Schedule
+from kerascv_course.config import Recipe, Schedule
 from kerascv_course.training.muon import Muon
 
 __all__ = ["build_optimizer", "build_schedule"]

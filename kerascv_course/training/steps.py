@@ -12,10 +12,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerascv_course.errors import CourseError, InputError
-from kerascv_course.recipe import Recipe
+from kerascv_course.config import Recipe
+from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.training.checkpoint import STEP_COLUMNS, Progress
-from kerascv_course.training.run import Run
+from kerascv_course.training.run_dir import Run
 
 __all__ = [
     "StepLog",

@@ -8,18 +8,18 @@ from dataclasses import asdict, dataclass
 
 import keras
 
+from kerascv_course.config import Recipe
+from kerascv_course.core.errors import InputError
 from kerascv_course.data import DataInfo, Splits
 from kerascv_course.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
-from kerascv_course.errors import InputError
-from kerascv_course.recipe import Recipe
-from kerascv_course.tasks import Task
+from kerascv_course.tasks.base import Task
 from kerascv_course.training.callbacks import Keeper, ProgressBar, Remainder, Snapshots, Validation, finish_commit
 from kerascv_course.training.checkpoint import Progress, load_checkpoint
-from kerascv_course.training.device import training_copy
-from kerascv_course.training.distribution import ONE, Devices
+from kerascv_course.training.devices import ONE, Devices
+from kerascv_course.training.distributed import telling_lost_processes
 from kerascv_course.training.optimizers import build_optimizer
-from kerascv_course.training.processes import telling_lost_processes
-from kerascv_course.training.run import Run
+from kerascv_course.training.precision import training_copy
+from kerascv_course.training.run_dir import Run
 from kerascv_course.training.steps import StepLog
 
 __all__ = ["Training", "prepare", "train"]

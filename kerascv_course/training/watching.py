@@ -10,8 +10,8 @@ from typing import Any
 
 import keras
 
-from kerascv_course.errors import CourseError, InputError
-from kerascv_course.training.run import Run
+from kerascv_course.core.errors import CourseError, InputError
+from kerascv_course.training.run_dir import Run
 
 __all__ = ["Profiler", "Watch", "check_watch", "watchers"]
 

@@ -14,7 +14,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from export.page import find_runtime
+from export.web.page import find_runtime
 
 HERE = Path(__file__).resolve().parent
 WEB = HERE.parent.parent / "export" / "web"

@@ -24,12 +24,12 @@ import numpy as np
 from PIL import Image
 
 from export.contract import Contract
-from export.page import find_runtime
-from export.runtime import OnnxModel
-from kerascv_course.environment import describe_machine, package_versions, start_tensorflow
-from kerascv_course.errors import InputError, run_cli
-from kerascv_course.files import write_beside
-from kerascv_course.jsondata import from_plain
+from export.predictor import OnnxModel
+from export.web.page import find_runtime
+from kerascv_course.core.environment import describe_machine, package_versions, start_tensorflow
+from kerascv_course.core.errors import InputError, run_cli
+from kerascv_course.core.io import write_beside
+from kerascv_course.core.schema import from_plain
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -85,8 +85,8 @@ def _found(program: str) -> str:
 def write_pictures(contract: Contract, limit: int, folder: Path) -> tuple[list[str], np.ndarray]:
     """The test pictures of a file's recipe as PNG files: their names, and the targets."""
     start_tensorflow()
+    from kerascv_course.config import Recipe
     from kerascv_course.data import load
-    from kerascv_course.recipe import Recipe
 
     split = load(from_plain(Recipe, contract.recipe, what="the recipe in the file").data)[0].test
     names = []

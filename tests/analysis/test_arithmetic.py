@@ -19,7 +19,7 @@ from kerascv_course.analysis.arithmetic import (
     transposed_input,
     transposed_output,
 )
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 
 sizes = st.integers(1, 40)
 kernels = st.integers(1, 7)

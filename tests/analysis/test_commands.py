@@ -11,7 +11,7 @@ import pytest
 
 import kerascv_course as kcc
 from kerascv_course import analyze, calc
-from kerascv_course.errors import InputError, UnknownNameError
+from kerascv_course.core.errors import InputError, UnknownNameError
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kerascv_course.analysis.answers import IMAGE_001, IMAGE_004, KERNEL_004
 from kerascv_course.analysis.images import SOBEL_X, convolve, correlate, parse_matrix, render_matrix
 from kerascv_course.analysis.pooling import (
     average_pool,
@@ -15,7 +14,8 @@ from kerascv_course.analysis.pooling import (
     check_average_pooling,
     pooling_kernel,
 )
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
+from kerascv_course.reports.answers import IMAGE_001, IMAGE_004, KERNEL_004
 
 RIGHT_001 = [[2, -1, 11, -2, -13], [10, -4, 8, 2, -18], [14, -1, -5, 6, -9]]
 RIGHT_004 = [[0, 0, -1, -1, -1], [-1, -2, 3, 2, 4], [4, 2, 1, 2, -2], [-2, 3, 1, 3, -1], [0, -2, 4, -2, 0]]

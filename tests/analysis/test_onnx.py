@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kerascv_course.analysis import summarize
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 
 
 def constant(name: str, *shape: int, dtype: type = np.float32) -> onnx.TensorProto:

@@ -28,7 +28,7 @@ from kerascv_course.analysis.printing import (
     torch_rows,
     torch_summary,
 )
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TABLES = {

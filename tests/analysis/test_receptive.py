@@ -10,7 +10,7 @@ import pytest
 
 import kerascv_course as kcc
 from kerascv_course.analysis import summarize
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 

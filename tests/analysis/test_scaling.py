@@ -13,7 +13,7 @@ from kerascv_course import calc
 from kerascv_course.analysis import summarize
 from kerascv_course.analysis.printing.scaling import curve_table, network_table, step_text
 from kerascv_course.analysis.scaling import DEVICES, LINKS, OPTIMIZERS, Cluster, Link, Workload, scaling, workload
-from kerascv_course.errors import InputError, UnknownNameError
+from kerascv_course.core.errors import InputError, UnknownNameError
 
 #: A million parameters that are all trained, 10 MMAC an image.
 WORK = Workload("by hand", 1_000_000, 1_000_000, 10_000_000, 30_000_000, 500_000)
@@ -130,7 +130,7 @@ def test_a_checkpoint_has_the_bytes_that_were_computed(network, name, tmp_path):
     """The variables to the byte, and the file around them: 260 bytes a variable, the history, the steps."""
     import keras
 
-    from kerascv_course.recipe import Optimizer, Schedule
+    from kerascv_course.config import Optimizer, Schedule
     from kerascv_course.recipes import all_recipes
     from kerascv_course.training.checkpoint import Progress, save_checkpoint
     from kerascv_course.training.optimizers import build_optimizer

@@ -8,8 +8,8 @@ import pytest
 
 import kerascv_course as kcc
 from kerascv_course.analysis import Convention, summarize
-from kerascv_course.errors import InputError
-from kerascv_course.registry import model_spec
+from kerascv_course.core.errors import InputError
+from kerascv_course.models.registry import model_spec
 
 
 @pytest.mark.parametrize("name", kcc.list_models())

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kerascv_course import images, recipe
-from kerascv_course.images import ImageError, read_image
+from kerascv_course import config as recipe
+from kerascv_course.core import images
+from kerascv_course.core.images import ImageError, read_image
 
 RGB = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [40, 40, 40]]], np.uint8)
 

@@ -9,9 +9,9 @@ import zipfile
 
 import pytest
 
-from kerascv_course.errors import InputError
-from kerascv_course.keras_file import check_archive, load_keras
-from kerascv_course.retrieval.heads import CosineLogits
+from kerascv_course.core.errors import InputError
+from kerascv_course.core.keras_file import check_archive, load_keras
+from kerascv_course.tasks.retrieval.heads import CosineLogits
 
 keras = pytest.importorskip("keras")
 
@@ -87,7 +87,7 @@ def test_this_package_s_own_layers_are_known_in_a_fresh_process(tmp_path):
     """Whoever opens the file need not have imported what made it."""
     image = keras.Input((4,))
     keras.Model(image, CosineLogits(3, name="identity")(image)).save(tmp_path / "own.keras")
-    code = "import sys; from kerascv_course.keras_file import load_keras; print(load_keras(sys.argv[1]).output_shape)"
+    code = "import sys; from kerascv_course.core.keras_file import load_keras; print(load_keras(sys.argv[1]).output_shape)"
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "own.keras")], capture_output=True, text=True, timeout=120
     )

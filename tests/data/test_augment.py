@@ -9,6 +9,8 @@ import itertools
 import numpy as np
 import pytest
 
+from kerascv_course.config import Augmentation
+from kerascv_course.core.errors import InputError
 from kerascv_course.data.augment import (
     _rotate,
     alternating_flip,
@@ -25,8 +27,6 @@ from kerascv_course.data.augment import (
 from kerascv_course.data.mixing import cutmix, mix, mixup
 from kerascv_course.data.pipeline import training_batches
 from kerascv_course.data.splits import Split
-from kerascv_course.errors import InputError
-from kerascv_course.recipe import Augmentation
 from kerascv_course.recipes import get_recipe
 
 tf = pytest.importorskip("tensorflow")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kerascv_course.config import Augmentation, Data
+from kerascv_course.core.errors import InputError
 from kerascv_course.data import load
-from kerascv_course.errors import InputError
-from kerascv_course.recipe import Augmentation, Data
 
 CONFIG = Data("identities", image_size=(4, 4))
 
@@ -69,7 +69,8 @@ def test_market_1501(tmp_path):
         for target, camera, query in zip(test.targets, test.cameras, test.queries, strict=True)
     }
     assert found == {("0001", 1, True), ("0001", 2, False), (-1, 4, False), (-2, 5, False)}
-    from kerascv_course.retrieval import evaluate, make_protocol
+    from kerascv_course.core.protocols import make_protocol
+    from kerascv_course.core.retrieval_metrics import evaluate
 
     protocol = make_protocol("query-gallery", test.targets, cameras=test.cameras, is_query=test.queries)
     places = np.array([{(1, 1): 0, (1, 2): 3, (-1, 4): 1, (-2, 5): 2}.get((1 if t >= 0 else t, c)) for t, c in
@@ -139,7 +140,7 @@ def test_bad_folders(tmp_path, folders):
 def batches(targets, identities, images, steps, seed=0, first=0):
     import tensorflow as tf
 
-    from kerascv_course.retrieval.sampling import pk_order
+    from kerascv_course.tasks.retrieval.sampling import pk_order
 
     order = tf.function(pk_order(np.asarray(targets), identities, images, seed))
     return [order(tf.constant(step, tf.int64)).numpy() for step in range(first, first + steps)]
@@ -179,7 +180,7 @@ def test_the_stream_goes_on_where_it_stopped():
     from kerascv_course.data.pipeline import training_batches
     from kerascv_course.data.splits import Split
     from kerascv_course.recipes import get_recipe
-    from kerascv_course.retrieval.sampling import pk_order
+    from kerascv_course.tasks.retrieval.sampling import pk_order
 
     rng = np.random.default_rng(0)
     train = Split(rng.integers(0, 256, (20, 8, 8, 3), np.uint8), np.repeat(np.arange(5), 4))

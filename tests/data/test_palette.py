@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kerascv_course.core.errors import DataError, UnknownNameError
 from kerascv_course.data.palette import (
     color_names,
     format_palette,
@@ -13,7 +14,6 @@ from kerascv_course.data.palette import (
     palette_of,
 )
 from kerascv_course.data.splits import Split, keep_classes
-from kerascv_course.errors import DataError, UnknownNameError
 
 THREE = np.array([[0, 0, 0], [255, 0, 0], [255, 255, 255]], np.uint8)
 

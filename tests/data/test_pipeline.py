@@ -6,10 +6,10 @@ import itertools
 import numpy as np
 import pytest
 
+from kerascv_course.config import Augmentation
 from kerascv_course.data.augment import augment, random_flip, random_translate
 from kerascv_course.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from kerascv_course.data.splits import Split
-from kerascv_course.recipe import Augmentation
 from kerascv_course.recipes import get_recipe
 
 tf = pytest.importorskip("tensorflow")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kerascv_course.config import Data
+from kerascv_course.core.errors import DataError, UnknownNameError
 from kerascv_course.data import cifar10, load
-from kerascv_course.errors import DataError, UnknownNameError
-from kerascv_course.recipe import Data
 
 
 def test_digits_are_the_embedded_ones(digits):

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kerascv_course.core.errors import DataError
 from kerascv_course.data.splits import Split, Splits, hold_out, make_info
-from kerascv_course.errors import DataError
 
 
 def numbered(count: int, classes: int = 2) -> Split:

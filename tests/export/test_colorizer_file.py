@@ -13,13 +13,13 @@ from PIL import Image
 
 from export import OnnxModel, ParityError, check_parity, export_model, read_contract
 from export.contract import ContractError
-from export.idle import drop_idle_nodes
-from export.runtime import lay_colors
+from export.converter.idle import drop_idle_nodes
+from export.predictor import lay_colors
 from kerascv_course.conclusion import load_best, load_for
+from kerascv_course.core.errors import InputError
+from kerascv_course.core.images import ImageError
 from kerascv_course.data.palette import palette_of
-from kerascv_course.errors import InputError
-from kerascv_course.images import ImageError
-from kerascv_course.tasks import get_task
+from kerascv_course.tasks.base import get_task
 
 keras = pytest.importorskip("keras")
 
@@ -181,7 +181,7 @@ def test_a_file_that_pads_wrongly_fails_the_gate_though_the_test_pictures_need_n
 
 
 def test_a_single_class_may_change_at_a_tie_only():
-    from export.parity import _judge, _Tally
+    from export.validation import _judge, _Tally
 
     scores = np.zeros((1, 100, 200, 3))
     scores[0, 0, 0] = (1.0, 1.0 - 1e-5, 0.0)

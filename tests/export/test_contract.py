@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.contract import KEY, Contract, ContractError, Input, Metric, Output, Preprocessing, dump_contract, parse_contract
-from kerascv_course.jsondata import to_json
+from kerascv_course.core.schema import to_json
 
 CONTRACT = Contract(
     task="classify",

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from export import OnnxModel
-from export.page import PageError, find_runtime
+from export.web.page import PageError, find_runtime
 
 RUNTIMES = Path(__file__).resolve().parents[2] / "scripts" / "runtimes"
 

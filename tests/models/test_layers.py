@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kerascv_course import layers
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
+from kerascv_course.models import layers
 
 
 def apply(build: Any, images: np.ndarray) -> tuple[Any, np.ndarray]:

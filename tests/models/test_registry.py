@@ -15,9 +15,9 @@ import pytest
 from small_inputs import SMALL
 
 import kerascv_course as kcc
-from kerascv_course.errors import InputError, UnknownNameError
-from kerascv_course.options import Count, OddKernel, Share, check_option
-from kerascv_course.registry import model_spec, register_model
+from kerascv_course.core.errors import InputError, UnknownNameError
+from kerascv_course.core.options import Count, OddKernel, Share, check_option
+from kerascv_course.models.registry import model_spec, register_model
 
 MODELS = kcc.list_models()
 

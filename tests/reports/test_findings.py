@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from kerascv_course.analysis.errata import ERRATA, erratum
-from kerascv_course.errors import InputError, UnknownNameError
-from kerascv_course.reports import findings
+from kerascv_course.core.errors import InputError, UnknownNameError
+from kerascv_course.reports.checks import registry as findings
+from kerascv_course.reports.checks.registry import show
+from kerascv_course.reports.errata import ERRATA, erratum
 from kerascv_course.reports.evidence import FINDINGS, printed, printed_numbers
-from kerascv_course.reports.findings import show
 
 IDS = [found.id for found in ERRATA]
 STRICT = [e.id for e in ERRATA if e.kind.split()[0].split("/")[0] in ("arithmetic", "conceptual", "algebra", "sign")]
-MODULES = [*Path(findings.__file__).parent.glob("findings*.py"), Path(findings.__file__).with_name("evidence.py")]
+MODULES = [*Path(findings.__file__).parent.glob("*.py"), Path(findings.__file__).parents[1] / "evidence.py"]
 NUMBER = re.compile(r"(?<![\d\w)])-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?)|(?<=[a-zA-Z^(])\d+")
 #: Numbers in the right text that name a place or belong to the lost pages: nothing to compute.
 PLACES = {"E000-02": {3}, "E001-08": {2}, "E002-03": {5}, "E002-09": {167, 1, 59, 130, 2}}
@@ -145,7 +145,7 @@ def test_the_report_s_wrong_gradient_gives_the_report_s_wrong_end(shown):
 
 
 def test_a_wrong_computation_does_not_pass(monkeypatch):
-    from kerascv_course.reports import findings_001
+    from kerascv_course.reports.checks import report_001 as findings_001
 
     assert in_order("E001-01", show("E001-01").lines)
     monkeypatch.setattr(findings_001, "SOBEL_X", tuple(zip(*findings_001.SOBEL_X, strict=True)))
@@ -192,7 +192,7 @@ def test_what_needs_no_network_imports_no_tensorflow(shown):
     light = [identifier for identifier in IDS if "create_model" not in FINDINGS[identifier].source]
     assert len(light) > 35
     code = (
-        "import sys; from kerascv_course.reports.findings import show\n"
+        "import sys; from kerascv_course.reports.checks.registry import show\n"
         f"for identifier in {light!r}: show(identifier)\n"
         "assert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)"
     )

@@ -11,22 +11,22 @@ from pathlib import Path
 
 import pytest
 
-from kerascv_course.analysis.errata import errata_of
-from kerascv_course.environment import describe_environment
-from kerascv_course.errors import InputError, UnknownNameError
-from kerascv_course.jsondata import to_json
+from kerascv_course.core.environment import describe_environment
+from kerascv_course.core.errors import InputError, UnknownNameError
+from kerascv_course.core.schema import to_json
 from kerascv_course.recipes import get_recipe
 from kerascv_course.recipes.ablations import get_ablation, with_changes
 from kerascv_course.report import report
 from kerascv_course.reports import REPORTS, make_page
 from kerascv_course.reports.building import curves, measured, missing_run, picture, target
 from kerascv_course.reports.building import test as read_test
+from kerascv_course.reports.errata import errata_of
 from kerascv_course.reports.index import write_index
 from kerascv_course.reports.page import Answer, Comparison, Missing, Page, Picture, Section, Source, Table, Text, write_page
 from kerascv_course.reports.runs import Shelf
 from kerascv_course.reports.targets import difference, targets_of
 
-FUNCTION = Source("function", "kerascv_course.analysis.paper.count_layers")
+FUNCTION = Source("function", "kerascv_course.reports.paper.count_layers")
 
 #: A PNG of one pixel.
 PIXEL = bytes.fromhex(

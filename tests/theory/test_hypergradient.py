@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kerascv_course.errors import InputError, UnknownNameError
+from kerascv_course.core.errors import InputError, UnknownNameError
 from kerascv_course.theory.chaos import study_chaos, tied_run
 from kerascv_course.theory.graph import computation_graph
 from kerascv_course.theory.hypergradient import (

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kerascv_course.errors import DataError, InputError, UnknownNameError
+from kerascv_course.core.errors import DataError, InputError, UnknownNameError
 from kerascv_course.theory.counterexample import CORRECTED, REPORTED, Setting, exact_rmsprop_step, study_counterexample
 from kerascv_course.theory.decay import EQUAL, equivalent_penalty, study_decay
 from kerascv_course.theory.least_squares import measure_descent, study_least_squares

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 from kerascv_course.theory.__main__ import SHOWS, main
 from kerascv_course.theory.claims import Claim, claims_markdown, claims_text, number
 from kerascv_course.theory.pages import check_folder

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kerascv_course.recipe import Optimizer, Schedule
+from kerascv_course.config import Optimizer, Schedule
 from kerascv_course.training.muon import Muon, orthogonalize
 from kerascv_course.training.optimizers import build_optimizer, build_schedule
 

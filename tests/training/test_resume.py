@@ -12,13 +12,13 @@ import keras
 import numpy as np
 import pytest
 
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
+from kerascv_course.core.io import WriteError
+from kerascv_course.core.schema import to_json
 from kerascv_course.experiment import Interrupted, run_recipe
-from kerascv_course.files import WriteError
-from kerascv_course.jsondata import to_json
 from kerascv_course.training import callbacks
 from kerascv_course.training.callbacks import Keeper
-from kerascv_course.training.run import Run
+from kerascv_course.training.run_dir import Run
 
 TRAINED = ("recipe.json", "last.npz")
 
@@ -95,8 +95,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from kerascv_course.experiment import run_recipe
-from kerascv_course.jsondata import from_json
-from kerascv_course.recipe import Recipe
+from kerascv_course.core.schema import from_json
+from kerascv_course.config import Recipe
 from kerascv_course.training.callbacks import Keeper
 
 def die(self, batch, logs=None):

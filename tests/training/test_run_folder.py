@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from kerascv_course.errors import InputError
-from kerascv_course.files import WriteError, write_beside
-from kerascv_course.training.run import Run
+from kerascv_course.core.errors import InputError
+from kerascv_course.core.io import WriteError, write_beside
+from kerascv_course.training.run_dir import Run
 
 
 def test_a_run_that_exists_is_never_overwritten(tmp_path, tiny_recipe):

@@ -13,10 +13,10 @@ import pytest
 TRAINING = """
 import dataclasses, json, pathlib, sys
 from kerascv_course.data import load
-from kerascv_course.recipe import Augmentation, Optimizer, Schedule
+from kerascv_course.config import Augmentation, Optimizer, Schedule
 from kerascv_course.recipes import get_recipe
-from kerascv_course.tasks import get_task
-from kerascv_course.training.run import Run
+from kerascv_course.tasks.base import get_task
+from kerascv_course.training.run_dir import Run
 from kerascv_course.training.trainer import prepare, train
 import keras
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerascv_course.errors import InputError
+from kerascv_course.config import Optimizer, Schedule
+from kerascv_course.core.errors import InputError
 from kerascv_course.experiment import run_recipe
 from kerascv_course.plots import step_curves
-from kerascv_course.recipe import Optimizer, Schedule
 from kerascv_course.training.callbacks import Keeper, describe_row
 from kerascv_course.training.memory import OutOfMemoryError, is_out_of_memory, telling_out_of_memory
 from kerascv_course.training.optimizers import build_optimizer
-from kerascv_course.training.run import Run
+from kerascv_course.training.run_dir import Run
 from kerascv_course.training.steps import TrainingDivergedError, learning_rates, read_steps, step_losses, write_steps
 
 

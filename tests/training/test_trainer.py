@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from kerascv_course.errors import InputError, UnknownNameError
-from kerascv_course.recipe import Optimizer, Schedule
-from kerascv_course.tasks import get_task
+from kerascv_course.config import Optimizer, Schedule
+from kerascv_course.core.errors import InputError, UnknownNameError
+from kerascv_course.tasks.base import get_task
 from kerascv_course.training.optimizers import build_optimizer, build_schedule
 from kerascv_course.training.trainer import prepare
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from kerascv_course.errors import CourseError, InputError
+from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.experiment import run_recipe
 from kerascv_course.training.watching import Watch, check_watch
 

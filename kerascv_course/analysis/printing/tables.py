@@ -12,7 +12,7 @@ from typing import Any
 
 from kerascv_course.analysis.receptive import ReceptiveField
 from kerascv_course.analysis.summary import Row, Summary
-from kerascv_course.errors import InputError
+from kerascv_course.core.errors import InputError
 
 __all__ = ["SizeCheck", "check_size", "field_text", "shape_text", "to_csv", "to_json", "to_markdown", "to_table", "totals_text"]
 

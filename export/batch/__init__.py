@@ -1,0 +1,1 @@
+"""Prediction of very many images by Ray Data."""

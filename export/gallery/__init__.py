@@ -1,0 +1,1 @@
+"""Galleries of embeddings: retrievers, indexes on the disk, rank lists."""

@@ -1,0 +1,418 @@
+"""Prediction from an exported file alone: NumPy, onnxruntime, and Pillow to open pictures. No TensorFlow, no Keras."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+from export.contract import Contract, ContractError, parse_contract
+from export.untrusted.guard import alive
+from export.untrusted.screen import screen
+from kerascv_course.core.errors import CourseError, InputError
+from kerascv_course.core.images import ImageError, convert_image, read_image, resize_image
+
+__all__ = ["Neighbors", "OnnxModel", "Predictions", "ProviderError", "expand_paths", "lay_colors", "open_session", "preprocess"]
+
+Provider = Literal["cpu", "cuda"]
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+#: Side of the tiles that large pictures are coloured in, pixels: about 150 MB for 24 colours.
+TILE = 512
+
+
+#: Bytes of pictures that are loaded at once, where they are read from files.
+MAX_LOADED = 2**26
+
+
+class ProviderError(CourseError):
+    """The provider asked for cannot be had here."""
+
+
+class Predictions(NamedTuple):
+    """Answers for a batch.
+
+    Attributes:
+        labels: the best class of each image, by its name (by its number as text where the file has no labels).
+        scores: float32 (N, classes), the probabilities of all classes.
+    """
+
+    labels: list[str]
+    scores: np.ndarray
+
+    def top(self, count: int) -> list[list[tuple[int, float]]]:
+        """The `count` best classes of each image with their scores, best first; of equal scores the lower class."""
+        order = np.argsort(-self.scores, axis=1, kind="stable")[:, :count]
+        return [[(int(c), float(row[c])) for c in best] for best, row in zip(order, self.scores, strict=True)]
+
+
+class Neighbors(NamedTuple):
+    """The nearest gallery entries of a batch.
+
+    Attributes:
+        names: of each image's nearest entries, nearest first.
+        distances: float32 (N, k), to these, between vectors of length 1: 0 to 2.
+        numbers: int64 (N, k), of these in the gallery.
+    """
+
+    names: list[list[str]]
+    distances: np.ndarray
+    numbers: np.ndarray
+
+
+def open_session(
+    path: Any, *, provider: Provider = "cpu", optimize: bool = True, threads: int = 0, arena: bool = True
+) -> onnxruntime.InferenceSession:
+    """Open an ONNX file.
+
+    Args:
+        path: the file.
+        provider: where it runs. onnxruntime falls back to the CPU without an error; here that is one.
+        optimize: let onnxruntime rewrite the graph.
+        threads: of one call; 0: as many as there are cores.
+        arena: let onnxruntime keep memory of the CPU from call to call, as much as the largest has taken.
+
+    Raises:
+        ContractError: missing, or not an ONNX model that onnxruntime can run.
+        ProviderError: the session does not run on the provider asked for.
+    """
+    path = Path(path)
+    screen(path)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = arena
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    wanted = PROVIDERS[provider]
+    if wanted not in onnxruntime.get_available_providers():
+        raise ProviderError(f"this onnxruntime has no {wanted}: install onnxruntime-gpu, or use --provider cpu")
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise ContractError(
+            f"{path} is not an ONNX model that can be run: cut short, damaged or not ONNX ({_first_line(error)})"
+        ) from None
+    if wanted not in session.get_providers():
+        raise ProviderError(f"{wanted} is not to be had on this machine (onnxruntime would run on the CPU instead, silently)")
+    return session
+
+
+class OnnxModel:
+    """An exported file, ready to answer.
+
+    Args:
+        path: a file with our contract in its metadata.
+        provider: ``"cpu"`` or ``"cuda"``.
+        threads: of one call; 0: as many as there are cores.
+        arena: let onnxruntime keep memory of the CPU from call to call, as much as the largest has taken.
+
+    Raises:
+        ContractError: not such a file, or its contract does not fit its graph.
+        ProviderError: the provider cannot be had.
+
+    Attributes:
+        contract: what the file promises.
+        session: the onnxruntime session.
+    """
+
+    def __init__(self, path: str | Path, *, provider: Provider = "cpu", threads: int = 0, arena: bool = True) -> None:
+        self.path = Path(path)
+        self.session = open_session(path, provider=provider, threads=threads, arena=arena)
+        self.contract: Contract = parse_contract(self.session.get_modelmeta().custom_metadata_map, what=str(path))
+        spec = self.contract.input
+        self._input, self._dtype, self._size = spec.name, np.dtype(spec.dtype), (spec.height, spec.width, spec.channels)
+        self._nchw = spec.layout == "NCHW"
+        self._names = [output.name for output in self.contract.outputs]
+        self._shapes = {output.name: output.shape for output in self.contract.outputs}
+        self._scores = [output.name for output in self.contract.outputs if output.meaning == "probabilities"]
+        self._check_graph()
+
+    def _check_graph(self) -> None:
+        contract = self.contract
+        inputs = [
+            (item.name, item.type, [size if isinstance(size, int) else None for size in item.shape[1:]])
+            for item in self.session.get_inputs()
+        ]
+        spec = contract.input
+        kind = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}[spec.dtype]
+        sizes = {"H": spec.height, "W": spec.width, "C": spec.channels}
+        promised = [(spec.name, kind, [sizes[axis] for axis in spec.layout[1:]])]
+        if inputs != promised:
+            raise ContractError(f"the contract of {self.path} promises the input {promised}; the graph has {inputs}")
+        names = [item.name for item in self.session.get_outputs()]
+        if names != [output.name for output in contract.outputs]:
+            raise ContractError(f"the contract of {self.path} promises other outputs than the graph has: {names}")
+
+    def predict(self, images: Any, *, batch_size: int = 64) -> Predictions:
+        """Classify pictures.
+
+        Args:
+            images: uint8 pixels of one picture (height, width[, channels]) or of several (N, height, width, channels); or a file
+                name; or a list of pictures and file names. Grey, colour, transparent, 16-bit and palette pictures of any size
+                are converted as `kerascv_course.core.images.read_image` describes.
+            batch_size: pictures run at once.
+
+        Raises:
+            ImageError: a file that is no picture, or an array of another type or shape.
+            ContractError: the file's task is not classification.
+        """
+        if not self.contract.classifies:
+            other = {"colorize": "colorize", "rank": "nearest"}.get(self.contract.task, "run")
+            raise ContractError(f"{self.path} has the task {self.contract.task!r}, whose outputs have no labels: use {other}()")
+        scores = self._run(images, batch_size, self._scores)[self._scores[0]]
+        names = self.contract.labels or [str(number) for number in range(scores.shape[1])]
+        return Predictions([names[best] for best in scores.argmax(axis=1).tolist()], scores)
+
+    def nearest(self, images: Any, *, batch_size: int = 64) -> Neighbors:
+        """Who in the gallery looks most like each picture; the arguments are `predict`'s.
+
+        Raises:
+            ImageError: as `predict`.
+            ContractError: the file's task is not to rank, or it answers with numbers that its gallery has not.
+        """
+        numbers, distances = (self.contract.output(meaning) for meaning in ("neighbors", "distances"))
+        if self.contract.task != "rank" or numbers is None or distances is None:
+            raise ContractError(f"{self.path} has the task {self.contract.task!r}, not 'rank': it has no gallery")
+        outputs = self._run(images, batch_size, [numbers.name, distances.name])
+        found, gallery = outputs[numbers.name], self.contract.gallery
+        if found.ndim != 2 or found.dtype.kind != "i" or found.min() < 0 or found.max() >= len(gallery):
+            raise ContractError(f"{self.path} answers with other numbers than those of its {len(gallery)} gallery entries")
+        return Neighbors([[gallery[number] for number in row] for row in found.tolist()], outputs[distances.name], found)
+
+    def colorize(self, image: np.ndarray | str | Path, *, colors_at: int | None = None, tile: int = TILE) -> np.ndarray:
+        """Colour one picture.
+
+        Args:
+            image: uint8 pixels (height, width[, channels]) or a file name, grey or colour, of any size.
+            colors_at: take the colours from a copy whose longer side has so many pixels, and lay them over the picture's own
+                grey. A network sees a few pixels around each: in the copy they are a part of the scene, in a photograph of many
+                megapixels a smooth patch. None: colour the pixels as they are.
+            tile: large pictures are run in tiles of about so many pixels a side, which bounds the memory. Tiles overlap by as
+                much as an answer can see, so the result is that of the whole picture, but for float32 rounding.
+
+        Returns:
+            uint8 (height, width, 3), RGB.
+
+        Raises:
+            ImageError: a file that is no picture, or an array of another type or shape.
+            ContractError: the file's task is not colourisation.
+            InputError: `tile` or `colors_at` out of range.
+        """
+        if self.contract.task != "colorize":
+            raise ContractError(f"{self.path} has the task {self.contract.task!r}, not 'colorize'")
+        if tile < 1 or (colors_at is not None and colors_at < 1):
+            raise InputError(f"tile and colors_at are 1 pixel or more; received {tile} and {colors_at}")
+        pixels = self.load(image)
+        longer = max(pixels.shape[:2])
+        if colors_at is None or colors_at >= longer:
+            return self._colorize_tiles(pixels, tile)
+        size = [max(1, round(n * colors_at / longer)) for n in pixels.shape[:2]]
+        small = resize_image(Image.fromarray(pixels), size[0], size[1], "bilinear")
+        return lay_colors(self._colorize_tiles(small, tile), pixels)
+
+    def _colorize_tiles(self, pixels: np.ndarray, tile: int) -> np.ndarray:
+        tiling = self.contract.tiling
+        picture = self.contract.output("picture")
+        assert picture is not None  # the contract of a colouriser has one
+        height, width = pixels.shape[:2]
+        if tiling is None:
+            step, overlap = max(height, width), 0
+        else:
+            step, overlap = -(-tile // tiling.multiple) * tiling.multiple, tiling.overlap
+        result = np.empty((height, width, 3), np.uint8)
+        for top in range(0, height, step):
+            for left in range(0, width, step):
+                above, before = max(top - overlap, 0), max(left - overlap, 0)
+                part = pixels[None, above : top + step + overlap, before : left + step + overlap]
+                answer = self._call([picture.name], part)[0]
+                if answer.shape != (1, *part.shape[1:3], 3) or answer.dtype != np.uint8:
+                    raise ContractError(
+                        f"{self.path} promises uint8 pictures of the input's size; it answers {answer.dtype} {answer.shape} for "
+                        f"{part.shape}"
+                    )
+                kept = answer[0, top - above :, left - before :][:step, :step]
+                result[top : top + step, left : left + step] = kept
+        return result
+
+    def run(self, images: Any, *, batch_size: int = 64) -> dict[str, np.ndarray]:
+        """All outputs by name, each (N, …); the arguments are `predict`'s.
+
+        A file of float32 input also takes float32 (N, height, width, channels), preprocessed already.
+
+        Raises:
+            ImageError: as `predict`; or pictures of several sizes whose answers are of several sizes too.
+        """
+        return self._run(images, batch_size, self._names)
+
+    def _run(self, images: Any, batch_size: int, names: list[str]) -> dict[str, np.ndarray]:
+        if self._is_ready(images) and len(images) <= batch_size:
+            return self._run_batch(images, names)  # at once: a small network answers in microseconds
+        batches = [self._run_batch(batch, names) for batch in self._batches(images, batch_size)]
+        if not batches:
+            raise ImageError("no pictures to predict: give one or more")
+        outputs = {}
+        for name in batches[0]:
+            parts = [batch[name] for batch in batches]
+            if len({part.shape[1:] for part in parts}) > 1:
+                raise ImageError(f"pictures of several sizes have {name!r} of several sizes: call for each of them")
+            outputs[name] = np.concatenate(parts)
+        return outputs
+
+    def run_batch(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """All outputs by name for (N, height, width, channels) of the contract's size.
+
+        Args:
+            pixels: uint8; for a file of float32 input also float32, which is what preprocessing makes of pixels.
+        """
+        return self._run_batch(pixels, self._names)
+
+    def _run_batch(self, pixels: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
+        outputs = dict(zip(names, self._call(names, pixels), strict=True))
+        count = len(pixels)
+        for name, output in outputs.items():
+            shape = (count, *self._shapes[name])
+            if output.shape != shape and not _fits(output.shape, shape):
+                raise ContractError(f"{self.path} promises {name!r} of the shape {shape}; it answers {output.shape}")
+        return outputs
+
+    def _call(self, names: list[str] | None, pixels: np.ndarray) -> list[np.ndarray]:
+        try:
+            outputs = self.session.run(names, {self._input: self.feed(pixels)})
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise ContractError(f"{self.path} fails on pictures of {pixels.shape[1:]}: {_first_line(error)}") from None
+        alive()
+        for output in outputs:  # not all(…): a generator takes longer than what it checks
+            if not isinstance(output, np.ndarray):
+                raise ContractError(f"{self.path} answers with something else than arrays of numbers")
+        return outputs
+
+    def feed(self, pixels: np.ndarray) -> np.ndarray:
+        """What the graph takes, made of pictures as `run_batch` takes them: the contract's preprocessing and layout."""
+        values = pixels if pixels.dtype == self._dtype else preprocess(pixels, self.contract)
+        return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if self._nchw else values)
+
+    def _is_ready(self, images: Any) -> bool:
+        """Whether pictures are (N, height, width, channels) of the contract's size and need no loading."""
+        if not isinstance(images, np.ndarray) or images.ndim != 4 or not images.size:
+            return False
+        size = images.shape[1:]
+        return (size == self._size or _fits(size, self._size)) and (images.dtype == self._dtype or images.dtype == np.uint8)
+
+    def _batches(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
+        if self._is_ready(images):
+            yield from (images[i : i + batch_size] for i in range(0, len(images), batch_size))
+            return
+        if isinstance(images, np.ndarray) and images.ndim == 4:
+            images = list(images)
+        elif isinstance(images, np.ndarray | str | Path):
+            images = [images]
+        spec = self.contract.input
+        if spec.height is not None and spec.width is not None:
+            batch_size = min(batch_size, max(1, MAX_LOADED // (spec.height * spec.width * spec.channels)))
+        for i in range(0, len(images), batch_size):
+            loaded = [self.load(image) for image in images[i : i + batch_size]]
+            # a file of any size may be given pictures of several: those in a row that have one size are run together
+            for _, alike in itertools.groupby(loaded, key=lambda image: image.shape):
+                yield np.stack(list(alike))
+
+    def load(self, image: np.ndarray | str | Path) -> np.ndarray:
+        """One picture as the contract's uint8 (height, width, channels).
+
+        Raises:
+            ImageError: a file that is no picture, or an array of another type or shape.
+        """
+        spec = self.contract.input
+        if isinstance(image, str | Path):
+            return read_image(image, spec.height, spec.width, spec.channels, spec.resize)
+        array = np.asarray(image)
+        if array.dtype != np.uint8:
+            raise ImageError(
+                f"pictures are uint8 pixels, 0–255; received an array of {array.dtype}: hand over the pixels as they are, scaling "
+                "and normalisation are done here"
+            )
+        if array.ndim == 2:
+            array = array[:, :, None]
+        if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+            raise ImageError(f"a picture has the shape (height, width[, 1, 3 or 4]); received {np.shape(image)}")
+        picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+        return resize_image(convert_image(picture, spec.channels), spec.height, spec.width, spec.resize)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
+def _fits(shape: Sequence[int], promised: Sequence[int | None]) -> bool:
+    """Whether a shape is the promised one, in which None stands for any size."""
+    return len(shape) == len(promised) and all(wanted in (None, n) for n, wanted in zip(shape, promised, strict=True))
+
+
+def lay_colors(small: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Lay the colours of a small picture over the grey of a large one.
+
+    Each channel of the small picture, less the mean of its channels, is enlarged (bilinear) and added to the mean of the large
+    picture's channels.
+
+    Args:
+        small: uint8 (any height and width, 3).
+        pixels: uint8 (height, width, 3).
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    height, width = pixels.shape[:2]
+    gray = pixels.mean(-1, dtype=np.float32)
+    tint = small.astype(np.float32) - small.mean(-1, dtype=np.float32, keepdims=True)
+    result = np.empty((height, width, 3), np.uint8)
+    for channel in range(3):  # one at a time: 12 megapixels of float32 take 48 MB
+        large = Image.fromarray(tint[..., channel]).resize((width, height), Image.Resampling.BILINEAR)
+        result[..., channel] = np.clip(np.rint(np.asarray(large) + gray), 0, 255)
+    return result
+
+
+def preprocess(pixels: np.ndarray, contract: Contract) -> np.ndarray:
+    """``(pixel · scale − mean) / std`` as the contract says: uint8 (N, height, width, channels) to float32 of the same shape."""
+    steps = contract.preprocessing
+    if steps.channels == "BGR":
+        pixels = pixels[..., ::-1]
+    values = pixels.astype(np.float32) * np.float32(steps.scale)
+    return (values - np.asarray(steps.mean, np.float32)) / np.asarray(steps.std, np.float32)
+
+
+def expand_paths(paths: Iterable[str | Path]) -> list[Path]:
+    """Expand folders to the pictures in them and patterns such as ``photos/*.jpg`` to what they match, sorted.
+
+    Other paths stay as they are.
+
+    Raises:
+        ImageError: a path does not exist, a folder holds no pictures, or a pattern matches nothing.
+    """
+    found: list[Path] = []
+    suffixes = Image.registered_extensions()
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(item for item in path.rglob("*") if item.suffix.lower() in suffixes and item.is_file())
+            if not inside:
+                raise ImageError(f"no pictures in the folder {path}")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        elif glob.has_magic(str(path)):
+            names = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute patterns)
+            matched = sorted(item for item in map(Path, names) if item.is_file())
+            if not matched:
+                raise ImageError(f"no picture matches {path}")
+            found += matched
+        else:
+            raise ImageError(f"no such picture: {path}")
+    return found

@@ -1,0 +1,1 @@
+"""Guards against files that strangers made: screening, limits, child processes."""

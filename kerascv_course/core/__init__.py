@@ -1,0 +1,1 @@
+"""What every part stands on: errors, files, images, environment. Standard library, NumPy and Pillow only."""

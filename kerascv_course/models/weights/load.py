@@ -1,0 +1,166 @@
+"""Port a state dict into a Keras model: names, layouts, report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kerascv_course.core.errors import InputError
+from kerascv_course.models.weights.report import LoadedEntry, LoadingReport, MismatchedEntry
+from kerascv_course.models.weights.sources import Arrays, read_source
+
+__all__ = ["load_weights"]
+
+#: Names of a layer's variables in PyTorch.
+_TORCH = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+#: What older Keras versions call a depthwise convolution's kernel.
+_ALIASES = {"kernel": ("depthwise_kernel",)}
+_SHOWN = 12
+
+
+def load_weights(model: Any, source: str | Path, *, strict: bool = True) -> LoadingReport:
+    """Load weights into a model and report what fitted.
+
+    Entries are found by name: those of torchvision and timm for a network of the registry, else ``<layer>.weight`` and the like
+    (PyTorch's layout), or ``<layer>/kernel`` (Keras's layout). PyTorch's layout is turned into Keras's: convolutions (out, in,
+    h, w) to (h, w, in, out), dense layers (out, in) to (in, out), with the inputs in height-width-channel order where the layer
+    follows a flattened map.
+
+    Args:
+        model: a Keras model; one of `create_model`'s keeps its name, by which the PyTorch names are looked up.
+        source: a .safetensors, .npz, .weights.h5 or .keras file, or a hub name such as ``"timm/resnet18.tv_in1k"`` (extra
+            ``[pretrained]``). Pretrained networks want the normalisation of their model card; nothing here normalises.
+        strict: refuse, before anything is changed, unless model and source fit entry by entry; False: load what fits.
+
+    Returns:
+        The report: loaded, missing, unexpected and mismatched entries.
+
+    Raises:
+        InputError: `strict` and something does not fit, or nothing fits at all; or a source of a kind that is not read.
+        DataError: a source that is missing or damaged, or a hub that cannot be reached.
+    """
+    arrays, ignored = _weights_only(read_source(source))
+    names = _torch_names(model)
+    loaded, missing, mismatched = [], [], []
+    values = []
+    used: set[str] = set()
+    for layer in _layers(model):
+        for index, variable in enumerate(layer.weights):
+            label = f"{layer.name}/{variable.name}"
+            found = _find(arrays, layer, variable.name, index, names.get(layer.name, ()))
+            if found is None:
+                missing.append(label)
+                continue
+            entry, torch_layout = found
+            used.add(entry)
+            value = arrays[entry]
+            if torch_layout:
+                value = _from_torch(layer, variable.name, value)
+            shape = tuple(variable.shape)
+            if value.shape == shape:
+                loaded.append(LoadedEntry(label, entry, shape))
+                values.append((variable, value))
+            else:
+                mismatched.append(MismatchedEntry(label, entry, shape, value.shape))
+    unexpected = tuple(entry for entry in arrays if entry not in used)
+    report = LoadingReport(str(source), tuple(loaded), tuple(missing), unexpected, tuple(mismatched), ignored)
+
+    if not loaded or (strict and not report.complete):
+        shown = report.problems[:_SHOWN]
+        more = [f"… and {len(report.problems) - _SHOWN} more"] if len(report.problems) > _SHOWN else []
+        advice = "strict=False loads what fits" if loaded else "no entry fits: these are the weights of another network"
+        raise InputError("\n  ".join([f"the weights do not fit {model.name}: {report.summary}; {advice}", *shown, *more]))
+    for variable, value in values:
+        variable.assign(value.astype(variable.dtype) if value.dtype != variable.dtype else value)
+    logging.getLogger(__name__).info("%s", report.summary)
+    return report
+
+
+def _weights_only(arrays: Arrays) -> tuple[Arrays, tuple[str, ...]]:
+    """Drop counters and random states, and the prefix that PyTorch's parallel wrapper puts before each name."""
+    if all(entry.startswith("module.") for entry in arrays):
+        arrays = {entry.removeprefix("module."): array for entry, array in arrays.items()}
+    ignored = tuple(name for name in arrays if name.endswith("num_batches_tracked") or name.startswith("seed_generator"))
+    return {name: array for name, array in arrays.items() if name not in ignored}, ignored
+
+
+def _torch_names(model: Any) -> Mapping[str, Sequence[str]]:
+    from kerascv_course.models.registry import list_models, model_spec
+
+    if model.name not in list_models():
+        return {}
+    names = model_spec(model.name).torch_names
+    return names(model) if names else {}
+
+
+def _layers(model: Any) -> Iterator[Any]:
+    """Layers that have variables of their own, those within nested models too."""
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            yield from _layers(layer)
+        elif layer.weights:
+            yield layer
+
+
+def _find(arrays: Arrays, layer: Any, variable: str, index: int, prefixes: Sequence[str]) -> tuple[str, bool] | None:
+    """Name of the entry for a variable, and whether it is in PyTorch's layout."""
+    for name in (variable, *_ALIASES.get(variable, ()), str(index)):
+        if (entry := f"{layer.name}/{name}") in arrays:
+            return entry, False
+    if variable in _TORCH:
+        for prefix in (*prefixes, layer.name):
+            if (entry := f"{prefix}.{_TORCH[variable]}") in arrays:
+                return entry, True
+    return None
+
+
+# --- PyTorch's layout to Keras's --------------------------------------------------------------------------------------
+
+
+def _from_torch(layer: Any, variable: str, value: np.ndarray) -> np.ndarray:
+    """The array in Keras's layout, or as it is where it has another rank than the layer's variable in PyTorch."""
+    kind = type(layer).__name__
+    if variable == "kernel":
+        if kind == "DepthwiseConv2D" and value.ndim == 4:
+            # (channels · multiplier, 1, h, w) -> (h, w, channels, multiplier)
+            height, width, channels, multiplier = layer.kernel.shape
+            if value.shape != (channels * multiplier, 1, height, width):
+                return value
+            return value.reshape(channels, multiplier, height, width).transpose(2, 3, 0, 1)
+        if kind in ("Conv2D", "Conv2DTranspose") and value.ndim == 4:
+            # (out, in, h, w) -> (h, w, in, out); transposed: (in, out, h, w) -> (h, w, out, in)
+            return value.transpose(2, 3, 1, 0)
+        if kind == "Dense" and value.ndim in (2, 4):
+            # (out, in), or the same as a convolution over the whole map
+            value = value.reshape(len(value), -1).T
+    order = _flatten_order(layer)
+    if order is not None and len(value) == len(order) and (kind == "BatchNormalization" or variable == "kernel"):
+        return value[order]
+    return value
+
+
+def _flatten_order(layer: Any) -> np.ndarray | None:
+    """For a layer on a flattened map: PyTorch's position (channel, row, column) of each of Keras's (row, column, channel)."""
+    source = layer
+    while True:
+        parents = source._inbound_nodes[0].input_tensors if source._inbound_nodes else []
+        if len(parents) != 1:
+            return None
+        source = parents[0]._keras_history[0]
+        kind = type(source).__name__
+        if kind == "Flatten" and len(source.input.shape) == 4:
+            height, width, channels = source.input.shape[1:]
+            return np.arange(channels * height * width).reshape(channels, height, width).transpose(1, 2, 0).ravel()
+        if kind not in ("Dropout", "ReLU", "Activation", "BatchNormalization"):
+            return None

@@ -1,0 +1,1 @@
+"""Checks of the reports' errata: a function for each that computes it."""

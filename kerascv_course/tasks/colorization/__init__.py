@@ -1,0 +1,1 @@
+"""Colorization: a color class for every pixel."""

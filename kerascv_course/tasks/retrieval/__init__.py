@@ -1,0 +1,1 @@
+"""Identity retrieval: heads, losses, sampling, re-ranking and figures."""

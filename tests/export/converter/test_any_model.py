@@ -1,0 +1,252 @@
+"""Keras models that were not made here: preprocessing by name, layouts, sizes, opsets, external data, .keras files."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from export import OnnxModel, ParityError, certify, check_parity, export_model, read_contract
+from export.__main__ import main
+from export.converter.convert import ExportError
+from export.files import replace_model
+from kerascv_course.core.errors import InputError
+
+keras = pytest.importorskip("keras")
+
+
+@pytest.fixture(scope="module")
+def noise():
+    return np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Eight classes from one convolution."""
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.Input((32, 32, 3)),
+        keras.layers.Conv2D(8, 3, strides=2, bias_initializer="normal"),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(8),
+    ]
+    return keras.Sequential(layers, name="small")
+
+
+# --- preprocessing ---
+
+
+@pytest.mark.parametrize("mode", ["tf", "torch", "caffe"])
+def test_preprocessing_by_name_is_that_of_keras_applications(small, noise, tmp_path, mode):
+    path = export_model(small, tmp_path / "x.onnx", preprocessing=mode)
+    preprocessed = keras.applications.imagenet_utils.preprocess_input(noise.astype(np.float32), mode=mode)
+    expected = keras.ops.convert_to_numpy(small(preprocessed))
+    np.testing.assert_allclose(OnnxModel(path).run(noise)["logits"], expected, rtol=1e-4, atol=1e-4)
+    check_parity(small, path, noise)
+    by_caller = export_model(small, tmp_path / "f.onnx", preprocessing=mode, input_dtype="float32")
+    np.testing.assert_allclose(OnnxModel(by_caller).run(noise)["logits"], expected, rtol=1e-4, atol=1e-4)
+    check_parity(small, by_caller, noise)
+    assert read_contract(path).preprocessing.channels == ("BGR" if mode == "caffe" else "as fed")
+
+
+def test_pixels_as_they_are(small, noise, tmp_path):
+    path = export_model(small, tmp_path / "x.onnx", preprocessing="pixels")
+    expected = keras.ops.convert_to_numpy(small(noise.astype(np.float32)))
+    np.testing.assert_allclose(OnnxModel(path).run(noise)["logits"], expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match=r"unknown preprocessing 'coffee'.*did you mean 'caffe'"):
+        export_model(small, tmp_path / "y.onnx", preprocessing="coffee")
+
+
+def test_a_network_of_keras_applications(noise, tmp_path):
+    keras.utils.set_random_seed(0)
+    network = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=10, classifier_activation=None)
+    generator = np.random.default_rng(0)
+    for variable in network.weights:  # fresh statistics of 0 and 1 would hide how they are used
+        if "moving" in variable.path or variable.path.endswith(("gamma", "beta")):
+            variable.assign(variable + generator.uniform(0, 0.5, variable.shape))
+    path = export_model(network, tmp_path / "x.onnx", preprocessing="tf")
+    report = check_parity(network, path, noise, reference_images=0)
+    assert report.ok and np.ptp(OnnxModel(path).run(noise)["logits"]) > 1e-3
+
+
+# --- layout and size ---
+
+
+@pytest.mark.parametrize("input_dtype", ["uint8", "float32"])
+def test_both_layouts_and_both_types_of_input_are_one_model(small, noise, tmp_path, input_dtype):
+    answers = {}
+    for layout in ("NHWC", "NCHW"):
+        path = export_model(small, tmp_path / f"{layout}.onnx", layout=layout, input_dtype=input_dtype)
+        check_parity(small, path, noise)
+        counts = Counter(node.op_type for node in onnx.load(path).graph.node)
+        assert counts["Transpose"] == (layout == "NHWC")
+        answers[layout] = OnnxModel(path).run(noise)["logits"]
+    shape = [dim.dim_value for dim in onnx.load(path).graph.input[0].type.tensor_type.shape.dim]
+    assert shape[1:] == [3, 32, 32]
+    np.testing.assert_allclose(answers["NHWC"], answers["NCHW"], atol=1e-6)
+    with pytest.raises(InputError, match=r"layout is NHWC or NCHW.*received 'HWC'"):
+        export_model(small, tmp_path / "x.onnx", layout="HWC")
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_a_model_that_resizes_takes_pictures_of_any_size(small, tmp_path, layout):
+    image = keras.Input((None, None, 3))
+    model = keras.Model(image, small(keras.layers.Resizing(32, 32)(image)), name="resizing")
+    path = export_model(model, tmp_path / "x.onnx", layout=layout, preprocessing="tf")
+    generator = np.random.default_rng(0)
+    pictures = [generator.integers(0, 256, (*size, 3), np.uint8) for size in ((40, 50), (40, 50), (20, 64))]
+    scores = OnnxModel(path).predict(pictures).scores
+    for picture, row in zip(pictures, scores, strict=True):
+        expected = keras.ops.softmax(model(picture[None] / np.float32(127.5) - 1))[0]
+        np.testing.assert_allclose(row, expected, atol=1e-5)
+    check_parity(model, path, np.stack(pictures[:2]))
+
+
+# --- what else a file can be ---
+
+
+def test_embedders_give_vectors_of_length_1(small, noise, tmp_path):
+    path = export_model(small, tmp_path / "x.onnx", task="embed")
+    (output,) = read_contract(path).outputs
+    assert (output.meaning, output.activation, output.shape) == ("embedding", "l2", (8,))
+    np.testing.assert_allclose(np.linalg.norm(OnnxModel(path).run(noise)["embedding"], axis=1), 1, atol=1e-6)
+    check_parity(small, path, noise)
+
+
+@pytest.mark.parametrize("opset", [15, 18, 21])
+def test_opsets(small, noise, tmp_path, opset):
+    path = export_model(small, tmp_path / "x.onnx", opset=opset)
+    assert onnx.load(path).opset_import[0].version == opset
+    check_parity(small, path, noise)
+
+
+def test_what_onnx_itself_has_fields_for(small, tmp_path):
+    model = onnx.load(export_model(small, tmp_path / "x.onnx", license="CC-BY-4.0", metrics={"test": {"accuracy": 0.5}}))
+    properties = {prop.key: prop.value for prop in model.metadata_props}
+    assert properties["Image.BitmapPixelFormat"] == "Rgb8" and properties["Image.NominalPixelRange"] == "NominalRange_0_255"
+    assert properties["Image.ColorSpaceGamma"] == "SRGB"
+    assert model.producer_name == "kerascv_course" and model.doc_string
+    (image,) = model.graph.input
+    assert image.type.denotation == "IMAGE"
+    axes = [dim.denotation for dim in image.type.tensor_type.shape.dim]
+    assert axes == ["DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL"]
+    contract = read_contract(tmp_path / "x.onnx")
+    assert contract.license == "CC-BY-4.0" and contract.metric("accuracy") == 0.5 and contract.metric("loss") is None
+
+
+def test_what_was_proved_is_written_into_the_file(small, noise, tmp_path):
+    path = export_model(small, tmp_path / "x.onnx")
+    assert read_contract(path).parity is None
+    report = check_parity(small, path, noise, targets=np.zeros(9, int))
+    certify(path, report)
+    proof = read_contract(path).parity
+    assert (proof.images, proof.agreement, proof.accuracy_onnx) == (9, 1.0, report.accuracy_keras)
+    check_parity(small, path, noise)
+
+
+@pytest.mark.parametrize("which", ["gelu", "antialias"])
+def test_an_operator_that_cannot_be_converted_is_named_with_the_way_out(tmp_path, which):
+    image = keras.Input((8, 8, 3))
+    if which == "gelu":
+        values, named = keras.layers.Dense(2, activation="gelu")(keras.layers.Flatten()(image)), "Erfc.*approximate=True"
+    else:
+        values = keras.layers.GlobalAveragePooling2D()(keras.layers.Resizing(4, 4, antialias=True)(image))
+        named = "ScaleAndTranslate.*antialias=False"
+    with pytest.raises(ExportError, match=named):
+        export_model(keras.Model(image, values), tmp_path / "x.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_beyond_the_limit_go_beside_the_file(small, noise, tmp_path, monkeypatch):
+    whole = OnnxModel(export_model(small, tmp_path / "whole.onnx")).run(noise)["logits"]
+    monkeypatch.setattr("export.files.MAX_SINGLE_FILE", 1000)
+    path = export_model(small, tmp_path / "x.onnx")
+    (data,) = tmp_path.glob("weights-*.data")
+    certify(path, check_parity(small, path, noise))
+    np.testing.assert_array_equal(OnnxModel(path).run(noise)["logits"], whole)
+    monkeypatch.setattr("export.files.MAX_SINGLE_FILE", 10**6)  # so that the small model file is looked into
+    replace_model(tmp_path / "whole.onnx", path)
+    assert not data.exists(), "weights that nobody uses any more are removed"
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["x.onnx"]
+
+
+# --- python -m export MODEL.keras ---
+
+
+@pytest.fixture
+def keras_file(small, tmp_path):
+    small.save(tmp_path / "small.keras")
+    for name in "abcdefgh":
+        folder = tmp_path / "pictures" / name
+        folder.mkdir(parents=True)
+        pixels = np.random.default_rng(ord(name)).integers(0, 256, (40, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / "1.png")
+    return tmp_path / "small.keras"
+
+
+def test_a_keras_file_is_exported_and_proved_on_pictures(keras_file, tmp_path, capsys):
+    (tmp_path / "labels.txt").write_text("\n".join("abcdefgh"))
+    words = [keras_file, "--labels", tmp_path / "labels.txt", "--images", tmp_path / "pictures", "--preprocessing", "tf"]
+    assert main([*map(str, words), "--layout", "NCHW", "--opset", "18"]) == 0
+    printed = capsys.readouterr().out
+    assert "parity passed: 8 images" in printed and "accuracy" in printed
+    contract = read_contract(tmp_path / "small.onnx")
+    assert contract.labels == tuple("abcdefgh") and contract.parity.images == 8 and contract.input.layout == "NCHW"
+    assert not (tmp_path / "small.rejected.onnx").exists()
+
+
+def test_a_keras_file_without_pictures(keras_file, tmp_path, capsys):
+    with pytest.raises(InputError, match=r"give --images FOLDER .* or --noise"):
+        main([str(keras_file)])
+    assert main([str(keras_file), "--noise", "-o", str(tmp_path / "other.onnx"), "--preprocessing", "0.5", "0.25"]) == 0
+    assert "on random pixels" in capsys.readouterr().out
+    assert read_contract(tmp_path / "other.onnx").preprocessing.std == (0.25,)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--labels", "nowhere.txt", "--noise"], "no such file: nowhere.txt"),
+        (["--labels", "a,b", "--noise"], "one label a class: 2 for"),
+        (["--tolerance", "-1", "--noise"], "--tolerance is above 0; received -1"),
+        (["--preprocessing", "1", "2", "3", "--noise"], "three means and three stds; received 1 2 3"),
+        (["--preprocessing", "cafe", "--noise"], "did you mean 'caffe'"),
+        (["--images", "nowhere"], "no such picture: nowhere"),
+    ],
+)
+def test_what_is_wrong_with_the_options_is_told(keras_file, words, message):
+    with pytest.raises(InputError, match=message):
+        main([str(keras_file), *words])
+    assert not list(keras_file.parent.glob("*.onnx"))
+
+
+def test_options_of_a_keras_file_are_refused_for_a_run(tiny_run):
+    with pytest.raises(InputError, match=r"--layout goes with a .keras file"):
+        main([str(tiny_run.path), "--layout", "NCHW"])
+
+
+def test_code_in_a_keras_file_is_not_run(tmp_path):
+    image = keras.Input((8, 8, 3))
+    model = keras.Model(image, keras.layers.Lambda(lambda x: x * 2)(image))
+    model.save(tmp_path / "x.keras")
+    (tmp_path / "y.keras").write_bytes(b"PK\x03\x04 no")
+    for name, why in (("x", "Lambda layers, which hold code, are refused"), ("y", "no .keras archive, or damaged")):
+        with pytest.raises(InputError, match=f"cannot be opened as a Keras model.*{why}"):
+            main([str(tmp_path / f"{name}.keras"), "--noise"])
+    with pytest.raises(InputError, match="no such file"):
+        main([str(tmp_path / "none.keras"), "--noise"])
+    (tmp_path / "z.h5").touch()
+    with pytest.raises(InputError, match=r"not a .keras file"):
+        main([str(tmp_path / "z.h5"), "--noise"])
+
+
+def test_a_keras_file_that_fails_the_gate_is_kept_as_rejected(keras_file, tmp_path, monkeypatch):
+    run = sys.modules["export.validation"]
+    monkeypatch.setattr(run, "MIN_AGREEMENT", 2.0)
+    with pytest.raises(ParityError, match="answers are the same"):
+        main([str(keras_file), "--noise"])
+    assert sorted(path.name for path in tmp_path.glob("*.onnx")) == ["small.rejected.onnx"]

@@ -1,0 +1,50 @@
+"""What the gate demands of files whose answer is a vector."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from export import ParityError, check_parity
+from export.gallery.rank_lists import RankLists, equal_lists
+from kerascv_course.conclusion import serving_reference
+
+
+def test_equal_lists_by_hand():
+    line = np.array([[0.0], [1.0], [3.0], [7.0], [15.0]], np.float32)
+    assert equal_lists(line, line + 1e-6) == 1
+    moved = line.copy()
+    moved[2] = 0.5  # the second image's nearest is now the third, which the others' lists show as well
+    assert equal_lists(line, moved) < 0.5
+    assert equal_lists(line, np.full_like(line, np.nan)) == 0
+    assert equal_lists(line[:1], line[:1]) == 1
+
+
+def test_places_may_be_changed_at_one_distance():
+    square = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
+    assert equal_lists(square, square + np.float32(1e-7) * np.array([[0, 0], [0, 1], [0, 0], [1, 0]], np.float32)) == 1
+    copies = np.zeros((30, 2), np.float32)
+    assert equal_lists(copies, copies) == 1
+
+
+def test_who_is_found_first():
+    ranks = RankLists(np.array([0, 0, 1, 1]))
+    ranks.add("Keras", np.array([[0.0], [1.0]]))
+    ranks.add("Keras", np.array([[1.5], [5.0]]))
+    assert ranks.first_rate("Keras") == 0.5  # 0 and 5 find theirs, 1 and 1.5 find each other
+    assert RankLists(None).identities is None
+    alone = RankLists(np.arange(3))
+    alone.add("Keras", np.eye(3))
+    assert alone.first_rate("Keras") is None
+
+
+def test_a_file_with_other_lists_fails(identity_run, people):
+    serving, splits, labels = serving_reference(identity_run)
+    path = identity_run / "model.onnx"
+    options = {"targets": splits.test.targets, "labels": labels, "batch_sizes": (7,), "reference_images": 0}
+    report = check_parity(serving, path, splits.test.images, **options)
+    assert report.ok and "R1" in report.summary()
+    for weight in serving.trainable_weights:
+        weight.assign(weight + 0.2 * np.random.default_rng(0).normal(size=weight.shape))
+    with pytest.raises(ParityError, match=r"only .* of the answers are the same"):
+        check_parity(serving, path, splits.test.images, tolerance=10, **options)

@@ -1,0 +1,80 @@
+"""Weights that somebody made to do harm."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+
+from kerascv_course.core.errors import InputError
+from kerascv_course.data.palette import load_palette
+from kerascv_course.models.weights.sources import read_source
+
+h5py = pytest.importorskip("h5py")
+
+
+@pytest.fixture
+def secret(tmp_path):
+    path = tmp_path / "secret.h5"
+    with h5py.File(path, "w") as file:
+        file["layers/dense/vars/0"] = np.ones(3)
+    return path
+
+
+def write(path, change):
+    with h5py.File(path, "w") as file:
+        file["layers/dense/vars/0"] = np.zeros(3)
+        change(file)
+    return path
+
+
+HOSTILE = {
+    "a link to another file": (lambda file: file.__setitem__("more", h5py.ExternalLink("secret.h5", "/layers")), "is a link"),
+    "a link within": (lambda file: file.__setitem__("more", h5py.SoftLink("/layers")), "is a link"),
+    "values of another file": (
+        lambda file: file["layers/dense/vars"].create_dataset("1", (16,), "u1", external=[("secret.h5", 0, 16)]),
+        "is stored in another file",
+    ),
+    "a bomb": (
+        lambda file: file["layers/dense/vars"].create_dataset("1", (2**20, 2**20), "f4", chunks=(64, 64), compression="gzip"),
+        "unpacks to 4,398,046,511,104 bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_weights_that_are_elsewhere_or_endless_are_refused(case, suffix, secret, tmp_path):
+    change, message = HOSTILE[case]
+    path = write(tmp_path / "x.weights.h5", change)
+    if suffix == ".keras":
+        with zipfile.ZipFile(tmp_path / "x.keras", "w") as archive:
+            archive.write(path, "model.weights.h5")
+        path = tmp_path / "x.keras"
+    with pytest.raises(InputError, match=message):
+        read_source(path)
+
+
+def test_a_bomb_of_arrays_is_refused(tmp_path):
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(2**26, np.uint8))
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", buffer.getvalue())
+    with pytest.raises(InputError, match=r"is a bomb: 'a\.npy' unpacks from"):
+        read_source(tmp_path / "x.npz")
+
+
+def test_headers_that_numpy_cannot_read_are_refused(tmp_path):
+    """NumPy tries them as Python 2's, by tokens, and raises tokenize.TokenError, which is no ValueError."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros((4, 3), np.float32))
+    content = buffer.getvalue().replace(b"False, 'shape'", b"False, ('hape'")
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("a.npy", content)
+    with pytest.raises(InputError, match="cannot be read as npz weights"):
+        read_source(tmp_path / "x.npz")
+    (tmp_path / "palette.npy").write_bytes(content)
+    with pytest.raises(InputError, match=r"the palette .* cannot be read"):
+        load_palette(tmp_path / "palette.npy")

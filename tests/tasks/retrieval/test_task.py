@@ -1,0 +1,136 @@
+"""The retrieval task: a tiny run whole, its pieces, and bad settings."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from kerascv_course.core.errors import InputError
+from kerascv_course.experiment import run_recipe
+from kerascv_course.recipes import get_recipe
+from kerascv_course.recipes.ablations import with_changes
+from kerascv_course.tasks.retrieval.task import Retrieval, pixel_vectors
+
+
+def history(run):
+    with (run / "history.csv").open() as file:
+        return [{key: float(value) for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_a_run_is_whole(identity_run):
+    rows = history(identity_run)
+    assert len(rows) == 3
+    for row in rows:
+        parts = row["id_loss"] + row["triplet_loss"] + 0.01 * row["center_loss"]
+        assert row["loss"] == pytest.approx(parts, rel=1e-4)
+        assert 0 <= row["val_R1"] <= row["val_R5"] <= row["val_R10"] <= 1
+    metrics = json.loads((identity_run / "metrics.json").read_text())
+    test = metrics["test"]
+    assert test["R1"] == rows[-1]["val_R1"] > test["chance"] == 0.25  # the last checkpoint, and validation is the test
+    assert (test["queries"], test["gallery"], test["unmatched"]) == (20, 4, 0) and "validation images" in test["note"]
+    assert {"mAP", "mINP", "MAP@R", "R5", "R10", "reranked mAP"} <= set(test)
+    assert metrics["floors"]["R1 of a random order"] == 0.25
+    names = {path.stem for path in (identity_run / "plots").iterdir()}
+    assert names >= {"rank_lists", "cmc", "distances", "embedding_map", "triplets", "learning_curves", "step_curves", "parity"}
+    page = (identity_run / "report.html").read_text()
+    assert "a cross-entropy there says nothing" in page.replace("\n", " ") and "R1, each image looked for" in page
+
+
+def test_the_file_is_the_network(identity_run):
+    from export import OnnxModel
+
+    model = OnnxModel(identity_run / "model.onnx")
+    assert model.contract.task == "embed" and model.contract.metric("R1") is not None
+    sample = next((identity_run / "samples").glob("*.png"))
+    vector = model.run(sample)["embedding"]
+    assert vector.shape == (1, 8) and np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
+    parity = json.loads((identity_run / "parity.json").read_text())
+    assert parity["ok"] and parity["accuracy_keras"] == parity["accuracy_onnx"] > 0.25
+    rows = [row for row in parity["rows"] if row["evaluator"] != "onnx.reference"]
+    assert len(rows) == 4 and all(row["agreement"] == 1 for row in rows)
+
+
+def test_resume_gives_the_same_bits(identity_recipe, identity_run, people, tmp_path):
+    """Two epochs, then the third, against three without a stop: PK batches, all losses, R1 of each epoch."""
+    recipe = with_changes(identity_recipe, {"export.enabled": False})
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("draw", "measure", "write_samples"):
+            patch.setattr(f"kerascv_course.conclusion.{name}", lambda *arguments: {})
+        patch.setattr(Retrieval, "headline", lambda self, metrics: {})
+        run = run_recipe(dataclasses.replace(recipe, epochs=2), tmp_path / "run", data_dir=people).run
+        run_recipe(recipe, run.path, resume=True)
+    assert history(run) == history(identity_run)
+    states = [np.load(one / "last.npz") for one in (run, identity_run)]
+    assert states[0].files == states[1].files and len(states[0].files) > 20
+    for name in set(states[0].files) - {"progress"}:
+        np.testing.assert_array_equal(states[0][name], states[1][name])
+
+
+def test_the_reports_network_and_head():
+    """11,176,512 of the network, 117,990 of the dense layer for 230 identities (report 000, questions 1 and 6)."""
+    from kerascv_course.data.splits import DataInfo, Split, Splits
+
+    images = np.zeros((1, 128, 128, 3), np.uint8)
+    split = Split(images, np.array([229]))
+    info = DataInfo("identities", ("x",) * 230, (128, 128, 3), {}, "", "")
+    model = Retrieval().build(get_recipe("hkust-id"), Splits(split, split, split), info)
+    assert sum(int(np.prod(v.shape)) for v in model.trainable_weights) == 11_294_502
+    assert model.output.shape == (None, 512 + 230)
+    assert model.get_layer("embedding").output.shape == (None, 512)
+    assert sum(int(np.prod(v.shape)) for v in model.get_layer("logits").weights) == 117_990
+
+
+def test_it_begins_with_another_runs_weights(identity_recipe, identity_run, people):
+    from kerascv_course.conclusion import load_best, load_for
+
+    task = Retrieval()
+    changes = {"weights": str(identity_run / "best.keras"), "train_from": "c3", "retrieve.embedding": 5}
+    recipe = with_changes(identity_recipe, changes)
+    model = task.build(recipe, *load_for(recipe, task, people, None))
+    ours, theirs = (one.get_layer("lenet5").get_layer("c3") for one in (model, load_best(identity_run)))
+    np.testing.assert_array_equal(ours.kernel, theirs.kernel)
+    assert not model.get_layer("lenet5").get_layer("c1").trainable and ours.trainable
+    assert model.get_layer("embedding").output.shape == (None, 5)
+    wider = with_changes(recipe, {"model": "tdt4265_base"})
+    with pytest.raises(InputError, match=r"weights do not fit|weights to start from have the network's shapes"):
+        task.build(wider, *load_for(wider, task, people, None))
+
+
+def test_pixels_are_a_baseline():
+    images = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3), np.uint8)
+    vectors = pixel_vectors(np.concatenate([images, np.zeros_like(images[:1])]))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), [1, 1, 1, 0], atol=1e-5)
+    assert vectors.shape == (4, 768)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"retrieve.identity_loss": "none", "retrieve.triplet": "none"}, "learns by an identity loss, by triplets or by both"),
+        ({"retrieve.images_per_identity": 0}, "triplets need two images or more of each identity in a batch"),
+        ({"batch_size": 10}, "received 3 in batches of 10: use a multiple, such as --batch-size 9"),
+        ({"monitor": "val_accuracy"}, "val_accuracy is none of the task retrieve"),
+        ({"task": "classify", "monitor": "val_R1"}, "val_R1 is none of the task classify"),
+        ({"retrieve.margin": 0.0}, "retrieve.margin must be above 0"),
+    ],
+)
+def test_settings_that_cannot_be(identity_recipe, changes, rule):
+    with pytest.raises(InputError, match=rule):
+        with_changes(identity_recipe, changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"batch_size": 21}, "a batch has 7 identities with two images or more; the training split has 6"),
+        ({"batch_size": 21, "retrieve.images_per_identity": 7}, "7 images of each identity; the largest has 6"),
+    ],
+)
+def test_batches_that_the_data_does_not_allow(identity_recipe, people, tmp_path, changes, rule):
+    with pytest.raises(InputError, match=rule):
+        run_recipe(with_changes(identity_recipe, changes), tmp_path / "run", data_dir=people)
+    assert not (tmp_path / "run").exists()
