@@ -1,9 +1,10 @@
-"""Who may import whom (the rules stand in CONTRIBUTING.md), read from the sources without running them."""
+"""Who may import whom (the rules are in CONTRIBUTING.md), read from the sources without running them."""
 
 from __future__ import annotations
 
 import ast
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -16,46 +17,116 @@ MODULES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 
+#: Modules that may import others of ours inside functions, and what those imports spare a start.
+LAZY: dict[str, str] = {}
 
-def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
-    """Names of the modules a file imports; with top_level_only those that run when it is imported."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes: list[ast.AST] = []
+#: Modules that still do so without need; this list only gets shorter.
+UNFINISHED: set[str] = {
+    "export.benchmark.engines",
+    "export.commands.benchmark",
+    "export.commands.doctor",
+    "export.commands.inspect",
+    "export.commands.page",
+    "export.commands.predict",
+    "export.commands.predict_many",
+    "export.commands.quantize",
+    "export.commands.run",
+    "export.commands.schema",
+    "export.commands.search",
+    "export.contract",
+    "export.diagnostics.doctor",
+    "kerascv_course.ablate",
+    "kerascv_course.analysis.summary",
+    "kerascv_course.analyze",
+    "kerascv_course.calc",
+    "kerascv_course.compare",
+    "kerascv_course.conclusion",
+    "kerascv_course.evaluate",
+    "kerascv_course.look",
+    "kerascv_course.models.registry",
+    "kerascv_course.models.weights.load",
+    "kerascv_course.networks",
+    "kerascv_course.report",
+    "kerascv_course.reports",
+    "kerascv_course.reports.building",
+    "kerascv_course.reports.cose474_p2",
+    "kerascv_course.reports.hkust_pa2",
+    "kerascv_course.reports.ntu_cv_hw2",
+    "kerascv_course.reports.quick",
+    "kerascv_course.reports.tdt4265_a3",
+    "kerascv_course.scenes",
+    "kerascv_course.tasks.base",
+    "kerascv_course.tasks.classification.task",
+    "kerascv_course.theory.__main__",
+    "kerascv_course.theory.counterexample",
+    "kerascv_course.theory.decay",
+    "kerascv_course.theory.hypergradient",
+    "kerascv_course.theory.keras_side",
+    "kerascv_course.theory.least_squares",
+    "kerascv_course.theory.network",
+    "kerascv_course.theory.topics",
+    "kerascv_course.train",
+    "kerascv_course.training.precision",
+}
 
-    def visit(node: ast.AST) -> None:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
-                continue
-            if top_level_only and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-                continue
-            nodes.append(child)
-            visit(child)
+#: Modules that break another rule, for now.
+BREACHES: set[str] = {
+    "export.benchmark.engines",
+    "export.gallery.retriever",
+    "export.serving",
+    "kerascv_course.training.trainer",
+}
 
-    visit(tree)
-    found = set()
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            # "from package import module" imports the module
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name in MODULES else node.module for name in names}
-    return found
+#: Cycles that are still there, of modules and of packages; this list only gets shorter.
+CYCLES = [
+    {"export.contract", "export.untrusted.screen", "export.untrusted"},
+    {"kerascv_course.models.registry", "kerascv_course.models.weights", "kerascv_course.models.weights.load"},
+    {"kerascv_course.theory.hypergradient", "kerascv_course.theory.keras_side"},
+    {"kerascv_course.conclusion", "kerascv_course.experiment", "kerascv_course.reports"},
+    {"kerascv_course.plots", "kerascv_course.theory"},
+    {"kerascv_course.tasks", "kerascv_course.training"},
+]
+
+COMMANDS = ("train", "ablate", "evaluate", "compare", "look", "analyze", "calc", "report", "scenes", "theory.__main__", "cli")
+
+
+def _nodes(tree: ast.AST, *, functions: bool) -> Iterator[ast.AST]:
+    """Nodes that run, without those for type checkers; `functions`: those inside functions too."""
+    for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            continue
+        if not functions and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        yield child
+        yield from _nodes(child, functions=functions)
+
+
+def _imported(node: ast.AST) -> set[str]:
+    """Names of the modules that a statement imports."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "imports are absolute"
+        names = {f"{node.module}.{alias.name}" for alias in node.names}
+        return {name if name in MODULES else str(node.module) for name in names}
+    return set()
+
+
+def imports(module: str, *, top_level_only: bool = False) -> set[str]:
+    """Modules that a module imports; with top_level_only those that it imports when it is imported."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    return set().union(*map(_imported, _nodes(tree, functions=not top_level_only)))
 
 
 def reached(module: str) -> set[str]:
-    """Everything that importing a module imports at the top, through our own modules."""
+    """Everything that importing a module imports, through our own modules."""
     seen: set[str] = set()
     todo = [module]
     while todo:
-        name = todo.pop()
-        for found in imports(MODULES[name], top_level_only=True):
+        for found in imports(todo.pop(), top_level_only=True):
             parents = {".".join(found.split(".")[: i + 1]) for i in range(found.count(".") + 1)}
-            for part in parents - seen:
-                seen.add(part)
-                if part in MODULES:
-                    todo.append(part)
+            todo += [part for part in parents - seen if part in MODULES]
+            seen |= parents
     return seen
 
 
@@ -63,70 +134,118 @@ def is_within(module: str, *packages: str) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if is_within(name, "kerascv_course")])
-def test_only_the_conclusion_calls_the_export_layer_and_only_lazily(module):
-    assert not {name for name in imports(MODULES[module], top_level_only=True) if is_within(name, "export")}
-    if module != "kerascv_course.conclusion":
-        assert not {name for name in imports(MODULES[module]) if is_within(name, "export")}
+def within(*packages: str) -> list[str]:
+    return [name for name in MODULES if is_within(name, *packages)]
 
 
-@pytest.mark.parametrize("module", ["export.predictor", "export.contract", "export.__main__", "export"])
+def cycles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """Groups of nodes that reach each other (strongly connected components of more than one)."""
+    closure = {}
+    for start in graph:
+        seen: set[str] = set()
+        todo = [start]
+        while todo:
+            fresh = graph.get(todo.pop(), set()) - seen
+            seen |= fresh
+            todo += fresh
+        closure[start] = seen
+    groups = {frozenset({a} | {b for b in closure[a] if a in closure.get(b, ())}) for a in graph if a in closure[a]}
+    return sorted(sorted(group) for group in groups if len(group) > 1)
+
+
+def new(groups: list[list[str]]) -> list[list[str]]:
+    return [group for group in groups if not any(set(group) <= known for known in CYCLES)]
+
+
+def test_no_cycles_of_modules():
+    graph = {name: {found for found in imports(name) if found in MODULES and found != name} for name in MODULES}
+    assert new(cycles(graph)) == []
+
+
+def test_no_cycles_of_packages():
+    def package(module: str) -> str:
+        """The room: ``kerascv_course.data``, ``export.gallery``; a module at the top is one of its own."""
+        return ".".join(module.split(".")[:2])
+
+    graph: dict[str, set[str]] = {}
+    for name in MODULES:
+        if name not in PACKAGES:  # their lazy public names refer to every room
+            graph.setdefault(package(name), set()).update(package(found) for found in imports(name) if found in MODULES)
+    assert new(cycles({name: found - {name} for name, found in graph.items()})) == []
+
+
+@pytest.mark.parametrize("module", list(MODULES))
+def test_no_imports_of_our_own_inside_functions(module):
+    inside = imports(module) - imports(module, top_level_only=True)
+    ours = {name for name in inside if is_within(name, *PACKAGES)}
+    if module in LAZY:
+        assert ours, f"{module} has none any more: take it from the list"
+    elif module in UNFINISHED:
+        assert ours, f"{module} is finished: take it from the list"
+    else:
+        assert not ours
+
+
+def outside_core(modules: set[str]) -> set[str]:
+    return {name for name in modules if is_within(name, "kerascv_course") and not is_within(name, "kerascv_course.core")}
+
+
+@pytest.mark.parametrize("module", within("export"))
+def test_export_imports_core_only(module):
+    if not is_within(module, "export.commands") and module not in BREACHES:
+        assert outside_core(imports(module)) <= {"kerascv_course", "kerascv_course._version"}
+
+
+@pytest.mark.parametrize("module", [*within("export.predictor", "export.contract", "export.__main__"), "export"])
 def test_the_predictor_needs_numpy_onnxruntime_and_pillow_only(module):
     roots = {name.split(".")[0] for name in reached(module)} - set(PACKAGES) - set(sys.stdlib_module_names)
     assert roots <= {"numpy", "onnxruntime", "PIL"}
 
 
+@pytest.mark.parametrize("module", within("kerascv_course.core"))
+def test_core_imports_nothing_of_ours_but_core(module):
+    ours = {name for name in imports(module) if is_within(name, *PACKAGES)}
+    assert not {name for name in ours if not is_within(name, "kerascv_course.core", "kerascv_course._version")}
+
+
 @pytest.mark.parametrize(
-    "module",
-    [
-        "kerascv_course",
-        "kerascv_course.train",
-        "kerascv_course.evaluate",
-        "kerascv_course.ablate",
-        "kerascv_course.compare",
-        "kerascv_course.look",
-        "kerascv_course.recipes",
-        "kerascv_course.theory.__main__",
-    ],
+    "module", ["kerascv_course", "kerascv_course.recipes", *(f"kerascv_course.{name}" for name in COMMANDS)]
 )
 def test_listing_and_help_import_no_tensorflow(module):
+    if module not in MODULES:
+        pytest.skip(f"{module} does not exist yet")
     roots = {name.split(".")[0] for name in reached(module)}
-    assert not roots & {"keras", "tensorflow", "sklearn", "matplotlib", "onnx", "onnxruntime", "numpy"}
+    heavy = {"keras", "tensorflow", "sklearn", "matplotlib", "onnx", "onnxruntime"}
+    assert not roots & heavy
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if is_within(name, "kerascv_course.models")])
-def test_models_import_only_what_networks_are_made_of(module):
-    ours = {name for name in imports(MODULES[module]) if is_within(name, *PACKAGES)}
+@pytest.mark.parametrize("module", within("kerascv_course.models"))
+def test_models_import_core_only(module):
+    ours = {name for name in imports(module) if is_within(name, *PACKAGES)}
     assert not {name for name in ours if not is_within(name, "kerascv_course.models", "kerascv_course.core")}
 
 
-@pytest.mark.parametrize(
-    "module",
-    [name for name in MODULES if is_within(name, "kerascv_course.data", "kerascv_course.training")],
-)
-def test_data_and_training_do_not_import_models(module):
-    assert not {name for name in imports(MODULES[module]) if is_within(name, "kerascv_course.models")}
+@pytest.mark.parametrize("module", within("kerascv_course.data", "kerascv_course.training"))
+def test_data_and_training_import_neither_models_nor_tasks(module):
+    if module not in BREACHES:
+        assert not {name for name in imports(module) if is_within(name, "kerascv_course.models", "kerascv_course.tasks")}
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if is_within(name, "kerascv_course.analysis")])
-def test_analysis_imports_no_model_family(module):
-    assert not {name for name in imports(MODULES[module]) if is_within(name, "kerascv_course.models")}
+@pytest.mark.parametrize("module", within("kerascv_course.analysis"))
+def test_analysis_imports_no_models(module):
+    assert not {name for name in imports(module) if is_within(name, "kerascv_course.models")}
 
 
 @pytest.mark.parametrize("module", list(MODULES))
-def test_only_plots_imports_matplotlib_at_the_top(module):
-    tree = imports(MODULES[module], top_level_only=True)
-    figures = {name for name in tree if is_within(name, "matplotlib")} - {"matplotlib.figure"}
+def test_only_plots_imports_matplotlib(module):
+    figures = {name for name in imports(module, top_level_only=True) if is_within(name, "matplotlib")} - {"matplotlib.figure"}
     assert is_within(module, "kerascv_course.plots") or not figures
-
-
-COMMANDS = ("train", "ablate", "evaluate", "compare", "look", "analyze", "calc", "report", "scenes", "theory.__main__")
 
 
 @pytest.mark.parametrize("module", list(MODULES))
 def test_nobody_imports_commands_scripts_or_tests(module):
     commands = [f"kerascv_course.{name}" for name in COMMANDS] + ["export.__main__"]
-    assert not {name for name in imports(MODULES[module]) if is_within(name, "scripts", "tests", *commands)}
+    assert not {name for name in imports(module) if is_within(name, "scripts", "tests", *commands)}
 
 
 @pytest.mark.parametrize("module", list(MODULES))
