@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -112,10 +113,11 @@ def _imported(node: ast.AST) -> set[str]:
     return set()
 
 
-def imports(module: str, *, top_level_only: bool = False) -> set[str]:
+@functools.cache
+def imports(module: str, *, top_level_only: bool = False) -> frozenset[str]:
     """Modules that a module imports; with top_level_only those that it imports when it is imported."""
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-    return set().union(*map(_imported, _nodes(tree, functions=not top_level_only)))
+    return frozenset().union(*map(_imported, _nodes(tree, functions=not top_level_only)))
 
 
 def reached(module: str) -> set[str]:
@@ -186,7 +188,7 @@ def test_no_imports_of_our_own_inside_functions(module):
         assert not ours
 
 
-def outside_core(modules: set[str]) -> set[str]:
+def outside_core(modules: frozenset[str]) -> set[str]:
     return {name for name in modules if is_within(name, "kerascv_course") and not is_within(name, "kerascv_course.core")}
 
 
