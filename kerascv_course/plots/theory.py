@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from kerascv_course.plots import BEST, TRAIN, VALIDATION
+from kerascv_course.plots.base import BEST, TRAIN, VALIDATION
 from kerascv_course.theory.chaos import SETTLES_BELOW, ChaosStudy
 from kerascv_course.theory.counterexample import PRINTED, CounterExample
 from kerascv_course.theory.decay import DecayStudy

@@ -139,7 +139,7 @@ def report(trials: Sequence[Trial], ablation: Ablation, root: Path) -> str:
     text = format_differences(rows, BASE, [f"best_val_{curve}", figure], notes)
     with write_beside(root / "ablation.md") as path:
         path.write_text(_page(recipe, ablation, rows, text), encoding="utf-8")
-    picture = plots.switch_figures(
+    picture = plots.ablation_metrics(
         {name: row.figures[figure] for name, row in rows.items()},
         BASE,
         figure.replace("_", " "),

@@ -9,7 +9,6 @@ import pytest
 from kerascv_course.core.errors import CourseError, InputError, UnknownNameError
 from kerascv_course.experiment import Interrupted
 from kerascv_course.models.registry import create_model
-from kerascv_course.plots import switch_figures
 from kerascv_course.recipes import get_recipe
 from kerascv_course.recipes.ablations import ABLATIONS, BASE, Ablation, get_ablation, with_changes
 from kerascv_course.reports.ablation import plan, report, run_trials
@@ -105,12 +104,6 @@ def test_what_cannot_be_tried(quick, tmp_path):
         report(plan(quick, ablation, (), (0,), tmp_path), ablation, tmp_path)
     with pytest.raises(UnknownNameError, match="unknown ablation of a recipe 'tdt4265-bas'; did you mean 'tdt4265-base'"):
         get_ablation("tdt4265-bas")
-
-
-def test_the_figure_marks_the_mean():
-    (axes,) = switch_figures({"base": [0.5, 0.6], "l2": [0.7]}, "base", "accuracy", title="t").axes
-    assert [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "|"] == pytest.approx([0.55, 0.7])
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["base", "l2"]
 
 
 def test_the_command(command):

@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.plots import compare_curves
 from kerascv_course.reports.comparison import (
     compare_runs,
     differences,
@@ -64,16 +63,6 @@ def test_differences_are_taken_seed_by_seed(make):
     assert second[:5] == ["dropout", "dropout 0.2", "2 1", "0.6900 ± 0.0849", "+4.00 ± 1.41"]
     with pytest.raises(InputError, match="measured on other data than"):
         join_runs({"base": base, "dropout": [make("f", fingerprint="sha256:0")]}, "switch")
-
-
-def test_curves_of_several_runs():
-    history = [{"epoch": 1.0, "loss": 2.0, "val_loss": 2.5}, {"epoch": 2.0, "loss": 1.0, "val_loss": 2.0}]
-    both, validation = compare_curves({"a": [history, history], "b": [history]}, ("loss+val_loss", "val_loss")).axes
-    assert [line.get_linestyle() for line in both.lines] == ["--", "-"] * 3 and len(validation.lines) == 3
-    texts = [text.get_text() for text in both.get_legend().get_texts()]
-    assert texts == ["a, train loss", "a, validation loss", "b, train loss", "b, validation loss"]
-    assert [text.get_text() for text in validation.get_legend().get_texts()] == ["a", "b"]
-    assert validation.get_title() == "Validation loss"
 
 
 def test_what_cannot_be_compared(make, color_run):

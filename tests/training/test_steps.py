@@ -13,7 +13,6 @@ import tensorflow as tf
 from kerascv_course.config import Optimizer, Schedule
 from kerascv_course.core.errors import InputError
 from kerascv_course.experiment import run_recipe
-from kerascv_course.plots import step_curves
 from kerascv_course.training.callbacks import Keeper, describe_row
 from kerascv_course.training.memory import OutOfMemoryError, is_out_of_memory, telling_out_of_memory
 from kerascv_course.training.optimizers import build_optimizer
@@ -117,16 +116,6 @@ def test_lines_written_before_are_kept(plain, tmp_path):
     (run / "steps.csv").write_text("step,loss\n1,2\n")
     with pytest.raises(InputError, match=r"steps\.csv cannot be read as the steps of a run: its columns are"):
         read_steps(run / "steps.csv")
-
-
-def test_the_curves_by_steps():
-    history = [{"step": 20.0, "val_loss": 1.5, "val_accuracy": 0.5}, {"step": 25.0, "val_loss": 1.2, "val_accuracy": 0.6}]
-    left, right = step_curves(np.stack([np.arange(1, 26), np.linspace(2, 1, 25)], 1), history, "accuracy").axes
-    train, validation = left.lines
-    assert train.get_xdata().tolist() == [10, 20] and validation.get_xdata().tolist() == [20, 25]
-    assert train.get_ydata()[0] == pytest.approx(np.linspace(2, 1, 25)[:10].mean())
-    assert right.lines[0].get_ydata().tolist() == [0.5, 0.6]
-    step_curves(np.ones((3, 2)), history, "accuracy")  # fewer steps than a group
 
 
 def test_the_first_loss_that_is_not_finite_is_named(plain, tmp_path):

@@ -218,7 +218,7 @@ class Classify:
             "class_accuracy": plots.class_accuracy(test["class_accuracy"], info.labels),
         }
         if mistakes := _worst_mistakes(logits, splits.test, info.labels, count=12):
-            figures["worst_mistakes"] = plots.picture_grid(*mistakes, title="Worst mistakes on the test split")
+            figures["worst_mistakes"] = plots.image_grid(*mistakes, title="Worst mistakes on the test split")
         return figures
 
     def samples(self, splits: Splits, info: DataInfo, count: int) -> dict[str, np.ndarray]:

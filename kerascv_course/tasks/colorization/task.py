@@ -231,7 +231,7 @@ class Colorizer:
         """The grid of the first validation pictures."""
         images = splits.validation.images[:SHOWN]
         _, shown = _decoder(recipe, info)(model(images, training=False), images)
-        return plots.picture_rows({"input": _seen(images, recipe), "truth": images, "prediction": shown.numpy()})
+        return plots.image_rows({"input": _seen(images, recipe), "truth": images, "prediction": shown.numpy()})
 
     def evaluate(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
         """`PixelReport` of each split, confusion included; ``floors``, and the best that the palette allows."""
@@ -268,7 +268,7 @@ class Colorizer:
         rows = {"input": _seen(images, recipe), "truth": images, "truth in palette": palette[targets], "prediction": shown}
         confusion = np.array(metrics["test"]["confusion"])
         return {
-            "color_grid": plots.picture_rows(rows),
+            "color_grid": plots.image_rows(rows),
             "palette": plots.palette_shares(palette, confusion.sum(1) / confusion.sum(), confusion.sum(0) / confusion.sum()),
         }
 

@@ -86,13 +86,9 @@ def triplets(
     else:
         chosen = [np.where(positive, distances, -np.inf).argmax(axis=1), np.where(same, np.inf, distances).argmin(axis=1)]
     _, anchors = np.unique(batch.targets, return_index=True)
-    images, captions = [], []
-    for anchor in anchors[:6]:
-        for what, other in zip(("anchor", "positive", "negative"), (anchor, chosen[0][anchor], chosen[1][anchor]), strict=True):
-            images.append(batch.images[other])
-            far = "" if other == anchor else f", {distances[anchor, other]:.2f} away"
-            captions.append(f"{what}{far}\n{_name(batch, labels, other)}")
-    return plots.picture_grid(np.stack(images), captions, title="Triplets of the first batch", columns=6)
+    shown = np.stack([(anchor, chosen[0][anchor], chosen[1][anchor]) for anchor in anchors[:6]])
+    names = [_name(batch, labels, number) for number in shown.ravel()]
+    return plots.triplet_grid(batch.images[shown.ravel()], names, distances[shown[:, :1], shown].ravel())
 
 
 def _different(metrics: Mapping[str, Any]) -> list[str]:
@@ -152,11 +148,6 @@ def _map(vectors: np.ndarray, split: Split) -> tuple[np.ndarray, np.ndarray] | N
 
 def _confusions(vectors: np.ndarray, split: Split, labels: Sequence[str], queries: np.ndarray, found: np.ndarray) -> Figure:
     distances = np.linalg.norm(vectors[queries] - vectors[found], axis=1)
-    images, captions = [], []
-    for i in np.argsort(distances, kind="stable")[:PAIRS]:
-        images += [split.images[queries[i]], split.images[found[i]]]
-        captions += [
-            f"query\n{_name(split, labels, queries[i])}",
-            f"nearest, {distances[i]:.2f}\n{_name(split, labels, found[i])}",
-        ]
-    return plots.picture_grid(np.stack(images), captions, title="Worst confusions of the test split", columns=6)
+    worst = np.argsort(distances, kind="stable")[:PAIRS]
+    shown = np.stack([queries[worst], found[worst]], axis=1).ravel()
+    return plots.confused_pairs(split.images[shown], [_name(split, labels, number) for number in shown], distances[worst])

@@ -232,7 +232,7 @@ class SceneRecognition:
                     images.append(splits.test.images[found[0]])
                     captions.append(f"{info.labels[true]} taken for\n{info.labels[answer]} ({len(found)})")
         if images:
-            figures["confused_pairs"] = plots.picture_grid(
+            figures["confused_pairs"] = plots.image_grid(
                 np.stack(images), captions, title="Most confused pairs of the test split (number of such images)", columns=4
             )
         return figures
