@@ -13,12 +13,13 @@ import onnxruntime
 from PIL import Image
 
 from export.contract import Contract, ContractError, parse_contract
+from export.serving import preprocess
 from export.untrusted.guard import alive
 from export.untrusted.screen import screen
 from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.images import ImageError, convert_image, read_image, resize_image
 
-__all__ = ["Neighbors", "OnnxModel", "Predictions", "ProviderError", "expand_paths", "lay_colors", "open_session", "preprocess"]
+__all__ = ["Neighbors", "OnnxModel", "Predictions", "ProviderError", "expand_paths", "lay_colors", "open_session"]
 
 Provider = Literal["cpu", "cuda"]
 
@@ -297,7 +298,7 @@ class OnnxModel:
 
     def feed(self, pixels: np.ndarray) -> np.ndarray:
         """What the graph takes, made of pictures as `run_batch` takes them: the contract's preprocessing and layout."""
-        values = pixels if pixels.dtype == self._dtype else preprocess(pixels, self.contract)
+        values = pixels if pixels.dtype == self._dtype else preprocess(pixels, self.contract.preprocessing)
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if self._nchw else values)
 
     def _is_ready(self, images: Any) -> bool:
@@ -378,15 +379,6 @@ def lay_colors(small: np.ndarray, pixels: np.ndarray) -> np.ndarray:
         large = Image.fromarray(tint[..., channel]).resize((width, height), Image.Resampling.BILINEAR)
         result[..., channel] = np.clip(np.rint(np.asarray(large) + gray), 0, 255)
     return result
-
-
-def preprocess(pixels: np.ndarray, contract: Contract) -> np.ndarray:
-    """``(pixel · scale − mean) / std`` as the contract says: uint8 (N, height, width, channels) to float32 of the same shape."""
-    steps = contract.preprocessing
-    if steps.channels == "BGR":
-        pixels = pixels[..., ::-1]
-    values = pixels.astype(np.float32) * np.float32(steps.scale)
-    return (values - np.asarray(steps.mean, np.float32)) / np.asarray(steps.std, np.float32)
 
 
 def expand_paths(paths: Iterable[str | Path]) -> list[Path]:

@@ -1,143 +1,167 @@
-"""A model as it is served: one image input, named outputs, preprocessing inside or before it."""
+"""Models as they are served: preprocessing arithmetic, named outputs, softmax and unit length.
+
+The one place for them: tasks train behind `normalization`, the converter exports `serving_graph`, and what runs a file of float32
+input uses `preprocess`. Keras is imported by the functions that build layers, so that prediction does without it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
-from export.contract import Meaning, Output, Preprocessing
-from kerascv_course.core.errors import InputError, UnknownNameError
-from kerascv_course.tasks.classification.task import ends_in_softmax, serving_classifier
+from kerascv_course.core.errors import InputError
 
-__all__ = ["PREPROCESSING", "describe_outputs", "preprocessing_steps", "serving_graph"]
+if TYPE_CHECKING:
+    import keras
 
-#: Preprocessing by name: the modes of ``keras.applications.imagenet_utils.preprocess_input``, and pixels as they are.
-PREPROCESSING = {
-    "pixels": Preprocessing("graph", scale=1.0),
-    "tf": Preprocessing("graph", mean=(0.5,), std=(0.5,)),
-    "torch": Preprocessing("graph", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-    "caffe": Preprocessing("graph", scale=1.0, mean=(103.939, 116.779, 123.68), channels="BGR"),
-}
+    from export.contract import Preprocessing
 
-#: What outputs of these names hold.
-MEANINGS: dict[str, Meaning] = {
-    "logits": "logits",
-    "probabilities": "probabilities",
-    "classes": "classes",
-    "colorized": "picture",
-    "embedding": "embedding",
-    "neighbors": "neighbors",
-    "distances": "distances",
-}
+__all__ = ["ends_in_softmax", "normalization", "normalized", "preprocess", "serving_classifier", "serving_graph"]
 
 
-def preprocessing_steps(
-    given: str | tuple[Sequence[float], Sequence[float]] | Preprocessing | None,
-    *,
-    inside: bool,
-    where: Literal["graph", "caller"],
-) -> Preprocessing:
-    """The preprocessing of `export_model` as the contract states it.
+def preprocess(pixels: np.ndarray, steps: Preprocessing) -> np.ndarray:
+    """``(pixel · scale − mean) / std`` of pixels of 0–255.
 
     Args:
-        given: as `export_model` takes it.
-        inside: the model takes uint8, so that its preprocessing is in it already.
-        where: of the file.
+        pixels: uint8 (N, height, width, channels).
+        steps: the contract's preprocessing.
+
+    Returns:
+        float32 of the same shape.
     """
-    if given is None:
-        unknown = {"mean": None, "std": None} if inside else {}
-        return Preprocessing(where, **unknown)  # type: ignore[arg-type]
-    if isinstance(given, str):
-        if given not in PREPROCESSING:
-            raise UnknownNameError("preprocessing", given, PREPROCESSING)
-        given = PREPROCESSING[given]
-    if isinstance(given, Preprocessing):
-        return Preprocessing(where, given.scale, given.mean, given.std, given.channels)
-    mean, std = (tuple(float(value) for value in values) for values in given)
-    return Preprocessing(where, mean=mean, std=std)
+    if steps.channels == "BGR":
+        pixels = pixels[..., ::-1]
+    values = pixels.astype(np.float32) * np.float32(steps.scale)
+    return (values - np.asarray(steps.mean, np.float32)) / np.asarray(steps.std, np.float32)
+
+
+def normalization(mean: Sequence[float], std: Sequence[float], channels: int, *, scale: float = 1 / 255) -> keras.layers.Layer:
+    """The layer ``normalize``: ``(pixel · scale − mean) / std``.
+
+    Args:
+        mean: one value or one a channel, of scaled pixels.
+        std: likewise.
+        channels: of the images.
+        scale: factor on pixels of 0–255.
+    """
+    import keras
+
+    means, stds = (np.broadcast_to(np.asarray(values, np.float64), (channels,)) for values in (mean, std))
+    return keras.layers.Rescaling((scale / stds).tolist(), (-means / stds).tolist(), name="normalize")
+
+
+def normalized(
+    network: keras.Model,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    dtype: str = "uint8",
+    image_shape: tuple[int, int, int] | None = None,
+) -> keras.Model:
+    """Put ``(pixel/255 − mean) / std`` in front of a network.
+
+    Args:
+        network: from float32 (batch, height, width, channels).
+        mean: one value or one a channel, of pixels scaled to 0–1.
+        std: likewise.
+        dtype: of the new input: ``"uint8"``, or ``"float32"`` for pixels of 0–255 in floating point.
+        image_shape: (height, width, channels) of images that are resized to the network's input (bilinear); None: no resizing.
+    """
+    import keras
+
+    shape = network.input_shape[1:]
+    image = keras.Input(image_shape or shape, dtype=dtype, name="image")
+    x = normalization(mean, std, shape[-1])(image)
+    if image_shape is not None and image_shape != shape:
+        x = keras.layers.Resizing(*shape[:2], interpolation="bilinear", name="resize")(x)
+    return keras.Model(image, network(x), name=network.name)
+
+
+def serving_classifier(model: keras.Model) -> keras.Model:
+    """A classifier with named outputs, each (batch, classes): ``logits`` and their softmax, ``probabilities``.
+
+    A model that ends in a softmax has ``probabilities`` alone.
+    """
+    import keras
+
+    image, scores = _called(model)
+    outputs = {}
+    if ends_in_softmax(model):
+        outputs["probabilities"] = keras.layers.Identity(name="probabilities")(scores)
+    else:
+        outputs["logits"] = keras.layers.Identity(name="logits")(scores)
+        outputs["probabilities"] = keras.layers.Softmax(name="probabilities")(scores)
+    return keras.Model(image, outputs, name=model.name)
+
+
+def ends_in_softmax(layer: keras.layers.Layer) -> bool:
+    """Whether the last operation of a layer, or of a model's last layer, is a softmax."""
+    import keras
+
+    layer = _last(layer)
+    return isinstance(layer, keras.layers.Softmax) or getattr(layer, "activation", None) is keras.activations.softmax
 
 
 def serving_graph(model: keras.Model, *, task: str | None, input_dtype: str, steps: Preprocessing) -> keras.Model:
-    """The model as it is served: one input ``image``, a dict of named outputs.
+    """The model as it is exported: one input ``image``, a dict of named outputs.
 
     Args:
-        model: as in `export.export_model`; a model whose output is a dict is served as it is.
+        model: as `export.export_model` takes it; one whose output is a dict keeps its outputs.
         task: as in `export.export_model`.
         input_dtype: as in `export.export_model`.
-        steps: put before a model of floating-point input where `input_dtype` is ``"uint8"``.
+        steps: put in front of a model of floating-point input where `input_dtype` is ``"uint8"``.
 
     Raises:
-        InputError: a task that does not fit the model's outputs.
+        InputError: the task does not fit the model's outputs.
     """
-    inside = model.inputs[0].dtype == "uint8"
+    import keras
+
     named = not isinstance(model, keras.Sequential) and isinstance(model.output, dict)
-    if input_dtype == "uint8" and not inside:
+    if input_dtype == "uint8" and model.inputs[0].dtype != "uint8":
         model = _preprocessed(model, steps)
     if named:
         return model
-    single = len(model.outputs) == 1 and len(model.outputs[0].shape) == 2
-    if task == "embed" and single:
-        image, vectors = _called(model)
-        if not _ends_in(model, keras.layers.UnitNormalization):
-            vectors = keras.layers.UnitNormalization(name="unit_length")(vectors)
-        return keras.Model(image, {"embedding": keras.layers.Identity(name="embedding")(vectors)}, name=model.name)
-    if task not in ("tensor", "embed") and single:
+    one_vector = len(model.outputs) == 1 and len(model.outputs[0].shape) == 2
+    if one_vector and task not in ("tensor", "embed"):
         return serving_classifier(model)
-    if task in ("classify", "embed"):
-        raise InputError(
-            f"the task {task!r} has one output (batch, values); {model.name} has {[tuple(o.shape) for o in model.outputs]}"
-        )
+    if task in ("classify", "embed") and not one_vector:
+        shapes = [tuple(output.shape) for output in model.outputs]
+        raise InputError(f"the task {task!r} has one output (batch, values); {model.name} has {shapes}")
     image, values = _called(model)
-    values = keras.tree.flatten(values)
-    names = [f"output_{i}" for i in range(len(values))] if len(values) > 1 else ["output"]
-    return keras.Model(
-        image, {key: keras.layers.Identity(name=key)(v) for key, v in zip(names, values, strict=True)}, name=model.name
-    )
+    if task == "embed":
+        if not isinstance(_last(model), keras.layers.UnitNormalization):
+            values = keras.layers.UnitNormalization(name="unit_length")(values)
+        outputs = {"embedding": values}
+    else:
+        values = keras.tree.flatten(values)
+        outputs = {f"output_{i}": value for i, value in enumerate(values)} if len(values) > 1 else {"output": values[0]}
+    outputs = {name: keras.layers.Identity(name=name)(value) for name, value in outputs.items()}
+    return keras.Model(image, outputs, name=model.name)
 
 
 def _called(model: keras.Model) -> tuple[Any, Any]:
+    """A new input ``image`` and what the model makes of it."""
+    import keras
+
     image = keras.Input(model.inputs[0].shape[1:], dtype=model.inputs[0].dtype, name="image")
     return image, model(image)
 
 
+def _last(layer: Any) -> Any:
+    """The last layer of a model, through models inside it."""
+    while layers := getattr(layer, "layers", None):
+        layer = layers[-1]
+    return layer
+
+
 def _preprocessed(model: keras.Model, steps: Preprocessing) -> keras.Model:
-    """The model behind ``(pixel · scale − mean) / std`` from uint8 pixels."""
+    """The model behind `preprocess`, from uint8 pixels."""
+    import keras
+
     shape = tuple(model.inputs[0].shape[1:])
     image = keras.Input(shape, dtype="uint8", name="image")
-    mean, std = (
-        np.broadcast_to(np.asarray(values, np.float64), (shape[-1],)) for values in (steps.mean or (0,), steps.std or (1,))
-    )
-    values = keras.layers.Rescaling((steps.scale / std).tolist(), (-mean / std).tolist(), name="normalize")(
-        keras.ops.flip(image, axis=-1) if steps.channels == "BGR" else image
-    )
-    return keras.Model(image, model(values), name=model.name)
-
-
-def describe_outputs(serving: keras.Model, names: Sequence[str]) -> tuple[Output, ...]:
-    """What the contract says of the outputs of a serving graph, in the order of `names`."""
-    outputs = []
-    for name in names:
-        meaning = MEANINGS.get(name, "values")
-        activation: Literal["none", "softmax", "sigmoid", "l2"] = "none"
-        if meaning == "probabilities":
-            activation = "softmax" if _softmax_makes(serving, name) else "none"
-        elif meaning == "embedding":
-            activation = "l2"
-        outputs.append(Output(name, meaning, tuple(serving.output[name].shape[1:]), activation))
-    return tuple(outputs)
-
-
-def _softmax_makes(serving: keras.Model, name: str) -> bool:
-    """Whether an output comes from a softmax, through layers that only name it."""
-    operation = serving.output[name]._keras_history.operation
-    while isinstance(operation, keras.layers.Identity):
-        operation = operation.input._keras_history.operation
-    return ends_in_softmax(operation)
-
-
-def _ends_in(model: keras.Model, kind: type) -> bool:
-    last = model.layers[-1]
-    return _ends_in(last, kind) if isinstance(last, keras.Model) else isinstance(last, kind)
+    pixels = keras.ops.flip(image, axis=-1) if steps.channels == "BGR" else image
+    normalize = normalization(steps.mean or (0,), steps.std or (1,), shape[-1], scale=steps.scale)
+    return keras.Model(image, model(normalize(pixels)), name=model.name)

@@ -17,8 +17,8 @@ from onnx.reference import ReferenceEvaluator
 from export.contract import Contract, Output, Parity
 from export.files import rewrite_contract
 from export.gallery.rank_lists import MIN_EQUAL, RankLists
-from export.predictor import OnnxModel, open_session, preprocess
-from export.serving import serving_graph
+from export.predictor import OnnxModel, open_session
+from export.serving import preprocess, serving_graph
 from kerascv_course.core.errors import CourseError, InputError
 
 __all__ = ["ParityError", "ParityReport", "ParityRow", "certify", "check_parity"]
@@ -311,7 +311,7 @@ def _serving(model: keras.Model, contract: Contract) -> keras.Model:
 
 def _keras_outputs(serving: keras.Model, contract: Contract, images: np.ndarray) -> dict[str, np.ndarray]:
     """What Keras says. A model of floating-point input is fed what the contract's preprocessing makes of the pixels."""
-    values = images if images.dtype == serving.inputs[0].dtype else preprocess(images, contract)
+    values = images if images.dtype == serving.inputs[0].dtype else preprocess(images, contract.preprocessing)
     batches = [serving.predict_on_batch(values[i : i + KERAS_BATCH]) for i in range(0, len(values), KERAS_BATCH)]
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
@@ -409,7 +409,7 @@ def _cut_sizes(
     height, width = images.shape[1:3]
     for rows, columns in CUTS:
         cut = images[:CUT_IMAGES, : max(height - rows, 1), : max(width - columns, 1)]
-        values = cut if cut.dtype == serving.inputs[0].dtype else preprocess(cut, onnx_model.contract)
+        values = cut if cut.dtype == serving.inputs[0].dtype else preprocess(cut, onnx_model.contract.preprocessing)
         # called eagerly: each size would be a tracing of its own
         reference = {name: np.asarray(value) for name, value in serving(values, training=False).items()}
         outputs = onnx_model.run(cut)

@@ -147,9 +147,9 @@ def untrained(name: str, folder: Path) -> None:
     """
     start_tensorflow()
     from export import export_model
+    from export.serving import normalized, serving_classifier
     from kerascv_course import create_model
     from kerascv_course.models.registry import model_spec
-    from kerascv_course.tasks.classification.task import normalized, serving_classifier
 
     channels = model_spec(name).input_shape[-1]
     model = normalized(create_model(name, 10, (32, 32, channels)), (0.5,), (0.25,))

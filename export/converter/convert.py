@@ -11,16 +11,16 @@ import keras
 import onnx
 import onnx.version_converter
 
-from export.contract import Contract, Input, Metric, Tiling, dump_contract
+from export.contract import Contract, Input, Meaning, Metric, Output, Preprocessing, Tiling, dump_contract
 from export.converter.idle import drop_idle_nodes
 from export.converter.optimize import optimize_graph
 from export.files import describe, save_model
 from export.predictor import OnnxModel
-from export.serving import describe_outputs, preprocessing_steps, serving_graph
+from export.serving import ends_in_softmax, serving_graph
 from kerascv_course.core.environment import package_versions, quiet_stderr, source_commit
-from kerascv_course.core.errors import CourseError, InputError
+from kerascv_course.core.errors import CourseError, InputError, UnknownNameError
 
-__all__ = ["ExportError", "export_model"]
+__all__ = ["ExportError", "export_model", "preprocessing_steps"]
 
 #: Name of the batch dimension.
 BATCH = "batch"
@@ -35,6 +35,26 @@ WORKAROUNDS = {
     "ScaleAndTranslate": "antialiased resizing: use Resizing(antialias=False) in the model, or resize before it",
     "StatelessRandom": "random layers: leave augmentation out of the exported model, or put it into the data pipeline",
     "ImageProjectiveTransform": "random rotation, zoom or translation: leave augmentation out of the exported model",
+}
+
+
+#: Preprocessing by name: the modes of ``keras.applications.imagenet_utils.preprocess_input``, and pixels as they are.
+PREPROCESSING = {
+    "pixels": Preprocessing("graph", scale=1.0),
+    "tf": Preprocessing("graph", mean=(0.5,), std=(0.5,)),
+    "torch": Preprocessing("graph", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    "caffe": Preprocessing("graph", scale=1.0, mean=(103.939, 116.779, 123.68), channels="BGR"),
+}
+
+#: What outputs of these names hold.
+MEANINGS: dict[str, Meaning] = {
+    "logits": "logits",
+    "probabilities": "probabilities",
+    "classes": "classes",
+    "colorized": "picture",
+    "embedding": "embedding",
+    "neighbors": "neighbors",
+    "distances": "distances",
 }
 
 
@@ -152,6 +172,54 @@ def _input_spec(model: keras.Model, input_dtype: str, layout: Any, resize: Any) 
         color="gray" if shape[3] == 1 else "RGB",
         resize=resize,
     )
+
+
+def preprocessing_steps(
+    given: str | tuple[Sequence[float], Sequence[float]] | Preprocessing | None,
+    *,
+    inside: bool,
+    where: Literal["graph", "caller"],
+) -> Preprocessing:
+    """The preprocessing of `export_model` as the contract states it.
+
+    Args:
+        given: as `export_model` takes it.
+        inside: the model takes uint8, so that its preprocessing is in it already.
+        where: of the file.
+    """
+    if given is None:
+        unknown = {"mean": None, "std": None} if inside else {}
+        return Preprocessing(where, **unknown)  # type: ignore[arg-type]
+    if isinstance(given, str):
+        if given not in PREPROCESSING:
+            raise UnknownNameError("preprocessing", given, PREPROCESSING)
+        given = PREPROCESSING[given]
+    if isinstance(given, Preprocessing):
+        return Preprocessing(where, given.scale, given.mean, given.std, given.channels)
+    mean, std = (tuple(float(value) for value in values) for values in given)
+    return Preprocessing(where, mean=mean, std=std)
+
+
+def describe_outputs(serving: keras.Model, names: Sequence[str]) -> tuple[Output, ...]:
+    """What the contract says of the outputs of a serving graph, in the order of `names`."""
+    outputs = []
+    for name in names:
+        meaning = MEANINGS.get(name, "values")
+        activation: Literal["none", "softmax", "sigmoid", "l2"] = "none"
+        if meaning == "probabilities":
+            activation = "softmax" if _softmax_makes(serving, name) else "none"
+        elif meaning == "embedding":
+            activation = "l2"
+        outputs.append(Output(name, meaning, tuple(serving.output[name].shape[1:]), activation))
+    return tuple(outputs)
+
+
+def _softmax_makes(serving: keras.Model, name: str) -> bool:
+    """Whether an output comes from a softmax, through layers that only name it."""
+    operation = serving.output[name]._keras_history.operation
+    while isinstance(operation, keras.layers.Identity):
+        operation = operation.input._keras_history.operation
+    return ends_in_softmax(operation)
 
 
 class _Complaints(logging.Handler):

@@ -130,8 +130,9 @@ def _contract_findings(graph: RawGraph, labels: Sequence[str]) -> list[Finding]:
 
 
 def _reference(model: keras.Model, graph: RawGraph, task: str | None, preprocessing: Any) -> Reference:
+    from export.converter.convert import preprocessing_steps
     from export.diagnostics.reference import Reference
-    from export.serving import preprocessing_steps, serving_graph
+    from export.serving import serving_graph
 
     contract = graph.contract
     inside = model.inputs[0].dtype == "uint8"

@@ -11,7 +11,8 @@ import onnx
 import onnxruntime
 
 from export.contract import Contract, ContractError, parse_contract
-from export.predictor import open_session, preprocess
+from export.predictor import open_session
+from export.serving import preprocess
 from export.untrusted.screen import screen
 from kerascv_course.core.errors import InputError
 
@@ -139,7 +140,7 @@ class RawGraph:
     def _preprocess(self, pixels: np.ndarray) -> np.ndarray:
         if self.contract is None or self.contract.preprocessing.mean is None:
             return pixels.astype(np.float32) / np.float32(255)
-        return preprocess(pixels, self.contract)
+        return preprocess(pixels, self.contract.preprocessing)
 
     def tensors(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """Every float tensor that a node makes, by name in computing order, for a few pictures."""

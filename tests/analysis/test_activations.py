@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 
+from export.serving import normalized
 from kerascv_course import create_model
 from kerascv_course.analysis.activations import activations, convolutions, filters, layer_names
 from kerascv_course.analysis.inside import first_and_last, look
 from kerascv_course.core.errors import InputError, UnknownNameError
-from kerascv_course.tasks.classification.task import normalized
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
 

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from matplotlib.figure import Figure
 
+from export.serving import normalization, normalized, serving_classifier
 from kerascv_course import plots
 from kerascv_course.config import Recipe
 from kerascv_course.data import DataInfo, Split, Splits
@@ -22,72 +23,12 @@ __all__ = [
     "Classify",
     "class_samples",
     "classification_report",
-    "ends_in_softmax",
-    "normalization",
-    "normalized",
-    "serving_classifier",
 ]
 
 EVALUATION_BATCH = 256
 
 #: Training images that a network may take its first figures from.
 ADAPTATION_IMAGES = 5000
-
-
-def normalized(
-    network: keras.Model,
-    mean: Sequence[float],
-    std: Sequence[float],
-    *,
-    dtype: str = "uint8",
-    image_shape: tuple[int, int, int] | None = None,
-) -> keras.Model:
-    """Put normalisation before a network: (pixels/255 − mean)/std, from images of 0–255.
-
-    Args:
-        network: from float32 (batch, height, width, channels).
-        mean: one value, or one for each channel, of pixels scaled to 0–1.
-        std: likewise.
-        dtype: of the new input: ``"uint8"``, or ``"float32"`` for pixels 0–255 in floating point.
-        image_shape: (height, width, channels) of the images, where they are to be resized to the network's input, bilinearly; None:
-            as the network takes them.
-    """
-    shape = network.input_shape[1:]
-    image = keras.Input(image_shape or shape, dtype=dtype, name="image")
-    x = normalization(mean, std, shape[-1])(image)
-    if image_shape is not None and image_shape != shape:
-        x = keras.layers.Resizing(*shape[:2], interpolation="bilinear", name="resize")(x)
-    return keras.Model(image, network(x), name=network.name)
-
-
-def normalization(mean: Sequence[float], std: Sequence[float], channels: int) -> keras.layers.Layer:
-    """The layer ``normalize``: (pixels/255 − mean)/std for pixels of 0–255; the arguments are `normalized`'s."""
-    means, stds = (np.broadcast_to(np.asarray(values, np.float64), (channels,)) for values in (mean, std))
-    return keras.layers.Rescaling((1 / (255 * stds)).tolist(), (-means / stds).tolist(), name="normalize")
-
-
-def serving_classifier(model: keras.Model) -> keras.Model:
-    """A classifier with named outputs, each (batch, classes): ``logits`` and ``probabilities``, their softmax.
-
-    A model that ends in a softmax already has the output ``probabilities`` alone.
-    """
-    image = keras.Input(model.inputs[0].shape[1:], dtype=model.inputs[0].dtype, name="image")
-    scores = model(image)
-    if ends_in_softmax(model):
-        outputs = {"probabilities": keras.layers.Identity(name="probabilities")(scores)}
-    else:
-        outputs = {
-            "logits": keras.layers.Identity(name="logits")(scores),
-            "probabilities": keras.layers.Softmax(name="probabilities")(scores),
-        }
-    return keras.Model(image, outputs, name=model.name)
-
-
-def ends_in_softmax(layer: keras.layers.Layer) -> bool:
-    """Whether the last thing that a layer, or the last layer of a model, does is a softmax."""
-    if isinstance(layer, keras.Model):
-        return ends_in_softmax(layer.layers[-1])
-    return isinstance(layer, keras.layers.Softmax) or getattr(layer, "activation", None) is keras.activations.softmax
 
 
 def classification_report(logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:

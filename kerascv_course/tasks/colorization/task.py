@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 
+from export.serving import normalization
 from kerascv_course import plots
 from kerascv_course.analysis import summarize
 from kerascv_course.config import Colorize, Recipe
@@ -28,7 +29,6 @@ from kerascv_course.data.palette import (
     palette_of,
 )
 from kerascv_course.models.registry import create_model
-from kerascv_course.tasks.classification.task import normalization
 from kerascv_course.tasks.colorization.metrics import PixelReport, floors
 
 __all__ = ["Colorizer", "Decode"]

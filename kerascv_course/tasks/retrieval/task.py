@@ -13,6 +13,7 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 from PIL import Image
 
+from export.serving import normalization
 from kerascv_course.config import Recipe
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.images import resize_image
@@ -21,7 +22,6 @@ from kerascv_course.core.retrieval_metrics import evaluate, evaluate_distances
 from kerascv_course.data import DataInfo, Split, Splits
 from kerascv_course.data.pipeline import evaluation_batches
 from kerascv_course.models.registry import create_model
-from kerascv_course.tasks.classification.task import normalization
 from kerascv_course.tasks.classification.transfer import freeze_before, load_all_but_head
 from kerascv_course.tasks.classification.tta import mean_over_views
 from kerascv_course.tasks.retrieval import figures as retrieval_figures

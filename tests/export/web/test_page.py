@@ -179,7 +179,7 @@ def test_grey_and_transparent_pixels_are_pillows(node):
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
 @pytest.mark.parametrize("channels", ["as fed", "BGR"])
 def test_preprocessing_before_the_graph_is_the_runtimes(node, layout, channels):
-    from export.predictor import preprocess
+    from export.serving import preprocess
 
     contract = {
         "input": {"height": 4, "width": 5, "channels": 3, "dtype": "float32", "layout": layout, "resize": "bilinear"},
@@ -194,7 +194,7 @@ def test_preprocessing_before_the_graph_is_the_runtimes(node, layout, channels):
         const {{ data, dims }} = toInput({json.dumps(contract)}, image);
         console.log(JSON.stringify({{ data: Array.from(data), dims }}));""",
     )
-    expected = preprocess(pixels[None, :, :, :3], read_contract_like(contract))
+    expected = preprocess(pixels[None, :, :, :3], read_contract_like(contract).preprocessing)
     if layout == "NCHW":
         expected = expected.transpose(0, 3, 1, 2)
     assert answer["dims"] == list(expected.shape)

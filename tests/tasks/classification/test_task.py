@@ -5,15 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from export.serving import normalized, serving_classifier
 from kerascv_course.config import Augmentation, Export
 from kerascv_course.data.pipeline import evaluation_batches, training_batches
-from kerascv_course.tasks.classification.task import (
-    Classify,
-    _worst_mistakes,
-    classification_report,
-    normalized,
-    serving_classifier,
-)
+from kerascv_course.tasks.classification.task import Classify, _worst_mistakes, classification_report
 from kerascv_course.training.trainer import prepare
 
 keras = pytest.importorskip("keras")
