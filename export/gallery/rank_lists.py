@@ -7,9 +7,8 @@ from collections.abc import Hashable
 import numpy as np
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.core.protocols import make_protocol
 from kerascv_course.core.ranking import nearest
-from kerascv_course.core.retrieval_metrics import evaluate
+from kerascv_course.core.retrieval_metrics import evaluate, make_protocol
 
 __all__ = ["MIN_EQUAL", "RankLists", "equal_lists"]
 

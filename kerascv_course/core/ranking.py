@@ -1,8 +1,7 @@
-"""Exact ranking of a gallery by distance, in chunks of bounded memory; NumPy only.
+"""Exact nearest-neighbor ranking in chunks of bounded memory; NumPy only.
 
-A matrix product finds who may be near: fast, but rounded. Whatever the rounding leaves open is settled by distances that are computed
-of the differences themselves in float64. So the order is exact, the same on every machine, and equal distances stand in the order of
-the gallery.
+A float32 matrix product selects the candidates. Whatever its rounding error leaves undecided is settled by distances computed from the
+differences themselves in float64. The order is therefore exact and the same on every machine; ties keep the order of the gallery.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ ELEMENTS = 2**22
 
 
 class Nearest(NamedTuple):
-    """The nearest gallery entries of each query.
+    """Nearest gallery entries of each query.
 
     Attributes:
-        indices: int64 (queries, k), nearest first; of equal distances the entry that comes first in the gallery.
+        indices: int64 (queries, k), nearest first; ties keep the order of the gallery.
         distances: float64 (queries, k): Euclidean, or 1 − cosine (0 to 2).
     """
 
@@ -38,30 +37,30 @@ class Nearest(NamedTuple):
 
 
 def check_embeddings(values: np.ndarray, what: str) -> np.ndarray:
-    """Embeddings as float32 (N, width).
+    """Check embeddings and return them as float32 (N, width).
 
     Raises:
-        InputError: another shape, none at all, or values that are NaN or infinite (in float32).
+        InputError: wrong shape or type, empty, or NaN or infinite in float32.
     """
     values = np.asarray(values)
     if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.size:
-        raise InputError(f"{what} are numbers (N, width), one vector or more; received {values.dtype} {values.shape}")
+        raise InputError(f"{what} must be a numeric array (N, width), N ≥ 1; received {values.dtype} {values.shape}")
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(values, np.float32)
     bad = np.flatnonzero(np.concatenate([~np.isfinite(part).all(axis=1) for part in _parts(values)]))
     if len(bad):
         raise InputError(
-            f"{what} are finite numbers; {len(bad)} of {len(values)} vectors hold NaN or infinity, first number {bad[0]}: the network "
-            "that made them has diverged, or divides by zero"
+            f"{what} must be finite; {len(bad)} of {len(values)} vectors contain NaN or infinity, the first at index {bad[0]}: the "
+            "network that computed them has diverged or divides by zero"
         )
     return values
 
 
 def unit_vectors(values: np.ndarray, what: str) -> np.ndarray:
-    """Vectors (N, width) divided by their lengths, float32.
+    """Scale vectors (N, width) to unit length, float32.
 
     Raises:
-        InputError: a vector of zeros, which has no direction.
+        InputError: a zero vector.
     """
     result = np.empty_like(values)
     for start in range(0, len(values), GALLERY):
@@ -69,7 +68,9 @@ def unit_vectors(values: np.ndarray, what: str) -> np.ndarray:
         lengths = np.sqrt((part**2).sum(axis=1, keepdims=True))
         if not lengths.all():
             zero = start + int(np.flatnonzero(lengths == 0)[0])
-            raise InputError(f"{what} are compared by direction, which a vector of zeros has not; number {zero} is one")
+            raise InputError(
+                f"{what} are compared by cosine, which is undefined for zero vectors; received one at index {zero}"
+            )
         result[start : start + GALLERY] = part / lengths
     return result
 
@@ -79,19 +80,21 @@ def _parts(values: np.ndarray) -> list[np.ndarray]:
 
 
 def prepare(queries: np.ndarray, gallery: np.ndarray, distance: Distance) -> tuple[np.ndarray, np.ndarray, float]:
-    """Checked float32 vectors whose Euclidean distance is to be taken, and the factor that they were divided by.
+    """Check and prepare vectors so that only Euclidean distances remain to be computed.
 
-    Values far from 1 are scaled by a power of two, which is exact: otherwise their squares might overflow.
+    Returns:
+        float32 queries and gallery, and the factor they were divided by: a power of two (exact) for values far from 1, whose squares
+        might overflow; otherwise 1.
     """
     if len(np.shape(gallery)) == 2 and not len(gallery):
-        raise InputError("the gallery is empty: it needs one vector or more")
-    queries, gallery = check_embeddings(queries, "the queries"), check_embeddings(gallery, "the gallery's vectors")
+        raise InputError("the gallery is empty; it must hold at least one vector")
+    queries, gallery = check_embeddings(queries, "queries"), check_embeddings(gallery, "gallery vectors")
     if queries.shape[1] != gallery.shape[1]:
-        raise InputError(f"queries and gallery have vectors of one width; received {queries.shape[1]} and {gallery.shape[1]}")
+        raise InputError(f"queries and gallery must have the same width; received {queries.shape[1]} and {gallery.shape[1]}")
     if distance == "cosine":
-        return unit_vectors(queries, "the queries"), unit_vectors(gallery, "the gallery's vectors"), 1.0
+        return unit_vectors(queries, "queries"), unit_vectors(gallery, "gallery vectors"), 1.0
     if distance != "euclidean":
-        raise InputError(f"the distance is euclidean or cosine; received {distance!r}")
+        raise InputError(f"distance must be euclidean or cosine; received {distance!r}")
     largest = float(max(side for values in (queries, gallery) for side in (values.max(), -values.min())))
     if 2.0**-20 <= largest <= 2.0**20 or not largest:
         return queries, gallery, 1.0
@@ -100,7 +103,7 @@ def prepare(queries: np.ndarray, gallery: np.ndarray, distance: Distance) -> tup
 
 
 def squared_distances(queries: np.ndarray, gallery: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Squared distance of each pair (row, column), float64, of the differences themselves: of the pair alone, whoever else is near."""
+    """Squared distance of each pair (row, column), float64, from the differences; independent of all other pairs."""
     result = np.empty(len(rows))
     step = max(1, ELEMENTS // 4 // queries.shape[1])
     for start in range(0, len(rows), step):
@@ -113,19 +116,18 @@ def squared_distances(queries: np.ndarray, gallery: np.ndarray, rows: np.ndarray
 
 
 def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, *, distance: Distance = "euclidean") -> Nearest:
-    """The k nearest gallery entries of each query, exactly.
+    """Exact k nearest gallery entries of each query.
 
-    Memory beyond the arguments and the answer is some 50 MiB, a few hundred where most entries are equally near (with ``"cosine"``,
-    copies of the arguments come on top).
+    Needs about 50 MiB beyond arguments and result, a few hundred if most entries tie; ``"cosine"`` also copies the arguments.
 
     Args:
-        queries: (Q, width), finite; taken as float32.
+        queries: (Q, width), finite; converted to float32.
         gallery: (G, width).
-        k: 1 or more; more than G: all of them.
+        k: 1 or more; larger than G returns all of them.
         distance: Euclidean, or 1 − cosine.
 
     Raises:
-        InputError: an empty gallery, vectors of other widths or with NaN, zeros where directions are compared, or k below 1.
+        InputError: an empty gallery, different widths, NaN, zero vectors with ``"cosine"``, or k below 1.
     """
     indices, squares, factor = nearest_squares(queries, gallery, k, distance)
     return Nearest(indices, lengths_of(squares, factor, distance))
@@ -134,9 +136,9 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, *, distance: Dista
 def nearest_squares(
     queries: np.ndarray, gallery: np.ndarray, k: int, distance: Distance
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Indices and squared distances (Q, k) of the k nearest; and what the vectors were divided by, see `prepare`."""
+    """Indices and squared distances (Q, k) of the k nearest, and the factor of `prepare`."""
     if k < 1:
-        raise InputError(f"k is 1 or more; received {k}")
+        raise InputError(f"k must be 1 or more; received {k}")
     queries, gallery, factor = prepare(queries, gallery, distance)
     k = min(k, len(gallery))
     indices, squares = np.empty((len(queries), k), np.int64), np.empty((len(queries), k))
@@ -149,7 +151,7 @@ def nearest_squares(
 
 
 def lengths_of(squares: np.ndarray, factor: float, distance: Distance) -> np.ndarray:
-    """The distance asked for, of squared Euclidean distances between vectors divided by `factor`."""
+    """Convert squared Euclidean distances of vectors from `prepare` to the requested distance."""
     return squares / 2 if distance == "cosine" else np.sqrt(squares) * factor
 
 
@@ -160,9 +162,9 @@ def _half_squares(gallery: np.ndarray) -> np.ndarray:
 def _nearest_of_chunk(queries: np.ndarray, gallery: np.ndarray, half: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices and squared distances (queries, k).
 
-    The score q·g − |g|²/2 is the larger the nearer: |q − g|² = |q|² − 2 score. Its rounding in float32 is bounded whatever the order
-    of summation (Higham 2002, section 3.1: width · 2⁻²⁴ of the sum of the products' sizes), so an entry whose score lies below the
-    k-th best one by more than that cannot be among the k nearest; all others are measured.
+    The score q·g − |g|²/2 grows as the distance shrinks: |q − g|² = |q|² − 2 score. Its float32 rounding error is bounded for any order
+    of summation (Higham 2002, section 3.1: width · 2⁻²⁴ times the sum of the products' magnitudes), so an entry whose score is below
+    the k-th best by more than that cannot be among the k nearest; all others are measured exactly.
     """
     count, width = queries.shape
     lengths = (queries.astype(np.float64) ** 2).sum(axis=1)
@@ -175,7 +177,7 @@ def _nearest_of_chunk(queries: np.ndarray, gallery: np.ndarray, half: np.ndarray
     while begin < len(gallery):
         end = min(len(gallery), max(begin + GALLERY, k))
         step = max(1, QUERIES * GALLERY // (end - begin))
-        for top in range(0, count, step):  # all at once, but for a k beyond GALLERY
+        for top in range(0, count, step):  # a single pass unless k > GALLERY
             scores = queries[top : top + step] @ gallery[begin:end].T
             scores -= half32[begin:end]
             limit = least[top : top + step]
@@ -198,13 +200,13 @@ def _nearest_of_chunk(queries: np.ndarray, gallery: np.ndarray, half: np.ndarray
 def full_orders(
     queries: np.ndarray, gallery: np.ndarray, *, distance: Distance = "euclidean"
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """The whole gallery in the order of its distance, for some queries at a time.
+    """Rank the whole gallery, a block of queries at a time.
 
     Args:
         queries, gallery, distance: as for `nearest`.
 
     Yields:
-        Which queries, and for each the numbers of all gallery entries, nearest first: int64 (part, G).
+        The slice of queries, and the gallery indices of each, nearest first: int64 (block, G).
     """
     queries, gallery, _ = prepare(queries, gallery, distance)
     half = _half_squares(gallery)
@@ -225,7 +227,7 @@ def full_orders(
 
 
 def _settled(squares: np.ndarray, bound: np.ndarray, queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """Orders of rows of squared distances, where those that differ by less than twice their bound are measured anew."""
+    """Sort rows of squared distances; those closer than twice their error bound are measured exactly."""
     order = np.argsort(squares, axis=1)
     ranked = np.take_along_axis(squares, order, axis=1)
     close = np.diff(ranked, axis=1) <= 2 * bound[:, None]

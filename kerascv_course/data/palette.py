@@ -1,13 +1,12 @@
-"""Palettes: the colours that pixels are sorted into, and the sorting. NumPy; scikit-learn for k-means, TensorFlow for tf.data.
+"""Color palettes and the assignment of pixels to their nearest color.
 
-A palette is a uint8 array (colours, 3) of red, green, blue. Whole numbers make the sorting exact: NumPy here and TensorFlow inside
-the pipeline find the same colour for every pixel, ties included.
+A palette is a uint8 array (colors, 3) of red, green, blue. Integers make the assignment exact: NumPy here and TensorFlow in the
+pipeline choose the same color for every pixel, ties included.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import re
 import tokenize
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,31 +29,31 @@ __all__ = [
     "palette_of",
 ]
 
-#: Pixels that k-means sees, drawn at random: its centres no longer move by a whole level with more.
+#: Random pixels used by k-means; with more, its centers no longer move by a full level.
 KMEANS_PIXELS = 100_000
 
-#: Colours a class map of uint8 can number.
+#: Classes of a uint8 class map.
 MAX_COLORS = 256
 
-#: Pixels sorted at once: 24 colours take 100 MB of float32.
+#: Pixels assigned at once: 24 colors take 100 MB of float32.
 CHUNK = 1 << 20
 
-REMEDY = "a palette has 2 to 256 rows of red, green and blue, each 0 to 255"
+RULE = "a palette must have 2 to 256 rows of red, green and blue, each 0 to 255"
 
 
 def kmeans_palette(images: np.ndarray, colors: int, seed: int) -> np.ndarray:
-    """The centres of k-means (Lloyd's algorithm, k-means++ starts, the best of three) on pixels, in RGB, darkest first.
+    """Cluster pixels in RGB by k-means (Lloyd's algorithm, k-means++ initialization, best of three).
 
     Args:
-        images: uint8 (N, height, width, 3); up to `KMEANS_PIXELS` of their pixels are drawn.
-        colors: how many.
-        seed: of the draw and of the starts.
+        images: uint8 (N, height, width, 3); up to `KMEANS_PIXELS` of their pixels are sampled.
+        colors: number of clusters.
+        seed: of sampling and initialization.
 
     Returns:
-        uint8 (colors, 3): the centres rounded to whole levels, by rising mean of the channels.
+        uint8 (colors, 3): rounded cluster centers, darkest first.
 
     Raises:
-        DataError: the images have fewer different colours than asked for, or centres that are equal once rounded.
+        DataError: fewer distinct colors than `colors`, or centers that coincide after rounding.
     """
     from sklearn.cluster import KMeans
 
@@ -65,120 +64,105 @@ def kmeans_palette(images: np.ndarray, colors: int, seed: int) -> np.ndarray:
     different = len(np.unique(pixels, axis=0))
     if different < colors:
         raise DataError(
-            f"k-means finds as many colours as there are different ones, or fewer; the training pictures have {different}, "
-            f"{colors} were asked for: use more colourful pictures or --colorize.colors {max(different, 2)}"
+            f"k-means needs at least as many distinct colors as clusters; the training images have {different}, requested were "
+            f"{colors}: use other images or --colorize.colors {max(different, 2)}"
         )
-    centres = KMeans(colors, n_init=3, random_state=seed).fit(pixels.astype(np.float64)).cluster_centers_
-    palette = np.clip(np.rint(centres), 0, 255).astype(np.uint8)
+    centers = KMeans(colors, n_init=3, random_state=seed).fit(pixels.astype(np.float64)).cluster_centers_
+    palette = np.clip(np.rint(centers), 0, 255).astype(np.uint8)
     palette = palette[np.lexsort((*palette.T[::-1], palette.astype(int).sum(1)))]
-    return check_palette(palette, "the palette of k-means (use fewer --colorize.colors)")
+    return check_palette(palette, "the k-means palette (use fewer --colorize.colors)")
 
 
 def load_palette(path: str | Path) -> np.ndarray:
-    """Read a palette from a ``.npy`` file or a CSV of rows red, green, blue (a first line of names is passed over).
+    """Read a palette from a ``.npy`` file or a CSV file of rows red, green, blue (a header row is skipped).
 
     Returns:
-        uint8 (colours, 3); values that are not whole are rounded.
+        uint8 (colors, 3); fractional values are rounded.
 
     Raises:
-        DataError: missing or damaged, Python objects inside (a pickle, which is never opened), another shape, values outside
-            0–255 or all within 0–1, or a colour that is there twice.
+        DataError: missing or damaged, Python objects (pickles are never opened), wrong shape, values outside 0–255 or all within
+            0–1, or duplicate colors.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"no such palette: {path}")
-    if path.suffix.lower() == ".npy":
-        try:
-            return check_palette(np.load(path, allow_pickle=False), str(path))
-        except (ValueError, EOFError, OSError, tokenize.TokenError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(
-                f"the palette {path} cannot be read: {error}. It must be a plain array; Python objects are not opened, since they "
-                "can run code: save the (colours, 3) array alone by numpy.save, or as CSV"
-            ) from None
     try:
-        rows = [row for row in csv.reader(io.StringIO(path.read_text(encoding="utf-8"))) if row]
-        if rows and not _is_number(rows[0][0]):
-            rows = rows[1:]
-        values = [[float(value) for value in row] for row in rows]
-    except (ValueError, OSError, csv.Error) as error:
-        raise DataError(f"the palette {path} is no CSV of numbers ({error}): {REMEDY}") from None
-    if len({len(row) for row in values}) > 1:
-        raise DataError(f"the rows of the palette {path} differ in length: {REMEDY}")
-    return check_palette(np.array(values), str(path))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+        if path.suffix.lower() == ".npy":
+            values = np.load(path, allow_pickle=False)
+        else:
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            rows = lines if lines and re.match(r"\s*[-+.\d]", lines[0]) else lines[1:]
+            values = np.loadtxt(rows, delimiter=",", ndmin=2) if rows else np.empty((0, 3))
+    except (ValueError, EOFError, OSError, tokenize.TokenError) as error:
+        raise DataError(
+            f"the palette {path} cannot be read: {error}. It must be a CSV file or an array saved by numpy.save; Python objects are "
+            f"not opened, since they can run code: {RULE}"
+        ) from None
+    return check_palette(values, str(path))
 
 
 def check_palette(values: np.ndarray, what: str) -> np.ndarray:
-    """Make a palette of an array.
+    """Convert an array to a palette.
 
     Args:
-        values: numbers (colours, 3), 0–255.
-        what: how an error calls it.
+        values: numbers (colors, 3), 0–255.
+        what: its name in error messages.
 
     Returns:
-        uint8 (colours, 3).
+        uint8 (colors, 3).
 
     Raises:
-        DataError: another shape, values out of range, or a colour that is there twice.
+        DataError: wrong shape, values out of range, or duplicate colors.
     """
     if values.ndim != 2 or values.shape[1] != 3 or not 2 <= len(values) <= MAX_COLORS:
-        raise DataError(f"{REMEDY}; {what} has the shape {values.shape}")
+        raise DataError(f"{RULE}; {what} has the shape {values.shape}")
     if values.dtype.kind not in "uif" or not np.isfinite(values).all() or values.min() < 0 or values.max() > 255:
         worst = values.max() if values.dtype.kind in "uif" else values.dtype
-        raise DataError(f"{REMEDY}; {what} has values up to {worst}, or below 0, or none: scale it")
+        raise DataError(f"{RULE}; {what} has a largest value of {worst}, or values below 0: scale it")
     if values.dtype.kind == "f" and values.max() <= 1:
-        raise DataError(f"{REMEDY}; {what} has none above 1: multiply it by 255")
+        raise DataError(f"{RULE}; {what} has no value above 1: multiply it by 255")
     palette = np.rint(values).astype(np.uint8)
     _, first = np.unique(palette, axis=0, return_index=True)
     if len(first) < len(palette):
-        twice = sorted(set(range(len(palette))) - set(first.tolist()))[0]
-        raise DataError(f"the colours of a palette differ; row {twice + 1} of {what} is there already: remove it")
+        duplicate = min(set(range(len(palette))) - set(first.tolist()))
+        raise DataError(f"the colors of a palette must be distinct; row {duplicate + 1} of {what} is a duplicate: remove it")
     return palette
 
 
 def format_palette(palette: np.ndarray) -> str:
-    """A palette as the CSV text that `load_palette` reads."""
+    """Format a palette as the CSV text that `load_palette` reads."""
     return "\n".join(["red,green,blue", *(",".join(map(str, color)) for color in palette.tolist())]) + "\n"
 
 
 def color_names(palette: np.ndarray) -> tuple[str, ...]:
-    """Colours as ``#rrggbb``, in the order of the palette: the class names of a pixel."""
+    """Colors as ``#rrggbb``, in palette order: the class names of a pixel."""
     return tuple(f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in palette.tolist())
 
 
 def palette_of(names: Sequence[str]) -> np.ndarray:
-    """The palette of `color_names`: uint8 (colours, 3).
+    """Inverse of `color_names`: uint8 (colors, 3).
 
     Raises:
-        DataError: a name that is no colour.
+        DataError: a name is not a color.
     """
     try:
         return np.array([[int(name[i : i + 2], 16) for i in (1, 3, 5)] for name in names], np.uint8)
     except (ValueError, IndexError):
-        raise DataError(f"colours are written #rrggbb; received {', '.join(map(repr, list(names)[:3]))} …") from None
+        raise DataError(f"colors must be written #rrggbb; received {', '.join(map(repr, list(names)[:3]))} …") from None
 
 
 def nearest_colors(images: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Number of the nearest colour of every pixel: Euclidean distance in RGB, of equal ones the first.
+    """Index of the nearest palette color of every pixel: Euclidean distance in RGB, ties to the first.
 
     Args:
         images: uint8 (…, 3).
-        palette: uint8 (colours, 3).
+        palette: uint8 (colors, 3).
 
     Returns:
         uint8 (…).
     """
     pixels = images.reshape(-1, 3)
-    # |x − c|² without |x|²; at most 3·3·255², so float32 holds every value exactly
+    # |x − c|² without |x|²; at most 3·3·255², so exact in float32
     colors = palette.astype(np.float32)
     lengths = (colors**2).sum(1)
     result = np.empty(len(pixels), np.uint8)

@@ -11,7 +11,7 @@ import pytest
 
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.keras_file import check_archive, load_keras
-from kerascv_course.tasks.retrieval.heads import CosineLogits
+from kerascv_course.tasks.retrieval.losses import CosineLogits
 
 keras = pytest.importorskip("keras")
 

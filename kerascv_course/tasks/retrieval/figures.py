@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kerascv_course import plots
-from kerascv_course.core.protocols import Protocol
 from kerascv_course.core.ranking import full_orders
+from kerascv_course.core.retrieval_metrics import RetrievalProtocol
 from kerascv_course.data import Split
 from kerascv_course.tasks.retrieval.losses import Mining, pair_distances, pick
 
@@ -32,7 +32,7 @@ PAIRS = 9
 
 
 def draw(
-    vectors: np.ndarray, split: Split, labels: Sequence[str], protocol: Protocol, metrics: Mapping[str, Any]
+    vectors: np.ndarray, split: Split, labels: Sequence[str], protocol: RetrievalProtocol, metrics: Mapping[str, Any]
 ) -> dict[str, Figure]:
     """Rank lists, CMC curve, histograms of distances, a map and the worst confusions, by file stem.
 
@@ -106,7 +106,7 @@ def _spread(numbers: np.ndarray, count: int) -> np.ndarray:
     return numbers[np.linspace(0, len(numbers) - 1, min(count, len(numbers))).astype(int)]
 
 
-def _nearest(vectors: np.ndarray, protocol: Protocol, count: int) -> np.ndarray:
+def _nearest(vectors: np.ndarray, protocol: RetrievalProtocol, count: int) -> np.ndarray:
     """Numbers of the nearest gallery images of each query, those passed over left out: int (queries, count); −1: there are no more."""
     found = np.full((len(protocol.queries), count), -1)
     for part, order in full_orders(vectors[protocol.queries], vectors[protocol.gallery]):

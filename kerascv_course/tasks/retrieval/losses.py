@@ -1,6 +1,6 @@
-"""Losses for identities, as `keras.losses.Loss` that `model.fit` takes; keras.ops alone, so any backend of Keras.
+"""Losses for identities, usable with any `model.fit`, and the layers they need; keras.ops only, for every backend of Keras.
 
-Targets are identities, int (batch,) or (batch, 1). A loss over pairs and triplets is one number a batch.
+Targets are identities, int (batch,) or (batch, 1). Losses of pairs and triplets are one number per batch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from kerascv_course.core.errors import InputError
 
 __all__ = [
     "AngularMarginLoss",
+    "CenterDistances",
     "CenterLoss",
+    "CosineLogits",
     "IdentityCrossentropy",
     "Mining",
     "PartLoss",
@@ -27,12 +29,12 @@ __all__ = [
 
 Mining = Literal["random", "semi-hard", "batch-hard", "batch-all"]
 
-#: Below this squared distance the root's gradient, which has no bound at 0, is taken as 0.
+#: Squared distances below this have a gradient of 0; that of the square root is unbounded at 0.
 LEAST_SQUARE = 1e-12
 
 
 def pair_distances(vectors: Any, distance: Literal["euclidean", "cosine"] = "euclidean") -> Any:
-    """Distances of all pairs of a batch: (batch, width) to (batch, batch); Euclidean, or 1 − cosine."""
+    """Distances between all pairs of a batch: (batch, width) to (batch, batch); Euclidean, or 1 − cosine."""
     if distance == "cosine":
         unit = vectors / ops.sqrt(ops.maximum(ops.sum(ops.square(vectors), axis=1, keepdims=True), LEAST_SQUARE))
         return 1.0 - ops.matmul(unit, ops.transpose(unit))
@@ -47,13 +49,13 @@ def _classes(targets: Any) -> Any:
 
 @keras.saving.register_keras_serializable("kerascv_course")
 class IdentityCrossentropy(keras.losses.Loss):
-    """Softmax cross-entropy with label smoothing (Szegedy et al. 2016, section 7): targets and logits (batch, identities).
+    """Softmax cross-entropy of logits (batch, identities) with label smoothing (Szegedy et al. 2016, section 7).
 
-    An identity beyond the head, as those of validation are, is folded back (modulo the head's width): the value is finite, and says
-    nothing (report 000 finds no trend in it either).
+    Identities without a logit, such as those of the validation split, are wrapped (modulo the number of logits): their loss is finite
+    but meaningless (report 000 finds no trend in it either).
 
     Args:
-        smoothing: share of the target probability spread over all identities, 0 to below 1.
+        smoothing: target probability spread over all identities, 0 to below 1.
     """
 
     def __init__(self, smoothing: float = 0.0, name: str = "identity_crossentropy") -> None:
@@ -61,30 +63,30 @@ class IdentityCrossentropy(keras.losses.Loss):
         self.smoothing = smoothing
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Loss of each image, (batch,), nats."""
+        """Loss of each image (batch,), nats."""
         classes = y_pred.shape[-1]
         target = ops.one_hot(_classes(y_true) % classes, classes, dtype=y_pred.dtype)
         target = target * (1 - self.smoothing) + self.smoothing / classes
         return keras.losses.categorical_crossentropy(target, y_pred, from_logits=True)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+        """Constructor arguments."""
         return {"smoothing": self.smoothing, "name": self.name}
 
 
 @keras.saving.register_keras_serializable("kerascv_course")
 class AngularMarginLoss(keras.losses.Loss):
-    """ArcFace and CosFace: targets and cosines (batch, identities) of a `CosineLogits` layer.
+    """ArcFace and CosFace on the cosines (batch, identities) of a `CosineLogits` layer.
 
-    Softmax cross-entropy of scale · cosines, where that of the true identity is made harder: ``arcface``: cos(θ + margin) (Deng et
-    al. 2019, equation 3; beyond θ = π − margin, where it would rise again, cos θ − margin · sin margin as in the authors' program);
-    ``cosface``: cos θ − margin (Wang et al. 2018, equation 4).
+    Softmax cross-entropy of scale · cosines with a penalty on the true identity: ``arcface``: cos(θ + margin) (Deng et al. 2019,
+    equation 3; beyond θ = π − margin, where it would increase, cos θ − margin · sin margin as in the authors' code); ``cosface``:
+    cos θ − margin (Wang et al. 2018, equation 4).
 
     Args:
-        kind: which of them.
-        margin: radians for ``arcface`` (the paper has 0.5), 0 to π/2; a cosine for ``cosface`` (0.35).
-        scale: of the cosines (the papers have 64).
-        smoothing: as for `IdentityCrossentropy`.
+        kind: loss.
+        margin: radians for ``arcface`` (0.5 in the paper), 0 to π/2; a cosine for ``cosface`` (0.35).
+        scale: of the cosines (64 in the papers).
+        smoothing: see `IdentityCrossentropy`.
     """
 
     def __init__(
@@ -98,12 +100,13 @@ class AngularMarginLoss(keras.losses.Loss):
         super().__init__(name=name)
         if kind not in ("arcface", "cosface") or not 0 <= margin <= math.pi / 2 or not scale > 0:
             raise InputError(
-                f"an angular margin is arcface or cosface, of 0 to π/2, with a scale above 0; received {kind!r}, {margin}, {scale}"
+                "an angular margin loss must be arcface or cosface, with a margin of 0 to π/2 and a scale above 0; received "
+                f"{kind!r}, {margin}, {scale}"
             )
         self.kind, self.margin, self.scale, self.smoothing = kind, margin, scale, smoothing
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Loss of each image, (batch,), nats."""
+        """Loss of each image (batch,), nats."""
         classes = y_pred.shape[-1]
         if self.kind == "cosface":
             harder = y_pred - self.margin
@@ -116,53 +119,53 @@ class AngularMarginLoss(keras.losses.Loss):
         return IdentityCrossentropy(self.smoothing).call(y_true, logits)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+        """Constructor arguments."""
         config = {"kind": self.kind, "margin": self.margin, "scale": self.scale}
         return {**config, "smoothing": self.smoothing, "name": self.name}
 
 
 @keras.saving.register_keras_serializable("kerascv_course")
 class CenterLoss(keras.losses.Loss):
-    """Half the squared distance to the centre of the own identity (Wen et al. 2016, equation 2), mean over the batch.
+    """Half the squared distance to the center of the true identity (Wen et al. 2016, equation 2).
 
-    It takes targets and the squared distances to all centres (batch, identities), which a `CenterDistances` layer gives: the centres
-    are that layer's weights and learn by the model's optimiser.
+    Predictions are the squared distances (batch, identities) of a `CenterDistances` layer, whose weights, the centers, are trained by
+    the optimizer of the model.
     """
 
     def __init__(self, name: str = "center") -> None:
         super().__init__(name=name)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Loss of each image, (batch,)."""
+        """Loss of each image (batch,)."""
         classes = y_pred.shape[-1]
         own = ops.one_hot(_classes(y_true) % classes, classes, dtype=y_pred.dtype)
         return 0.5 * ops.sum(own * y_pred, axis=-1)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+        """Constructor arguments."""
         return {"name": self.name}
 
 
 @keras.saving.register_keras_serializable("kerascv_course")
 class TripletLoss(keras.losses.Loss):
-    """An anchor shall be nearer to images of its identity than to others, by a margin: targets and vectors (batch, width).
+    """Triplet loss of vectors (batch, width): anchors should be closer to positives than to negatives by a margin.
 
     A triplet costs max(0, d(a, p) − d(a, n) + margin) (Schroff et al. 2015, equation 3), or with a soft margin
-    log(1 + exp(d(a, p) − d(a, n))) (Hermans et al. 2017, section 2). Which of a batch's triplets count:
+    log(1 + exp(d(a, p) − d(a, n))) (Hermans et al. 2017, section 2). Mining:
 
-    - ``random``: one of each anchor, a positive and a negative from anywhere in the batch. The draw is a fixed one of places in the
-      batch; what stands there is random already.
-    - ``semi-hard``: all whose negative is farther than the positive, by less than the margin (Schroff et al., equation 4).
-    - ``batch-hard``: of each anchor the farthest positive and the nearest negative (Hermans et al., equation 5).
-    - ``batch-all``: all (Hermans et al., equation 6).
+    - ``random``: one triplet per anchor, its positive and negative from anywhere in the batch. The positions drawn are fixed; the
+      images at these positions are random already.
+    - ``semi-hard``: triplets whose negative is farther than the positive, by less than the margin (Schroff et al., equation 4).
+    - ``batch-hard``: the farthest positive and the closest negative of each anchor (Hermans et al., equation 5).
+    - ``batch-all``: all triplets (Hermans et al., equation 6).
 
-    Semi-hard and batch-all average over the triplets that cost something, the others over all anchors that have a triplet. An image
-    alone with its identity is nobody's anchor or positive; a batch without triplets costs 0.
+    Semi-hard and batch-all average over triplets with a nonzero cost, the others over all anchors that have a triplet. An identity
+    with one image has no positives; a batch without triplets costs 0.
 
     Args:
-        mining: which triplets count.
+        mining: choice of triplets.
         margin: of distances, above 0.
-        soft_margin: the smooth cost in place of the hinge; semi-hard still chooses by the margin.
+        soft_margin: use the soft margin; semi-hard mining still uses `margin`.
         distance: Euclidean, or 1 − cosine.
     """
 
@@ -177,15 +180,15 @@ class TripletLoss(keras.losses.Loss):
         super().__init__(name=name)
         if mining not in ("random", "semi-hard", "batch-hard", "batch-all") or distance not in ("euclidean", "cosine"):
             raise InputError(
-                "triplets are random, semi-hard, batch-hard or batch-all, by euclidean or cosine distance; "
-                f"received {mining!r} and {distance!r}"
+                "mining must be random, semi-hard, batch-hard or batch-all, and distance euclidean or cosine; received "
+                f"{mining!r} and {distance!r}"
             )
         if not margin > 0:
-            raise InputError(f"a triplet's margin is above 0; received {margin}")
+            raise InputError(f"the margin of triplets must be above 0; received {margin}")
         self.mining, self.margin, self.soft_margin, self.distance = mining, margin, soft_margin, distance
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Loss of the batch, one number."""
+        """Loss of the batch, a scalar."""
         identities = _classes(y_true)
         distances = pair_distances(y_pred, self.distance)
         count = ops.shape(distances)[0]
@@ -215,7 +218,7 @@ class TripletLoss(keras.losses.Loss):
         return ops.softplus(gap) if self.soft_margin else ops.relu(gap + self.margin)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+        """Constructor arguments."""
         config = {"mining": self.mining, "margin": self.margin, "soft_margin": self.soft_margin}
         return {**config, "distance": self.distance, "name": self.name}
 
@@ -226,7 +229,7 @@ def _mean(values: Any, valid: Any) -> Any:
 
 
 def pick(where: Any) -> Any:
-    """For each row of bool (batch, batch) the number of one marked column, by fixed pseudo-random keys; any where none is marked."""
+    """Choose a true column in each row of bool (batch, batch) by fixed pseudo-random keys; arbitrary in rows without one."""
     places = ops.arange(ops.shape(where)[0])
     rows, columns = ops.cast(places[:, None], "float32"), ops.cast(places[None, :], "float32")
     mixed = ops.sin(rows * 12.9898 + columns * 78.233) * 43758.5453
@@ -236,12 +239,10 @@ def pick(where: Any) -> Any:
 
 @keras.saving.register_keras_serializable("kerascv_course")
 class WeightedParts(keras.losses.Loss):
-    """A weighted sum of losses, each of its own columns of one output.
-
-    Networks here have a single output: vectors, logits and distances to centres stand side by side in it.
+    """Weighted sum of losses of different columns of one output, in which vectors, logits and center distances are concatenated.
 
     Args:
-        parts: name to (loss, weight, first column, column after the last), as slices have them: below 0 from the end, or None.
+        parts: name to (loss, weight, start, stop) of the columns, as in a slice.
     """
 
     def __init__(self, parts: dict[str, tuple[keras.losses.Loss, float, int | None, int | None]], name: str = "parts") -> None:
@@ -249,32 +250,32 @@ class WeightedParts(keras.losses.Loss):
         self.parts = parts
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Loss of the batch, one number."""
+        """Loss of the batch, a scalar."""
         return sum(weight * self.part(name, y_true, y_pred) for name, (_, weight, *_) in self.parts.items())
 
     def part(self, name: str, y_true: Any, y_pred: Any) -> Any:
-        """One of the losses, without its weight: one number."""
+        """Unweighted loss of one part, a scalar."""
         loss, _, first, last = self.parts[name]
         return ops.mean(loss.call(y_true, y_pred[:, first:last]))
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+        """Constructor arguments."""
         parts = {name: [keras.saving.serialize_keras_object(loss), *rest] for name, (loss, *rest) in self.parts.items()}
         return {"parts": parts, "name": self.name}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> WeightedParts:
-        """From the arguments."""
+        """Inverse of `get_config`."""
         parts = {name: (keras.saving.deserialize_keras_object(loss), *rest) for name, (loss, *rest) in config["parts"].items()}
         return cls(parts, config["name"])
 
 
 @keras.saving.register_keras_serializable("kerascv_course")
 class PartLoss(keras.metrics.Mean):
-    """Mean of one of the losses of `WeightedParts`, without its weight.
+    """Mean unweighted loss of one part of a `WeightedParts` loss.
 
     Args:
-        loss: with the part.
+        loss: that has the part.
         part: its name.
     """
 
@@ -283,14 +284,63 @@ class PartLoss(keras.metrics.Mean):
         self.loss, self.part = loss, part
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Take a batch in, by its number of images."""
+        """Add a batch, weighted by its number of images."""
         super().update_state(self.loss.part(self.part, y_true, y_pred), ops.cast(ops.shape(y_pred)[0], self.dtype))
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+        """Constructor arguments."""
         return {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.loss), "part": self.part}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> PartLoss:
-        """From the arguments."""
+        """Inverse of `get_config`."""
         return cls(**{**config, "loss": keras.saving.deserialize_keras_object(config["loss"])})
+
+
+class _IdentityLayer(keras.layers.Layer):
+    """Layer with one output per identity: (batch, width) to (batch, units).
+
+    Args:
+        units: number of identities.
+    """
+
+    def __init__(self, units: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.units = units
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """(batch, units)."""
+        return (*input_shape[:-1], self.units)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable("kerascv_course")
+class CosineLogits(_IdentityLayer):
+    """Cosines between vectors and one trainable direction per identity, −1 to 1."""
+
+    def build(self, input_shape: Any) -> None:
+        """Create the directions."""
+        self.kernel = self.add_weight(shape=(input_shape[-1], self.units), initializer="glorot_uniform", name="kernel")
+        self.built = True
+
+    def call(self, vectors: Any) -> Any:
+        """(batch, width) to (batch, units)."""
+        return ops.matmul(ops.normalize(vectors, axis=-1), ops.normalize(self.kernel, axis=0))
+
+
+@keras.saving.register_keras_serializable("kerascv_course")
+class CenterDistances(_IdentityLayer):
+    """Squared distances between vectors and one trainable center per identity."""
+
+    def build(self, input_shape: Any) -> None:
+        """Create the centers."""
+        self.centers = self.add_weight(shape=(self.units, input_shape[-1]), initializer="zeros", name="centers")
+        self.built = True
+
+    def call(self, vectors: Any) -> Any:
+        """(batch, width) to (batch, units)."""
+        squares = ops.sum(ops.square(vectors), axis=1, keepdims=True) + ops.sum(ops.square(self.centers), axis=1)[None, :]
+        return ops.maximum(squares - 2.0 * ops.matmul(vectors, ops.transpose(self.centers)), 0.0)

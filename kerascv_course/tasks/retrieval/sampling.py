@@ -1,4 +1,4 @@
-"""PK sampling: P identities with K images each make a batch (Hermans et al. 2017, section 2), from the step's number alone."""
+"""PK sampling: batches of P identities with K images each (Hermans et al. 2017, section 2), a function of the step alone."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ __all__ = ["pk_order"]
 
 
 def pk_order(targets: np.ndarray, identities: int, images: int, seed: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Which images make the batch of a step.
+    """Create the batch order of PK sampling.
 
-    Identities come round by round, each round in an order of its own and every identity in every round; where a round's last batch
-    is not full, its first identities fill it. An identity's images come in turn as well: all are seen before any comes again, but
-    for what fills a visit up. Within a visit they differ; only an identity with fewer than K images shows some twice. One with a
-    single image has no positive and does not appear.
+    Every round visits all identities in a new order; if its last batch is not full, its first identities fill it up. The images of an
+    identity take turns: all are used before any is used again, except those that fill up a visit. A visit repeats images only if the
+    identity has fewer than K. Identities with a single image have no positives and are left out.
 
     Args:
         targets: int (N,), the identity of each image.
@@ -27,25 +26,25 @@ def pk_order(targets: np.ndarray, identities: int, images: int, seed: int) -> Ca
         seed: of the orders.
 
     Returns:
-        From the number of a step, a scalar of int64, to the numbers of its images, int32 (P·K,): K of an identity, then of the next.
+        Function from the step, a scalar int64, to image indices, int32 (P·K,), grouped by identity.
 
     Raises:
         InputError: fewer than P identities with two images, or no identity with K.
     """
     if identities < 2 or images < 2:
         raise InputError(
-            f"batches have two identities or more with two images or more each; received {identities} and {images}"
+            f"batches need two or more identities with two or more images each; received {identities} and {images}"
         )
     _, numbers, sizes = np.unique(targets, return_inverse=True, return_counts=True)
     usable = np.flatnonzero(sizes >= 2)
     if len(usable) < identities:
         raise InputError(
-            f"a batch has {identities} identities with two images or more; the training split has {len(usable)} (and "
-            f"{len(sizes) - len(usable)} with a single one): use a smaller --batch-size or more images of each"
+            f"a batch needs {identities} identities with two or more images; the training split has {len(usable)} (and "
+            f"{len(sizes) - len(usable)} with one image): use a smaller --batch-size or more images"
         )
     if images > sizes.max():
         raise InputError(
-            f"a batch has {images} images of each identity; the largest has {sizes.max()}: use a smaller "
+            f"a batch needs {images} images of each identity; the largest has {sizes.max()}: use a smaller "
             "--retrieve.images-per-identity"
         )
     members = np.full((len(usable), sizes.max()), -1, np.int32)
@@ -59,7 +58,7 @@ def pk_order(targets: np.ndarray, identities: int, images: int, seed: int) -> Ca
 
     def one_visit(row: tf.Tensor, visit: tf.Tensor) -> tf.Tensor:
         count = counts[row]
-        visits = (count + images - 1) // images  # that show all images of the identity
+        visits = (count + images - 1) // images  # that use all images of the identity
         key = tf.random.fold_in(tf.random.fold_in(image_key, row), visit // visits)
         own = tf.random.experimental.stateless_shuffle(table[row, :count], key)
         return tf.gather(own, ((visit % visits) * images + tf.range(images)) % count)

@@ -11,42 +11,37 @@ import keras
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
-from PIL import Image
 
 from export.serving import normalization
 from kerascv_course.config import Recipe
 from kerascv_course.core.errors import InputError
-from kerascv_course.core.images import resize_image
-from kerascv_course.core.protocols import Protocol, make_protocol
-from kerascv_course.core.retrieval_metrics import evaluate, evaluate_distances
+from kerascv_course.core.retrieval_metrics import RetrievalProtocol, evaluate, evaluate_distances, make_protocol
 from kerascv_course.data import DataInfo, Split, Splits
 from kerascv_course.data.pipeline import evaluation_batches
 from kerascv_course.models.registry import create_model
 from kerascv_course.tasks.classification.transfer import freeze_before, load_all_but_head
 from kerascv_course.tasks.classification.tta import mean_over_views
 from kerascv_course.tasks.retrieval import figures as retrieval_figures
-from kerascv_course.tasks.retrieval.heads import CenterDistances, CosineLogits
 from kerascv_course.tasks.retrieval.losses import (
     AngularMarginLoss,
+    CenterDistances,
     CenterLoss,
+    CosineLogits,
     IdentityCrossentropy,
     PartLoss,
     TripletLoss,
     WeightedParts,
 )
-from kerascv_course.tasks.retrieval.reranking import k_reciprocal
+from kerascv_course.tasks.retrieval.metrics import PIXELS, k_reciprocal, pixel_vectors
 from kerascv_course.tasks.retrieval.sampling import pk_order
 from kerascv_course.training.devices import replicas
 
-__all__ = ["Retrieval", "pixel_vectors"]
+__all__ = ["Retrieval"]
 
 BATCH = 128
 
 #: k of R@k.
 KS = (1, 5, 10)
-
-#: Side of the shrunken pictures of the pixel baseline.
-PIXELS = 16
 
 SAME_IMAGES = (
     "these are the validation images, for the data has no test split: the figures are of identities that were never learnt"
@@ -266,22 +261,12 @@ class Retrieval:
         return {"task": "embed", "labels": (), "metrics": measured}
 
 
-def protocol_of(recipe: Recipe, split: Split) -> Protocol:
+def protocol_of(recipe: Recipe, split: Split) -> RetrievalProtocol:
     """The recipe's protocol over the images of a split; leave-one-out where query-gallery wants marks that the split has not."""
     name = recipe.retrieve.protocol
     if name == "query-gallery" and split.queries is None:
         name = "leave-one-out"
     return make_protocol(name, split.targets, cameras=split.cameras, is_query=split.queries)
-
-
-def pixel_vectors(images: np.ndarray) -> np.ndarray:
-    """Pictures shrunken to 16×16 as vectors: uint8 (N, height, width, channels) to float32 (N, 256·channels), mean 0, length 1."""
-    vectors = np.empty((len(images), PIXELS * PIXELS * images.shape[-1]), np.float32)
-    for row, image in enumerate(images):
-        picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-        vectors[row] = resize_image(picture, PIXELS, PIXELS, "bilinear").ravel()
-    vectors -= vectors.mean(axis=1, keepdims=True)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
 
 
 def _learnt(splits: Splits) -> int:

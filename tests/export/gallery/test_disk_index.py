@@ -92,7 +92,7 @@ def test_what_is_written_in_parts_is_one_array(folder):
     [
         ([], "one vector or more; received none"),
         ([np.ones((2, 3)), np.ones((2, 4))], "one width; received 4 after 3"),
-        ([np.ones((2, 3)), np.full((2, 3), np.nan)], "hold NaN or infinity"),
+        ([np.ones((2, 3)), np.full((2, 3), np.nan)], "contain NaN or infinity"),
     ],
 )
 def test_nothing_is_written_of_vectors_that_are_no_gallery(tmp_path, parts, message):
@@ -150,7 +150,7 @@ def test_what_else_is_refused(tmp_path):
         nearest_on_disk(np.ones((1, 3)), gallery, 1)
     with pytest.raises(InputError, match="budget of memory is 1,048,576 bytes or more; received 1,000"):
         nearest_on_disk(np.ones((1, 2)), gallery, 1, budget=1000)
-    with pytest.raises(InputError, match="queries are compared by direction"):
+    with pytest.raises(InputError, match="queries are compared by cosine"):
         nearest_on_disk(np.zeros((1, 2)), gallery, 1, distance="cosine")
     values = np.load(path)
     values[500_000] = np.nan

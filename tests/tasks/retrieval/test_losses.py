@@ -1,4 +1,4 @@
-"""Losses for identities: numbers worked by hand, definitions with loops, and pytorch-metric-learning."""
+"""Losses for identities against values computed by hand and pytorch-metric-learning."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.tasks.retrieval.heads import CenterDistances, CosineLogits
 from kerascv_course.tasks.retrieval.losses import (
     AngularMarginLoss,
+    CenterDistances,
     CenterLoss,
+    CosineLogits,
     IdentityCrossentropy,
     TripletLoss,
     WeightedParts,
@@ -48,21 +50,19 @@ def softplus(x):
         ({"mining": "batch-all", "margin": 1.8}, (0.8 + 0.3 + 0.3) / 3),
         ({"mining": "semi-hard", "margin": 1.2}, 0.2),
         ({"mining": "semi-hard", "margin": 0.5}, 0.0),
-        # one positive each; which negative it is, margins far beyond both leave open by so much
+        # one positive each; the choice of negatives changes the mean by at most 0.5
         ({"mining": "random", "margin": 100.0}, 100 - 2.0),
     ],
 )
-def test_triplets_by_hand(options, expected):
+def test_triplet_loss_computed_by_hand(options, expected):
     tolerance = 0.51 if options["mining"] == "random" else 1e-6
     assert value(TripletLoss(**options), PAIRS, LINE) == pytest.approx(expected, abs=tolerance)
 
 
-def test_a_batch_without_triplets_costs_nothing_and_keeps_gradients_finite():
-    import tensorflow as tf
-
+def test_triplet_loss_without_triplets_is_zero_with_finite_gradients():
     for targets in ([0, 1, 2, 3], [0, 0, 0, 0]):
         for mining in ("random", "semi-hard", "batch-hard", "batch-all"):
-            vectors = tf.Variable(np.ones((4, 2), np.float32))  # all in one point
+            vectors = tf.Variable(np.ones((4, 2), np.float32))  # all identical
             with tf.GradientTape() as tape:
                 cost = TripletLoss(mining)(np.array(targets), vectors)
             assert float(cost) == 0
@@ -70,14 +70,14 @@ def test_a_batch_without_triplets_costs_nothing_and_keeps_gradients_finite():
             assert gradient is None or np.isfinite(gradient).all()
 
 
-def test_cosine_distance_by_hand():
+def test_pair_distances_cosine_computed_by_hand():
     vectors = np.array([[2, 0], [0, 3], [-1, 0]], np.float32)
     distances = keras.ops.convert_to_numpy(pair_distances(vectors, "cosine"))
     np.testing.assert_allclose(distances, [[0, 1, 2], [1, 0, 1], [2, 1, 0]], atol=1e-7)
 
 
-def test_random_triplets_are_drawn_from_everywhere(batch):
-    """Over the places of a batch: every positive and nearly every negative is somebody's, and never the image itself."""
+def test_random_triplets_cover_the_batch(batch):
+    """Negatives come from all identities, and no image is its own positive."""
     vectors, targets = batch
     distances = keras.ops.convert_to_numpy(pair_distances(vectors))
     same = targets[:, None] == targets
@@ -92,7 +92,7 @@ def test_random_triplets_are_drawn_from_everywhere(batch):
     assert value(TripletLoss("random", margin=1.0), targets, vectors) == pytest.approx(expected, rel=1e-5)
 
 
-def test_identities_by_hand():
+def test_identity_crossentropy_computed_by_hand():
     logits = np.log([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])
     assert value(IdentityCrossentropy(), [0, 2], logits) == pytest.approx(-(math.log(0.5) + math.log(0.8)) / 2, abs=1e-6)
     smoothed = -(0.8 * math.log(0.5) + 0.1 * math.log(0.25) * 2)
@@ -100,7 +100,7 @@ def test_identities_by_hand():
     assert value(IdentityCrossentropy(), [3], logits[:1]) == value(IdentityCrossentropy(), [0], logits[:1])
 
 
-def test_angular_margins_by_hand():
+def test_angular_margin_loss_computed_by_hand():
     cosines = np.array([[math.cos(1.0), 0.2]])
 
     def entropy(own):
@@ -113,7 +113,7 @@ def test_angular_margins_by_hand():
     assert value(AngularMarginLoss("arcface", 0.5, 4), [0], turned_beyond) == pytest.approx(expected, abs=1e-5)
 
 
-def test_centers_by_hand():
+def test_center_loss_computed_by_hand():
     layer = CenterDistances(2)
     layer.build((None, 2))
     layer.centers.assign([[0.0, 0.0], [1.0, 1.0]])
@@ -122,7 +122,7 @@ def test_centers_by_hand():
     assert value(CenterLoss(), [0, 1], distances) == pytest.approx((25 / 2 + 1 / 2) / 2, abs=1e-6)
 
 
-def test_parts_of_one_output_are_weighed():
+def test_weighted_parts_computed_by_hand():
     outputs = np.concatenate([LINE, np.log(np.full((4, 2), 0.5))], axis=1)
     triplet = TripletLoss("batch-hard", margin=1.6)
     loss = WeightedParts({"id": (IdentityCrossentropy(), 2.0, 1, 3), "triplet": (triplet, 0.5, 0, 1)})
@@ -130,16 +130,16 @@ def test_parts_of_one_output_are_weighed():
     assert float(loss.part("triplet", PAIRS, outputs.astype(np.float32))) == pytest.approx(0.175, abs=1e-6)
 
 
-def test_settings_that_cannot_be():
-    with pytest.raises(InputError, match="margin is above 0; received 0"):
+def test_losses_reject_bad_arguments():
+    with pytest.raises(InputError, match="margin of triplets must be above 0; received 0"):
         TripletLoss(margin=0)
     with pytest.raises(InputError, match="received 'hardest'"):
         TripletLoss("hardest")
-    with pytest.raises(InputError, match="arcface or cosface"):
+    with pytest.raises(InputError, match="must be arcface or cosface"):
         AngularMarginLoss("sphereface")
 
 
-def test_layers_and_losses_are_saved_with_their_settings(tmp_path):
+def test_layers_and_losses_are_serialized_with_their_arguments(tmp_path):
     image = keras.Input((3,))
     model = keras.Model(image, [CosineLogits(4)(image), CenterDistances(4)(image)])
     model.save(tmp_path / "m.keras")
@@ -168,7 +168,7 @@ def pml():
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 @pytest.mark.parametrize("soft", [False, True], ids=["margin", "soft margin"])
 @pytest.mark.parametrize("mining", ["semi-hard", "batch-hard", "batch-all"])
-def test_triplets_are_pytorch_metric_learnings(pml, batch, mining, soft, distance):
+def test_triplet_loss_equals_pytorch_metric_learning(pml, batch, mining, soft, distance):
     torch, losses, miners, distances, reducers = pml
     vectors, targets = torch.tensor(batch[0], requires_grad=True), torch.tensor(batch[1])
     margin = 0.6
@@ -189,8 +189,6 @@ def test_triplets_are_pytorch_metric_learnings(pml, batch, mining, soft, distanc
     loss = TripletLoss(mining, margin, soft, distance)
     assert value(loss, batch[1], batch[0]) == pytest.approx(float(cost.detach()), rel=1e-5)
 
-    import tensorflow as tf
-
     ours = tf.Variable(batch[0])
     with tf.GradientTape() as tape:
         result = loss(batch[1], ours)
@@ -198,7 +196,7 @@ def test_triplets_are_pytorch_metric_learnings(pml, batch, mining, soft, distanc
 
 
 @pytest.mark.parametrize(("kind", "margin"), [("arcface", 0.5), ("cosface", 0.35)])
-def test_angular_margins_are_pytorch_metric_learnings(pml, batch, kind, margin):
+def test_angular_margin_loss_equals_pytorch_metric_learning(pml, batch, kind, margin):
     torch, losses, *_ = pml
     vectors, targets = batch
     if kind == "arcface":
