@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.core.schema import from_plain, parse_json, to_json
+from kerascv_course.core.schema import convert, parse_json, to_json
 
 __all__ = [
     "KEY",
@@ -400,7 +400,7 @@ def parse_contract(metadata: Mapping[str, str], *, what: str) -> Contract:
         plain = parse_json(text, what=f"the contract of {what}")
         if isinstance(plain, dict):
             _check_version(plain.get("version", VERSION))  # before its fields, which are other ones in other versions
-        return from_plain(Contract, plain, what=f"the contract of {what}")
+        return convert(Contract, plain, what=f"the contract of {what}")
     except ContractError:
         raise
     except InputError as error:

@@ -14,7 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from export.contract import KEY, Contract, dump_contract
-from kerascv_course.core.io import WriteError, write_beside
+from kerascv_course.core.io import WriteError, atomic_write
 
 __all__ = ["describe", "replace_model", "rewrite_contract", "save_model"]
 
@@ -79,7 +79,7 @@ def save_model(proto: onnx.ModelProto, path: Path, check: Callable[[Path], None]
         WriteError: the disk is full or the folder cannot be written.
     """
     if proto.ByteSize() <= MAX_SINGLE_FILE:
-        with write_beside(path) as temporary:
+        with atomic_write(path) as temporary:
             onnx.save(proto, temporary)
             check(temporary)
         return
@@ -105,7 +105,7 @@ def save_model(proto: onnx.ModelProto, path: Path, check: Callable[[Path], None]
         (folder / data).replace(path.parent / data)
         replace_model(folder / path.name, path)
     except OSError as error:
-        raise WriteError(f"cannot write {path}: {error}; what was there before is unchanged") from error
+        raise WriteError(f"cannot write {path}: {error}; its previous content is unchanged") from error
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(folder)
@@ -140,5 +140,5 @@ def rewrite_contract(path: Path, contract: Contract) -> None:
     """
     proto = onnx.load(path, load_external_data=False)  # weights outside the file stay where they are
     describe(proto, contract)
-    with write_beside(path) as temporary:
+    with atomic_write(path) as temporary:
         onnx.save(proto, temporary)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerascv_course.core.errors import InputError, UnknownNameError, run_cli
-from kerascv_course.core.io import write_beside
+from kerascv_course.core.io import atomic_write
 from kerascv_course.networks import find_summary
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _scaling(args: argparse.Namespace) -> Any:
             ]
             for curve in curves
         }
-        with write_beside(args.plot) as temporary:
+        with atomic_write(args.plot) as temporary:
             scaling_curves(lines, work.name).savefig(temporary, dpi=80)
     return "\n\n".join([step_text(work, args.optimizer, args.batch), *map(curve_table, curves)])
 

@@ -31,7 +31,7 @@ def compare(
     rows = compare_runs([Run.open(path) for path in runs])
     print(format_table(rows, figures))
     if plot is not None:
-        from kerascv_course.core.io import write_beside
+        from kerascv_course.core.io import atomic_write
         from kerascv_course.plots import compare_curves
 
         # the recipes' names where they tell the rows apart, else all that differs
@@ -43,7 +43,7 @@ def compare(
         for history in (history for runs in histories.values() for history in runs):
             if missing := [key for key in columns if key not in history[0]]:
                 raise InputError(f"the histories have no column {missing[0]!r}; they have {', '.join(history[0])}")
-        with write_beside(plot) as path:
+        with atomic_write(plot) as path:
             compare_curves(histories, curves).savefig(path, dpi=90)
         print(plot)
 

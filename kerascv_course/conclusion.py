@@ -23,7 +23,7 @@ from kerascv_course.analysis.inside import first_and_last
 from kerascv_course.config import Recipe
 from kerascv_course.core.environment import package_versions, seconds_since_start
 from kerascv_course.core.errors import CourseError, InputError
-from kerascv_course.core.io import write_beside
+from kerascv_course.core.io import atomic_write
 from kerascv_course.core.keras_file import load_keras
 from kerascv_course.data import DataInfo, Splits, load
 from kerascv_course.reports.run_page import write_run_page
@@ -285,7 +285,7 @@ def write_samples(run: Run, task: Task, splits: Splits, info: DataInfo, count: i
     paths = []
     for name, image in task.samples(splits, info, count).items():
         paths.append(run / f"samples/{name}.png")
-        with write_beside(paths[-1]) as path:
+        with atomic_write(paths[-1]) as path:
             Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
     return paths[0]
 

@@ -16,7 +16,7 @@ from kerascv_course.conclusion import conclude, conclude_on_tensorflow, load_for
 from kerascv_course.config import Recipe
 from kerascv_course.core.environment import describe_environment
 from kerascv_course.core.errors import CourseError, InputError
-from kerascv_course.core.io import write_beside
+from kerascv_course.core.io import atomic_write
 from kerascv_course.core.schema import to_json
 from kerascv_course.data import DataInfo, Splits
 from kerascv_course.tasks.base import FittedTask, Task, get_task
@@ -153,7 +153,7 @@ def fit(recipe: Recipe, task: Task, splits: Splits, info: DataInfo, run: Run) ->
         raise TypeError(f"{type(task).__name__} is trained by gradients")
     keras.utils.set_random_seed(recipe.seed)
     model, history, best = task.fit(recipe, splits, info)
-    with write_beside(run / "best.keras") as path:
+    with atomic_write(run / "best.keras") as path:
         model.save(path)
     write_history(run, history)
     for row in history:

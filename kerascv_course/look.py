@@ -50,7 +50,7 @@ def look(
     from kerascv_course.analysis.activations import convolutions
     from kerascv_course.analysis.inside import look as draw
     from kerascv_course.core.images import read_image
-    from kerascv_course.core.io import write_beside
+    from kerascv_course.core.io import atomic_write
 
     model = _open(network, path, weights)
     height, width, channels = model.inputs[0].shape[1:]
@@ -58,7 +58,7 @@ def look(
     if not layer and not (convolutions(model)):
         raise InputError(f"{network} has no convolution: name a layer by --layer")
     figure = draw(model, _taken(model, pixels, mean, std), layer or convolutions(model)[0], filters, shown=np.asarray(pixels))
-    with write_beside(out) as temporary:
+    with atomic_write(out) as temporary:
         figure.savefig(temporary, dpi=120)
     print(out)
 

@@ -27,7 +27,7 @@ from benchmark_pipeline import pipeline
 from benchmark_train import train
 
 from kerascv_course.core.environment import describe_machine, package_versions, start_tensorflow
-from kerascv_course.core.io import write_beside
+from kerascv_course.core.io import atomic_write
 
 #: From so many parameters on a network is measured in a smaller form.
 LARGE = 100_000_000
@@ -64,7 +64,7 @@ def models(pattern: str = "*", rounds: int = 3, output: Path = ROOT / "docs" / "
             candidates.append(pool.submit(_measure, name, rounds).result())
         print(candidates[-1], flush=True)
     text = _table(candidates, rounds)
-    with write_beside(output) as path:
+    with atomic_write(output) as path:
         path.write_text(text, encoding="utf-8")
     print(text)
 
@@ -202,11 +202,11 @@ def engines(
         for network, report in plain.items()
         for row in report["rows"]
     }
-    with write_beside(plot) as path:
+    with atomic_write(plot) as path:
         engine_latencies(latencies, sizes, title=f"Median milliseconds a call; {machine}").savefig(path, dpi=80)
     text = "\n".join(lines) + "\n"
     if output is not None:
-        with write_beside(output) as path:
+        with atomic_write(output) as path:
             path.write_text(text, encoding="utf-8")
     print(text)
 

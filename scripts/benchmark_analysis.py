@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from kerascv_course.core.environment import describe_machine, package_versions
-from kerascv_course.core.io import write_beside
+from kerascv_course.core.io import atomic_write
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -70,7 +70,7 @@ def analysis(rounds: int = 5, output: Path = DOCS / "analysis_speed.md") -> None
         *(f"| {name} | {median(values):.2f} |" for name, values in seconds.items()),
     ]
     text = "\n".join(lines) + "\n"
-    with write_beside(output) as path:
+    with atomic_write(output) as path:
         path.write_text(text, encoding="utf-8")
     print(text)
 

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from kerascv_course.core.environment import package_versions, processor
+from kerascv_course.core.environment import package_versions, processor_name
 
 #: Name, what is added to the command, and the cores of each process.
 VARIANTS: list[tuple[str, list[str], list[set[int]]]] = [
@@ -45,7 +45,7 @@ def main() -> None:
             print(f"{name}: {1000 * statistics.median(times[name]):.0f} ms a step", file=sys.stderr)
     versions = package_versions()
     first = statistics.median(times[VARIANTS[0][0]])
-    print(f"{processor()}; keras {versions['keras']}, jax {versions['jax']}; batches of {arguments.batch_size}\n")
+    print(f"{processor_name()}; keras {versions['keras']}, jax {versions['jax']}; batches of {arguments.batch_size}\n")
     print("| | ms a step, median | images/s | times one core |\n| --- | ---: | ---: | ---: |")
     for name, values in times.items():
         seconds = statistics.median(values)

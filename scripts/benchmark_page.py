@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kerascv_course.core.environment import describe_machine, package_versions
-from kerascv_course.core.io import write_beside
+from kerascv_course.core.io import atomic_write
 
 __all__ = ["machine", "read_parts", "write_page"]
 
@@ -32,5 +32,5 @@ def write_page(path: Path, head: str, parts: dict[str, str], order: Sequence[str
     """Write the head and the parts: those that `order` names in its order, then the others (which somebody wrote by hand)."""
     names = [*(name for name in order if name in parts), *(name for name in parts if name not in order)]
     text = "\n\n".join([head, *(f"<!-- {name} -->\n{parts[name]}" for name in names)])
-    with write_beside(path) as staged:
+    with atomic_write(path) as staged:
         staged.write_text(text + "\n", encoding="utf-8")

@@ -25,7 +25,7 @@ from benchmark_page import machine, read_parts, write_page
 from benchmark_pipeline import PAGE_HEAD, PARTS
 
 from kerascv_course.config import Augmentation, Optimizer
-from kerascv_course.core.environment import cores, start_tensorflow
+from kerascv_course.core.environment import core_count, start_tensorflow
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -204,7 +204,7 @@ def _torch_engine(engine: str, name: str, batch: int, images: np.ndarray, target
 
     from kerascv_course.models.registry import model_spec
 
-    torch.set_num_threads(cores())
+    torch.set_num_threads(core_count())
     model = NETWORKS[name]().train()
     parameters, expected = sum(p.numel() for p in model.parameters() if p.requires_grad), model_spec(name).parameters
     if parameters != expected and name != "lenet5":  # the registry's is for grey images

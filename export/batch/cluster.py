@@ -21,8 +21,9 @@ import numpy as np
 from export.batch.shards import Folder, Job, find_inputs, fingerprint
 from export.batch.worker import ShardPredictor, Work
 from export.predictor import Provider
+from kerascv_course.core.environment import core_count
 from kerascv_course.core.errors import CourseError, InputError
-from kerascv_course.core.io import write_beside
+from kerascv_course.core.io import atomic_write
 from kerascv_course.core.schema import to_json
 
 __all__ = ["ClusterError", "Summary", "predict_many"]
@@ -147,7 +148,7 @@ def predict_many(
             f"{output} has {predicted} answers and {unreadable} unreadable pictures of {job.pictures}: was it changed?"
         )
     summary = Summary(job.pictures, predicted, unreadable, shards, shards - len(missing), len(used), peak)
-    with write_beside(output / "summary.json") as temporary:
+    with atomic_write(output / "summary.json") as temporary:
         temporary.write_text(to_json(summary))
     if not predicted:
         raise InputError(f"none of {job.pictures} pictures could be used: {output / 'unreadable'} says why")
@@ -216,9 +217,8 @@ def _connected(cpus: int, workers: int | None, address: str | None) -> Iterator[
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     local = {
-        "num_cpus": cpus * (workers or max(1, cores // cpus)),
+        "num_cpus": cpus * (workers or max(1, core_count() // cpus)),
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE,
     }

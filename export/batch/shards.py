@@ -29,7 +29,7 @@ from export.contract import Contract, ContractError, parse_contract
 from export.untrusted.screen import screen
 from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.images import ImageError
-from kerascv_course.core.io import write_beside
+from kerascv_course.core.io import atomic_write
 from kerascv_course.core.schema import from_json, to_json
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ class Folder:
             left.unlink(missing_ok=True)
         shutil.rmtree(self.path / "attempts", ignore_errors=True)
         if before is None:
-            with write_beside(self.path / "job.json") as temporary:
+            with atomic_write(self.path / "job.json") as temporary:
                 temporary.write_text(to_json(job))
         for folder in ("predictions", "unreadable", "attempts"):
             (self.path / folder).mkdir(exist_ok=True)
@@ -288,7 +288,7 @@ class Folder:
         counted = _Counter(inputs.names())
         names = iter(counted)
         with (
-            write_beside(self.path / "inputs.parquet") as temporary,
+            atomic_write(self.path / "inputs.parquet") as temporary,
             pyarrow.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
         ):
             while some := list(islice(names, job.shard)):
@@ -380,5 +380,5 @@ def _part(shard: int) -> str:
 def _write(path: Path, table: pyarrow.Table) -> None:
     import pyarrow.parquet
 
-    with write_beside(path) as temporary:
+    with atomic_write(path) as temporary:
         pyarrow.parquet.write_table(table, temporary, compression="zstd")

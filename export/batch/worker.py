@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import faulthandler
 import os
-import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from export.batch.shards import Folder, answer_schema, picture_path
 from export.contract import ContractError, read_contract
 from export.predictor import MAX_LOADED, OnnxModel, Provider
 from export.untrusted.guard import SECONDS, bound_memory
+from kerascv_course.core.environment import peak_memory
 from kerascv_course.core.errors import CourseError
 from kerascv_course.core.images import ImageError
 
@@ -107,7 +107,7 @@ class ShardPredictor:
         except MemoryError:
             failure, code = f"shard {shard} takes more memory than a worker is given: a smaller --batch-size takes less", 1
         worker = f"{os.uname().nodename}:{os.getpid()}" if hasattr(os, "uname") else str(os.getpid())
-        return {"shard": shard, "worker": worker, "peak_memory": _peak_memory(), "failure": failure, "exit_code": code}
+        return {"shard": shard, "worker": worker, "peak_memory": peak_memory() or 0, "failure": failure, "exit_code": code}
 
     @_watched()
     def answer(self, shard: int) -> tuple[pyarrow.Table, list[tuple[int, str, str]]]:
@@ -233,12 +233,3 @@ def _return_memory() -> None:
     """Give the memory of large pictures back at once, where the C library is glibc: threads would keep it for pictures of their own."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
-
-
-def _peak_memory() -> int:
-    """Largest resident memory of this process so far, bytes; 0 where the system does not tell."""
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -21,7 +21,7 @@ import numpy as np
 from export.benchmark.engines import ENGINES, FROM_KERAS, FROM_ONNX, Job
 from export.benchmark.timing import take_turns
 from export.predictor import PROVIDERS, OnnxModel, Provider
-from kerascv_course.core.environment import cores, package_versions, processor
+from kerascv_course.core.environment import core_count, package_versions, processor_name
 from kerascv_course.core.errors import CourseError, InputError, UnknownNameError
 
 __all__ = ["BatchSpeed", "BenchmarkReport", "EngineError", "EngineRow", "benchmark"]
@@ -205,7 +205,7 @@ def benchmark(
     return BenchmarkReport(
         rows=rows,
         image_shape=shape,
-        machine=f"{processor()}, {cores()} cores",
+        machine=f"{processor_name()}, {core_count()} cores",
         providers=tuple(models[0].session.get_providers()),
         versions=package_versions(),
         measured=datetime.now(UTC).isoformat(timespec="seconds"),

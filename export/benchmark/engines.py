@@ -20,6 +20,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from export.benchmark.timing import time_calls
+from kerascv_course.core.environment import peak_memory
 from kerascv_course.core.errors import CourseError, InputError
 
 __all__ = ["ENGINES", "FROM_KERAS", "FROM_ONNX", "Job", "open_engine", "random_pixels", "serve"]
@@ -168,15 +169,6 @@ def _load_keras(job: Job) -> Any:
         return keras.saving.load_model(job.keras, compile=False)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{job.keras} cannot be loaded: {str(error)[:300]}") from None
-
-
-def peak_memory() -> int | None:
-    """The most memory that this process has held, bytes; None where the system does not tell."""
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:

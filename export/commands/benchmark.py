@@ -42,7 +42,7 @@ def add_parsers(commands: Commands) -> None:
 def benchmark_command(arguments: argparse.Namespace) -> int:
     """Measure, print, write."""
     from export.benchmark.benchmark import benchmark
-    from kerascv_course.core.io import write_beside
+    from kerascv_course.core.io import atomic_write
 
     if not arguments.seconds > 0:
         raise InputError(f"--seconds is above 0; received {arguments.seconds}")
@@ -61,13 +61,13 @@ def benchmark_command(arguments: argparse.Namespace) -> int:
     )
     print(report)
     if arguments.json:
-        with write_beside(arguments.json) as path:
+        with atomic_write(arguments.json) as path:
             path.write_text(json.dumps(report.to_plain(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if arguments.plot:
         from kerascv_course.plots import engine_latencies
 
         names = {row.name: [speed.p50_ms for speed in row.speeds] for row in report.rows}
         sizes = [speed.batch_size for speed in report.rows[0].speeds]
-        with write_beside(arguments.plot) as path:
+        with atomic_write(arguments.plot) as path:
             engine_latencies(names, sizes, title=f"Median latency, {report.machine}").savefig(path, dpi=110)
     return 0

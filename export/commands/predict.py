@@ -205,7 +205,7 @@ def colorize_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.N
     from PIL import Image
 
     from export.untrusted.guard import alive
-    from kerascv_course.core.io import write_beside
+    from kerascv_course.core.io import atomic_write
 
     given = set(map(str, arguments.images))
     # what an earlier call has left in a folder is not coloured again
@@ -232,7 +232,7 @@ def colorize_pictures(model: OnnxModel, paths: list[Path], arguments: argparse.N
         colored = skipped.unless_read(lambda path: model.colorize(path, colors_at=arguments.colors_at), path)
         if colored is None:
             continue
-        with write_beside(target) as temporary:
+        with atomic_write(target) as temporary:
             if target.suffix.lower() in (".jpg", ".jpeg"):
                 Image.fromarray(colored).save(temporary, quality=95)
             else:

@@ -61,7 +61,7 @@ def embed_command(arguments: argparse.Namespace) -> int:
     from export.gallery.disk_index import write_vectors
     from export.predictor import OnnxModel, expand_paths
     from export.untrusted.guard import limit_memory
-    from kerascv_course.core.io import write_beside
+    from kerascv_course.core.io import atomic_write
 
     if arguments.output.suffix != ".npy":
         raise InputError(f"--output is a .npy file; received {arguments.output}")
@@ -93,7 +93,7 @@ def embed_command(arguments: argparse.Namespace) -> int:
             yield model.run(list(pictures.values()))[output.name]
 
     count = write_vectors(arguments.output, parts())
-    with write_beside(_names_of(arguments.output)) as temporary:
+    with atomic_write(_names_of(arguments.output)) as temporary:
         temporary.write_text("".join(f"{path}\n" for path in done), encoding="utf-8", errors="surrogateescape")
     print(f"{arguments.output}: {count:,} vectors of {output.shape[0]} numbers")
     if skipped:

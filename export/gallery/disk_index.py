@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from kerascv_course.core.errors import DataError, InputError
-from kerascv_course.core.io import write_beside
+from kerascv_course.core.io import atomic_write
 from kerascv_course.core.ranking import Distance, Nearest, check_embeddings, lengths_of, nearest_squares, prepare
 
 __all__ = ["BUDGET", "VectorFile", "nearest_on_disk", "read_header", "write_vectors"]
@@ -148,7 +148,7 @@ def write_vectors(path: Path, parts: Iterable[np.ndarray]) -> int:
         WriteError: the disk is full.
     """
     count, width, place = 0, 0, 0
-    with write_beside(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         for part in parts:
             part = check_embeddings(part, "the vectors")
             if not count:

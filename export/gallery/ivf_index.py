@@ -20,7 +20,7 @@ import numpy as np
 
 from export.gallery.disk_index import BUDGET, VectorFile, read_header
 from kerascv_course.core.errors import CourseError, DataError, InputError
-from kerascv_course.core.io import write_beside
+from kerascv_course.core.io import atomic_write
 from kerascv_course.core.ranking import Distance, Nearest, check_embeddings, lengths_of, squared_distances, unit_vectors
 
 __all__ = ["CellIndex", "Cells", "build_cells", "load_cells", "recall", "save_cells"]
@@ -153,7 +153,7 @@ def _ready(values: np.ndarray, distance: Distance) -> np.ndarray:
 
 def save_cells(cells: Cells, path: Path) -> None:
     """Write an index: .npz, not compressed, without pickles."""
-    with write_beside(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         arrays: dict[str, Any] = {name: np.asarray(value) for name, value in vars(cells).items()}
         np.savez(file, **arrays)
 

@@ -19,7 +19,7 @@ from export.files import describe, save_model
 from export.predictor import PROVIDERS, OnnxModel, Provider
 from export.quantization.precision import CALIBRATION, Float16Maker, Int8Maker, Layer, Maker, PrecisionError, is_reduced
 from export.quantization.verdict import AIM, Kind, PrecisionReport, RefusedError, Sensitivity, Speed, Trial, failures
-from kerascv_course.core.environment import cores, package_versions, processor
+from kerascv_course.core.environment import core_count, package_versions, processor_name
 from kerascv_course.core.errors import InputError
 
 __all__ = ["Labelled", "accuracy", "measure_speeds", "quantize_model"]
@@ -114,7 +114,7 @@ def quantize_model(
             path=str(target),
             kind=kind,
             method=_in_words(kind, method, len(calibration)),
-            machine=f"{processor()}, {cores()} cores",
+            machine=f"{processor_name()}, {core_count()} cores",
             provider=PROVIDERS[provider],
             calibration_images=len(calibration) if kind == "int8" else 0,
             validation=validation.name,

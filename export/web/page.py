@@ -28,7 +28,7 @@ from markupsafe import Markup
 from export.contract import Contract
 from export.predictor import OnnxModel
 from kerascv_course.core.errors import InputError
-from kerascv_course.core.io import WriteError, write_beside
+from kerascv_course.core.io import WriteError, atomic_write
 
 __all__ = ["Draw", "PageError", "find_runtime", "page_files", "write_page"]
 
@@ -135,12 +135,12 @@ def write_page(
         raise PageError(f"{folder} is {'a folder' if single_file else 'a file'}: a page of another kind cannot replace it")
     files = page_files(model, runtime=runtime, samples=samples, single_file=single_file)
     if single_file:
-        with write_beside(folder) as temporary:
+        with atomic_write(folder) as temporary:
             temporary.write_bytes(files["index.html"])
         return folder
     if folder.exists():
         for name, data in files.items():
-            with write_beside(folder / name) as temporary:
+            with atomic_write(folder / name) as temporary:
                 temporary.write_bytes(data)
     else:
         _write_folder(folder, files)

@@ -1,4 +1,4 @@
-"""What a run records of the machine and the software, and how TensorFlow is started quietly."""
+"""Machine, software versions and memory, and a quiet start of TensorFlow."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from typing import Any
 from kerascv_course._version import __version__
 
 __all__ = [
-    "cores",
+    "core_count",
     "describe_environment",
+    "describe_machine",
     "package_versions",
-    "processor",
+    "peak_memory",
+    "processor_name",
     "quiet_stderr",
     "seconds_since_start",
     "source_commit",
@@ -45,7 +47,7 @@ PACKAGES = (
 
 
 def package_versions() -> dict[str, str]:
-    """Version of this package, of Python and of each package that results depend on (those installed)."""
+    """Versions of this package, of Python and of the installed packages that results depend on."""
     versions = {"kerascv_course": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -54,7 +56,7 @@ def package_versions() -> dict[str, str]:
 
 
 def describe_environment() -> dict[str, Any]:
-    """Machine, versions, source commit, command and time, JSON-able."""
+    """Machine, versions, source commit, command and time, ready for JSON."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python", "-m", *_module_and_arguments()]),
@@ -65,7 +67,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def describe_machine() -> dict[str, Any]:
-    """System, processor, cores that may be used, and GPUs that TensorFlow, or JAX where Keras runs on it, sees."""
+    """System, processor, usable cores, and the GPUs that TensorFlow sees (JAX where it is Keras's backend)."""
     import keras
 
     if keras.backend.backend() == "jax":
@@ -79,16 +81,25 @@ def describe_machine() -> dict[str, Any]:
             tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
             for gpu in tf.config.list_physical_devices("GPU")
         ]
-    return {"system": platform.platform(), "processor": processor(), "cores": cores(), "gpus": gpus}
+    return {"system": platform.platform(), "processor": processor_name(), "cores": core_count(), "gpus": gpus}
 
 
-def cores() -> int:
-    """Cores that this process may use."""
+def core_count() -> int:
+    """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def processor() -> str:
-    """The processor's name."""
+def peak_memory() -> int | None:
+    """Largest resident memory of this process so far, bytes; None where the system does not report it."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def processor_name() -> str:
+    """Name of the processor model."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -103,7 +114,7 @@ def _module_and_arguments() -> list[str]:
 
 
 def source_commit() -> str | None:
-    """Commit of the source tree this package runs from, with ``+`` where it was changed since; None outside a checkout."""
+    """Commit of the source tree, with ``+`` where tracked files were modified since; None outside a Git checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -121,8 +132,10 @@ def _git(root: Path, *words: str) -> str | None:
 
 
 def seconds_since_start() -> float:
-    """Wall-clock seconds since this process began: Python's own start and all imports included (since the import of this module where
-    the system does not tell)."""
+    """Wall-clock seconds since this process began, Python's start and all imports included.
+
+    Where the system does not report it: since the import of this module.
+    """
     with contextlib.suppress(OSError, ValueError, IndexError):
         ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
@@ -130,21 +143,21 @@ def seconds_since_start() -> float:
 
 
 def start_tensorflow() -> None:
-    """Import TensorFlow and Keras and look for GPUs, without the start-up notices."""
+    """Import TensorFlow and Keras and detect GPUs, without their start-up notices."""
     with quiet_stderr():
         import keras  # noqa: F401
         import tensorflow as tf
 
         tf.config.list_physical_devices()
-    # its warnings are advice to programmers, such as that a function was traced again for another batch size
+    # its warnings advise programmers, such as about a function that is traced again for another batch size
     tf.get_logger().setLevel("ERROR")
 
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Hold back what C++ libraries print to stderr within the block, and show it after all if the block fails.
+    """Suppress what C++ libraries print to stderr within the block, unless the block fails.
 
-    TensorFlow prints start-up notices that no setting turns off (TF_CPP_MIN_LOG_LEVEL comes too late for them).
+    TensorFlow prints start-up notices before it reads TF_CPP_MIN_LOG_LEVEL.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()

@@ -1,6 +1,6 @@
-"""Errors that are told to the user in one line, without a traceback; standard library only.
+"""Errors that a command prints as one line without a traceback; standard library only.
 
-The rule for a message: what the rule is, what was received, and what to do about it.
+A message states the rule, the value received and the remedy.
 """
 
 from __future__ import annotations
@@ -9,48 +9,52 @@ import difflib
 import sys
 from collections.abc import Callable, Iterable
 
-__all__ = ["CourseError", "DataError", "InputError", "UnknownNameError", "run_cli"]
+__all__ = ["CourseError", "DataError", "InputError", "UnknownNameError", "run_cli", "suggest"]
 
-#: A module of these that is missing is a defect, not an installation to be completed.
+#: A missing module of these packages is a defect, not an incomplete installation.
 OUR_PACKAGES = ("kerascv_course", "export")
 
 
 class CourseError(Exception):
-    """Base of every error of this project; `exit_code` is what a command line ends with."""
+    """Base of all errors of this project; `exit_code` is the exit code of a command that it ends."""
 
     exit_code = 1
 
 
 class InputError(CourseError, ValueError):
-    """Bad usage or bad input: something that the user can mend (exit code 2)."""
+    """Bad usage or bad input, which the user can fix (exit code 2)."""
 
     exit_code = 2
 
 
 class DataError(InputError):
-    """Data that is missing, empty, damaged or does not fit."""
+    """Data that is missing, empty, damaged or unsuitable."""
 
 
 class UnknownNameError(InputError):
     """A name that is not registered.
 
     Args:
-        kind: what was looked for, such as ``"model"``.
+        kind: what the name stands for, such as ``"model"``.
         name: the name received.
-        known: the names there are; the nearest are shown.
+        known: the registered names; the nearest are shown.
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        known = list(known)
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
-        super().__init__(f"unknown {kind} {name!r}; {hint}")
+        super().__init__(f"unknown {kind} {name!r}; {suggest(name, known)}")
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The nearest spellings of a name as ``did you mean 'a' or 'b'?``, or all known names where none is near."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
-    """Run a command line and leave the process: 0 done, 2 bad usage or input, 1 failure.
+    """Run a command and exit: 0 success, 1 failure, 2 bad usage or input, 130 interrupted by Ctrl-C.
 
-    Our own errors become one line on stderr; any other exception is a defect and keeps its traceback.
+    A `CourseError` becomes one line on stderr; any other exception is a defect and keeps its traceback.
     """
     try:
         code = main() or 0
@@ -61,15 +65,15 @@ def run_cli(main: Callable[[], int | None]) -> None:
         if error.name and error.name.split(".")[0] in OUR_PACKAGES:
             raise
         print(
-            f"error: this command needs the package {error.name!r}, which is not installed here (predict and inspect of "
-            "python -m export do without): install kerascv_course with its dependencies",
+            f"error: this command needs the package {error.name!r}, which is not installed (predict and inspect of python -m export "
+            "work without it): install kerascv_course with its dependencies",
             file=sys.stderr,
         )
         code = 1
-    except BrokenPipeError:  # the reader of a pipe, such as head, has left
+    except BrokenPipeError:  # the reader of the pipe, such as head, has exited
         sys.stderr.close()
         code = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        code = 1
+        code = 130
     sys.exit(code)

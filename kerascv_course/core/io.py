@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds each whole or not at all; standard library only."""
+"""Files that a reader finds whole or not at all, and new folders; standard library only."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from kerascv_course.core.errors import CourseError
+from kerascv_course.core.errors import CourseError, InputError
 
-__all__ = ["WriteError", "write_beside"]
+__all__ = ["WriteError", "atomic_write", "check_new_folder", "free_path", "write_text"]
 
 
 class WriteError(CourseError):
-    """The disk is full or the folder cannot be written; what was there before is unchanged."""
+    """The disk is full or the folder cannot be written; the previous content is unchanged."""
 
 
 @contextlib.contextmanager
-def write_beside(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside `path` (with its suffix), which replaces `path` when the block ends well.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path next to `path`, with its suffix; the file replaces `path` when the block succeeds.
 
     Raises:
-        WriteError: any operating-system error within the block; `path` keeps its old content.
+        WriteError: an operating-system error within the block; `path` keeps its previous content.
     """
     temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
@@ -33,7 +33,45 @@ def write_beside(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
-        raise WriteError(f"cannot write {path}: {why}; what was there before is unchanged") from error
+        raise WriteError(f"cannot write {path}: {why}; its previous content is unchanged") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+write_beside = atomic_write  # former name, for modules that still import it
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically.
+
+    Raises:
+        WriteError: see `atomic_write`.
+    """
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def free_path(path: Path) -> Path:
+    """`path`, or where it exists the first of ``path-2``, ``path-3`` … that does not."""
+    free, number = path, 1
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def check_new_folder(path: Path, remedy: str) -> None:
+    """Refuse an output folder that exists already; an empty folder is accepted.
+
+    Args:
+        path: the folder.
+        remedy: what the user can do, such as ``"choose another --output"``.
+
+    Raises:
+        InputError: the folder has files, or `path` is a file.
+    """
+    if path.is_dir() and any(path.iterdir()):
+        raise InputError(f"{path} exists already and is never overwritten: {remedy}")
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file, not a folder: {remedy}")

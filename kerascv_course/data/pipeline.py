@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from kerascv_course.config import Augmentation, Recipe
-from kerascv_course.core.environment import cores
+from kerascv_course.core.environment import core_count
 from kerascv_course.core.errors import InputError
 from kerascv_course.data.augment import Rows, augment, check_augmentation
 from kerascv_course.data.mixing import mix
@@ -104,11 +104,11 @@ def training_batches(
 
     if order is not None:
         numbers = tf.data.Dataset.counter(first_step, dtype=tf.int64)
-        return _run_ahead(numbers.map(lambda step: own(step, order(step)), num_parallel_calls=cores()))
+        return _run_ahead(numbers.map(lambda step: own(step, order(step)), num_parallel_calls=core_count()))
     epochs = tf.data.Dataset.counter(first_step // steps, dtype=tf.int64)
     stream = epochs.flat_map(epoch_order).skip(first_step % steps)
     stream = stream.enumerate(start=first_step)
-    return _run_ahead(stream.map(own, num_parallel_calls=cores()))
+    return _run_ahead(stream.map(own, num_parallel_calls=core_count()))
 
 
 def evaluation_batches(split: Split, batch_size: int, *, part: Part | None = None) -> tf.data.Dataset:

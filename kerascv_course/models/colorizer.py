@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.lazy import keras
-from kerascv_course.core.options import Count, Kernel, Range
+from kerascv_course.core.schema import Count, Kernel, Range
 from kerascv_course.models.layers import activate, batch_norm, conv, max_pool, transposed_conv, upsample_nearest
 from kerascv_course.models.registry import register_model
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 from kerascv_course.core.lazy import keras
-from kerascv_course.core.options import Count, OddKernel, Range, Share, Weight
+from kerascv_course.core.schema import Count, Counts, OddKernel, Range, Share, Weight
 from kerascv_course.models.layers import Activation, Initializer, activate, batch_norm, conv, initializer, max_pool
 from kerascv_course.models.registry import register_model
 
@@ -19,7 +19,7 @@ def tdt4265(
     image: Any,
     num_classes: int,
     *,
-    filters: tuple[Count, ...] = (32, 64, 128),
+    filters: Counts = (32, 64, 128),
     width: Annotated[float, Range(1 / 16, 16)] = 1.0,
     filter_size: OddKernel = 5,
     activation: Activation = "relu",

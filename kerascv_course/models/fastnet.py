@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from kerascv_course.core.lazy import keras
-from kerascv_course.core.options import Count, Share
+from kerascv_course.core.schema import Count, Share
 from kerascv_course.models.layers import activate, initializer
 from kerascv_course.models.registry import register_model
 

@@ -12,7 +12,7 @@ import re
 from typing import Any, Literal
 
 from kerascv_course.core.lazy import keras
-from kerascv_course.core.options import Share
+from kerascv_course.core.schema import Share
 from kerascv_course.models.layers import classifier, conv_bn_relu, max_pool
 from kerascv_course.models.registry import register_model
 

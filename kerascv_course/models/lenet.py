@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from kerascv_course.core.lazy import keras
-from kerascv_course.core.options import Share
+from kerascv_course.core.schema import Share
 from kerascv_course.models.layers import Activation
 from kerascv_course.models.registry import register_model
 

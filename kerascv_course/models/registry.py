@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from kerascv_course.core.errors import InputError, UnknownNameError
-from kerascv_course.core.options import check_option
+from kerascv_course.core.schema import convert
 
 if TYPE_CHECKING:
     import keras
@@ -89,7 +89,7 @@ class ModelSpec:
             raise UnknownNameError(f"option of {self.name}", unknown[0], known)
         hints = get_type_hints(self._function, include_extras=True)
         for option, value in options.items():
-            check_option(f"option {option} of {self.name}", hints.get(option, Any), value)
+            convert(hints.get(option, Any), value, what=f"option {option} of {self.name}")
 
     def smallest(self, **options: Any) -> int:
         """Smallest height and width in pixels with these options."""

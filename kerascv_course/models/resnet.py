@@ -13,7 +13,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 from kerascv_course.core.lazy import keras
-from kerascv_course.core.options import Range, Share
+from kerascv_course.core.schema import Range, Share
 from kerascv_course.models.layers import Initializer, activate, classifier, conv_bn_relu, max_pool
 from kerascv_course.models.registry import register_model
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Literal
 
 from kerascv_course.core.lazy import keras
-from kerascv_course.core.options import Count, Share
+from kerascv_course.core.schema import Counts, Share
 from kerascv_course.models.layers import batch_norm, conv_bn_relu, max_pool
 from kerascv_course.models.registry import register_model
 
@@ -21,7 +21,7 @@ def vgg(
     widths: tuple[tuple[int, ...], ...],
     *,
     batch_norm: bool = False,
-    head: tuple[Count, ...] = (4096, 4096),
+    head: Counts = (4096, 4096),
     head_norm: bool = False,
     dropout: Share = 0.5,
     dropout_at: Literal["after", "before"] = "after",

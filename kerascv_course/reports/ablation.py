@@ -14,7 +14,7 @@ import keras
 from kerascv_course import plots
 from kerascv_course.config import Recipe
 from kerascv_course.core.errors import CourseError, InputError, UnknownNameError
-from kerascv_course.core.io import write_beside
+from kerascv_course.core.io import atomic_write
 from kerascv_course.experiment import Interrupted, run_recipe
 from kerascv_course.models.registry import check_model
 from kerascv_course.recipes.ablations import BASE, Ablation, with_changes
@@ -137,7 +137,7 @@ def report(trials: Sequence[Trial], ablation: Ablation, root: Path) -> str:
     figure = f"test_{curve}"
     notes = {BASE: recipe.model} | {name: _changes(ablation.switches[name]) for name in groups if name != BASE}
     text = format_differences(rows, BASE, [f"best_val_{curve}", figure], notes)
-    with write_beside(root / "ablation.md") as path:
+    with atomic_write(root / "ablation.md") as path:
         path.write_text(_page(recipe, ablation, rows, text), encoding="utf-8")
     picture = plots.ablation_metrics(
         {name: row.figures[figure] for name, row in rows.items()},
@@ -145,7 +145,7 @@ def report(trials: Sequence[Trial], ablation: Ablation, root: Path) -> str:
         figure.replace("_", " "),
         title=f"{recipe.name}: one change at a time; a dot a seed, a bar the mean",
     )
-    with write_beside(root / "ablation.png") as path:
+    with atomic_write(root / "ablation.png") as path:
         picture.savefig(path, dpi=100)
     return text
 

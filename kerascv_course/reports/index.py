@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from kerascv_course.core.io import write_beside
+from kerascv_course.core.io import atomic_write
 from kerascv_course.reports.page import environment, relative_link
 from kerascv_course.reports.runs import Found, Shelf
 from kerascv_course.reports.targets import REPORTS
@@ -31,7 +31,7 @@ def write_index(folder: Path, runs: Sequence[Path]) -> Path:
     ]
     found = sorted(Shelf(runs), key=lambda one: (one.recipe.name, -one.validation))
     rows = [_row(one, folder) for one in found]
-    with write_beside(folder / "index.html") as path:
+    with atomic_write(folder / "index.html") as path:
         page = environment().get_template("reports/index.html.jinja").render(reports=reports, rows=rows)
         path.write_text(page, encoding="utf-8")
     return folder / "index.html"

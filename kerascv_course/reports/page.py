@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from kerascv_course.core.io import write_beside
+from kerascv_course.core.io import atomic_write
 from kerascv_course.reports.targets import Target, difference
 
 __all__ = [
@@ -248,10 +248,10 @@ def write_page(page: Page, folder: Path) -> tuple[Path, Path]:
     markdown.parent.mkdir(exist_ok=True)
     for part in page.parts():
         if isinstance(part, Picture):
-            with write_beside(markdown.parent / f"{part.name}.png") as path:
+            with atomic_write(markdown.parent / f"{part.name}.png") as path:
                 path.write_bytes(part.png)
     for target, text in ((html, render_html(page, folder)), (markdown, render_markdown(page, markdown.parent))):
-        with write_beside(target) as path:
+        with atomic_write(target) as path:
             path.write_text(text, encoding="utf-8")
     return html, markdown
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from kerascv_course.config import Recipe
-from kerascv_course.core.io import write_beside
+from kerascv_course.core.io import atomic_write
 from kerascv_course.experiment import run_recipe
 from kerascv_course.recipes import get_recipe
 from kerascv_course.recipes.ablations import get_ablation, with_changes
@@ -84,7 +84,7 @@ def embedded(recipe: Recipe, folder: Path) -> Path | None:
     root = folder / "pictures" / name
     if not root.is_dir():
         for path, pixels in make().items():
-            with write_beside(root / path) as file:
+            with atomic_write(root / path) as file:
                 Image.fromarray(pixels).save(file, format="png")
     return root
 

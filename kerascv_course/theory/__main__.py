@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerascv_course.core.errors import run_cli
+from kerascv_course.core.io import check_new_folder, free_path
 
 if TYPE_CHECKING:
     from kerascv_course.theory.pages import Findings
@@ -40,11 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     topic, output = args.pop("topic"), args.pop("output")
     command = "python -m kerascv_course.theory " + shlex.join(words)
 
-    from kerascv_course.theory.pages import check_folder, write_findings, write_index
+    from kerascv_course.theory.pages import write_findings, write_index
     from kerascv_course.theory.topics import TOPICS
 
-    folder = _free(Path("runs") / "theory" / topic) if output is None else output
-    check_folder(folder)
+    folder = free_path(Path("runs") / "theory" / topic) if output is None else output
+    check_new_folder(folder, "choose another --output")
     topics = list(TOPICS) if topic == "all" else [topic]
     failed, made = 0, {}
     for number, name in enumerate(topics):
@@ -72,15 +73,6 @@ def _text(findings: Findings) -> str:
     parts = [f"{findings.title}" + (f" ({settings})" if settings else ""), findings.about]
     parts += [table.text() for table in findings.tables]
     return "\n\n".join([*parts, claims_text(findings.claims)])
-
-
-def _free(path: Path) -> Path:
-    """The folder, or with the first number that is not taken."""
-    found, number = path, 1
-    while found.exists():
-        number += 1
-        found = path.with_name(f"{path.name}-{number}")
-    return found
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerascv_course.core.environment import package_versions
-from kerascv_course.core.errors import InputError
-from kerascv_course.core.io import write_beside
+from kerascv_course.core.io import atomic_write, check_new_folder
 from kerascv_course.theory.claims import Claim, aligned, claims_markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Drawing", "Findings", "Table", "check_folder", "write_findings", "write_index"]
+__all__ = ["Drawing", "Findings", "Table", "write_findings", "write_index"]
 
 
 @dataclass(frozen=True)
@@ -91,18 +90,6 @@ class Findings:
         return all(claim.holds for claim in self.claims)
 
 
-def check_folder(folder: Path) -> None:
-    """That a folder may be written to: it is not there, or empty.
-
-    Raises:
-        InputError: there is something.
-    """
-    if folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty, and nothing is overwritten: name another --output")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; --output names a new folder")
-
-
 def write_findings(findings: Findings, folder: Path, *, command: str = "") -> Path:
     """Write ``TOPIC.md``, ``TOPIC.json`` and the figures into a folder that is empty or not there.
 
@@ -118,9 +105,9 @@ def write_findings(findings: Findings, folder: Path, *, command: str = "") -> Pa
         InputError: the folder holds something.
         WriteError: the disk is full, or the folder cannot be written.
     """
-    check_folder(folder)
+    check_new_folder(folder, "choose another --output")
     for drawing in findings.drawings:
-        with write_beside(folder / f"{drawing.name}.png") as path:
+        with atomic_write(folder / f"{drawing.name}.png") as path:
             drawing.draw().savefig(path, dpi=90)
     for name, text in findings.texts.items():
         _write(folder / name, text)
@@ -172,5 +159,5 @@ def _markdown(findings: Findings, command: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    with write_beside(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -18,7 +18,7 @@ import keras
 from tqdm import tqdm
 
 from kerascv_course.config import Recipe
-from kerascv_course.core.io import write_beside
+from kerascv_course.core.io import atomic_write
 from kerascv_course.data import Split
 from kerascv_course.training.checkpoint import Progress, save_checkpoint
 from kerascv_course.training.devices import whole_batches, without_distribution
@@ -85,9 +85,9 @@ class Keeper(keras.callbacks.Callback):
 
     def _write(self, better: bool) -> None:
         if better:
-            with write_beside(self._staged_best()) as path:
+            with atomic_write(self._staged_best()) as path:
                 self.built.save(path)
-        with write_beside(self.run / "last.npz") as path:
+        with atomic_write(self.run / "last.npz") as path:
             save_checkpoint(path, self.model, self.progress)
         finish_commit(self.run, self.progress, self._steps_text)
 

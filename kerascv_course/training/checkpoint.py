@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.core.schema import from_plain, parse_json
+from kerascv_course.core.schema import convert, parse_json
 from kerascv_course.training.precision import seed_states
 
 __all__ = ["STEP_COLUMNS", "Progress", "load_checkpoint", "read_progress", "save_checkpoint"]
@@ -117,7 +117,7 @@ def _read(path: Path) -> tuple[Progress, dict[str, np.ndarray]]:
         found = plain["format"]
         if not isinstance(found, int) or found <= FORMAT:
             steps = arrays.pop("steps", np.empty((0, len(STEP_COLUMNS))))
-            progress = from_plain(Progress, {**plain, "steps": steps}, what=f"{path}: progress")
+            progress = convert(Progress, {**plain, "steps": steps}, what=f"{path}: progress")
             if steps.ndim != 2 or steps.shape[1] != len(STEP_COLUMNS):
                 raise ValueError(f"steps of shape {steps.shape}")
     except (

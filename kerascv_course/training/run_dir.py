@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kerascv_course.config import Recipe
 from kerascv_course.core.errors import InputError
-from kerascv_course.core.io import write_beside
+from kerascv_course.core.io import atomic_write, check_new_folder, free_path, write_text
 from kerascv_course.core.schema import from_json, to_json
 
 if TYPE_CHECKING:
@@ -53,12 +53,7 @@ class Run:
         Raises:
             InputError: there is something at `path` already.
         """
-        if path.is_dir() and any(path.iterdir()):
-            raise InputError(
-                f"{path} exists already and is never overwritten: choose another --run-dir, or go on with it by --resume {path}"
-            )
-        if path.exists() and not path.is_dir():
-            raise InputError(f"{path} is a file; --run-dir names a new folder")
+        check_new_folder(path, f"choose another --run-dir, or resume the run with --resume {path}")
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -74,11 +69,7 @@ class Run:
     @staticmethod
     def free_path(root: Path, name: str) -> Path:
         """``root/name``, or with the first number that is not taken: ``root/name-2`` …"""
-        path, number = root / name, 1
-        while path.exists():
-            number += 1
-            path = root / f"{name}-{number}"
-        return path
+        return free_path(root / name)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -112,8 +103,7 @@ class Run:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a UTF-8 text file."""
-        with write_beside(self / name) as path:
-            path.write_text(text, encoding="utf-8")
+        write_text(self / name, text)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file."""
@@ -121,5 +111,5 @@ class Run:
 
     def write_figure(self, name: str, figure: Figure, *, dpi: int = 110) -> None:
         """Write a figure as PNG of so many pixels an inch."""
-        with write_beside(self / name) as path:
+        with atomic_write(self / name) as path:
             figure.savefig(path, dpi=dpi)

@@ -28,8 +28,8 @@ from export.predictor import OnnxModel
 from export.web.page import find_runtime
 from kerascv_course.core.environment import describe_machine, package_versions, start_tensorflow
 from kerascv_course.core.errors import InputError, run_cli
-from kerascv_course.core.io import write_beside
-from kerascv_course.core.schema import from_plain
+from kerascv_course.core.io import atomic_write
+from kerascv_course.core.schema import convert
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -88,7 +88,7 @@ def write_pictures(contract: Contract, limit: int, folder: Path) -> tuple[list[s
     from kerascv_course.config import Recipe
     from kerascv_course.data import load
 
-    split = load(from_plain(Recipe, contract.recipe, what="the recipe in the file").data)[0].test
+    split = load(convert(Recipe, contract.recipe, what="the recipe in the file").data)[0].test
     names = []
     for i, image in enumerate(split.images[:limit]):
         names.append(f"{i:05}.png")
@@ -198,7 +198,7 @@ def main() -> int:
                 rows.append(compare(model, command, Path(folder), names[:limit], targets[:limit], node))
                 print(rows[-1], flush=True)
         sections.append(section(model, rows))
-        with write_beside(arguments.output) as temporary:
+        with atomic_write(arguments.output) as temporary:
             temporary.write_text(merge(existing, sections), encoding="utf-8")
     return 0
 

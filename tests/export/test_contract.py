@@ -43,7 +43,7 @@ def test_labels_of_any_characters_survive(labels, metrics):
     [
         ({"labels": ("half a character \ud800", "b")}, "cannot be written as JSON: .*surrogates"),
         ({"recipe": {"rate": float("nan")}}, "cannot be written as JSON"),
-        ({"data": {"images": 3}}, "data.images is a text"),
+        ({"data": {"images": 3}}, "data.images must be a string"),
     ],
 )
 def test_what_json_cannot_hold_is_refused_when_written(changes, message):
@@ -79,7 +79,7 @@ def test_a_file_without_a_contract_is_refused():
         ({"version": 1}, "has version 1; this reader knows version 2: export the model again"),
         ({"version": 3}, "has version 3; this reader knows version 2: update the reader"),
         ({"labels": ["a"]}, "one label a class"),
-        ({"task": "fly"}, "task is one of 'classify', 'scenes', 'colorize', 'embed', 'rank', 'tensor'"),
+        ({"task": "fly"}, "task must be one of 'classify', 'scenes', 'colorize', 'embed', 'rank', 'tensor'"),
         ({"outputs": []}, "one output or more"),
         ({"outputs": [{"name": "logits", "meaning": "logits", "shape": [2]}]}, "an output of probabilities"),
         ({"preprocessing": {"where": "graph", "mean": [0.1, 0.2], "std": [1.0]}}, "1 or 3 values of mean, not 2"),
@@ -89,7 +89,7 @@ def test_a_file_without_a_contract_is_refused():
         ({"input": {**dataclasses.asdict(CONTRACT.input), "height": 0}}, "height and width of 1 to 16384, or neither, not 0"),
         ({"input": {**dataclasses.asdict(CONTRACT.input), "height": 10**9}}, "not 1000000000"),
         ({"preprocessing": {"where": "caller"}}, "preprocessing in the graph for uint8 input"),
-        ({"metrics": [{"name": "accuracy", "split": "test", "value": float("inf")}]}, "a number that is not finite"),
+        ({"metrics": [{"name": "accuracy", "split": "test", "value": float("inf")}]}, "a number is not finite"),
         ({"parity": {"images": 1, "tolerance": 1e-4, "largest_difference": 0.0, "agreement": 2}}, "agreement of 0 to 1, not 2"),
         ({"task": "embed"}, "an output of embedding for the task embed"),
         ({"surprise": 1}, "unknown field 'surprise'"),

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +16,6 @@ from small_inputs import SMALL
 
 import kerascv_course as kcc
 from kerascv_course.core.errors import InputError, UnknownNameError
-from kerascv_course.core.options import Count, OddKernel, Share, check_option
 from kerascv_course.models.registry import model_spec, register_model
 
 MODELS = kcc.list_models()
@@ -140,7 +139,7 @@ def test_natural_order_and_patterns() -> None:
 )
 def test_counts_of_options(name: str, options: dict[str, Any], parameters: int | None) -> None:
     if parameters is None:
-        with pytest.raises(InputError, match="tuple of one or more"):
+        with pytest.raises(InputError, match="a list of 1 or more"):
             kcc.create_model(name, **options)
     else:
         assert count(kcc.create_model(name, **options)) == parameters
@@ -191,12 +190,12 @@ def test_every_switch_of_the_ablation(order: str, downsampling: str) -> None:
         ({"name": "resnet18", "stemm": "cifar"}, r"unknown option of resnet18 'stemm'; did you mean 'stem'"),
         (
             {"name": "resnet18", "stem": "cifarr"},
-            r"option stem of resnet18 is one of .*received 'cifarr': did you mean 'cifar'",
+            r"option stem of resnet18 must be one of .*received 'cifarr': did you mean 'cifar'",
         ),
         ({"name": "lenet5?dropout=0.5", "dropout": 0.5}, r"option dropout of lenet5 is given twice"),
         ({"name": "lenet5?dropout"}, r"option=value, joined by &; received 'dropout' for lenet5"),
         ({"name": "lenet5?num_classes=3"}, r"num_classes is an argument of create_model"),
-        ({"name": "lenet5?pooling=avrage"}, r"pooling of lenet5 is one of 'max', 'average'; .* did you mean 'average'"),
+        ({"name": "lenet5?pooling=avrage"}, r"pooling of lenet5 must be one of 'max', 'average'; .* did you mean 'average'"),
         ({"name": 5}, r"a network's name is a text"),
         ({"name": "resnet18", "num_classes": 0}, r"num_classes is a whole number of 1 or more; received 0"),
         ({"name": "resnet18", "num_classes": True}, r"num_classes .* received True"),
@@ -205,14 +204,14 @@ def test_every_switch_of_the_ablation(order: str, downsampling: str) -> None:
         ({"name": "resnet18", "input_shape": (16, 16, 3)}, r"under 17×17 pixels.*or stem='cifar'"),
         ({"name": "alexnet", "input_shape": (32, 32, 3)}, r"under 63×63 pixels.*or stem='cifar'"),
         ({"name": "vgg16", "input_shape": (31, 224, 3)}, r"under 32×32 pixels"),
-        ({"name": "resnet18", "dropout": 1.0}, r"dropout of resnet18 is a number \(0 to below 1\); received 1.0"),
+        ({"name": "resnet18", "dropout": 1.0}, r"dropout of resnet18 must be a number \(0 to below 1\); received 1.0"),
         ({"name": "resnet18", "dropout": "0.5"}, r"dropout .* received '0.5'"),
-        ({"name": "resnet18", "include_top": 1}, r"include_top of resnet18 is True or False; received 1"),
-        ({"name": "vgg16", "batch_norm": "yes"}, r"batch_norm of vgg16 is True or False; received 'yes'"),
-        ({"name": "lenet5", "activation": "rellu"}, r"activation of lenet5 is one of .*did you mean 'relu'"),
+        ({"name": "resnet18", "include_top": 1}, r"include_top of resnet18 must be true or false; received 1"),
+        ({"name": "vgg16", "batch_norm": "yes"}, r"batch_norm of vgg16 must be true or false; received 'yes'"),
+        ({"name": "lenet5", "activation": "rellu"}, r"activation of lenet5 must be one of .*did you mean 'relu'"),
         ({"name": "tdt4265_base", "filter_size": 4}, r"filter_size .*odd.* received 4"),
         ({"name": "tdt4265_base", "filters": (8,) * 6}, r"under 64×64 pixels; received input_shape=\(32, 32, 3\)"),
-        ({"name": "tdt4265_base", "filters": (8, 0)}, r"filters .* tuple of one or more, each a whole number \(1 or more\)"),
+        ({"name": "tdt4265_base", "filters": (8, 0)}, r"filters .*\[1\] must be an integer \(1 or more\)"),
         ({"name": "pool_upsample_net", "kernel": 8}, r"kernel .*\(2 to 7\); received 8"),
         ({"name": "unet_colorizer", "input_shape": (30, 32, 1)}, r"multiples of 4.*received 30×32.*32×32"),
         ({"name": "resnet18", "stem_padding": 4}, r"stem_padding .*\(0 to 3\) or None; received 4"),
@@ -247,27 +246,3 @@ def test_a_name_is_registered_once() -> None:
         register_model(name="lenet5", input_shape=(1, 1, 1), parameters=1, source="none")(lambda image, num_classes: image)
     with pytest.raises(ValueError, match="a model needs a name"):
         register_model(input_shape=(1, 1, 1), parameters=1, source="none")(partial(lambda image, num_classes: image))
-
-
-@pytest.mark.parametrize(
-    ("kind", "good", "bad"),
-    [
-        (bool, [True], [1, "True", None]),
-        (int, [1], [True, 1.0, "1"]),
-        (float, [1, 0.5], [True, float("nan"), float("inf"), "1"]),
-        (str, ["a"], [1]),
-        (Literal["a", 3], ["a", 3], ["b", True, 3.0]),
-        (Share, [0, 0.5], [1, -0.1]),
-        (OddKernel, [1, 15], [2, 17, 0]),
-        (int | None, [None, 2], ["2"]),
-        (tuple[Count, ...], [(1, 2), [3]], [(), (0,), 3, "12"]),
-        (tuple[int, int], [(1, 2)], [(1,), (1, 2, 3)]),
-        (Any, [object()], []),
-    ],
-)
-def test_option_types(kind: Any, good: list[Any], bad: list[Any]) -> None:
-    for value in good:
-        check_option("it", kind, value)
-    for value in bad:
-        with pytest.raises(InputError, match=r"it is .*; received"):
-            check_option("it", kind, value)

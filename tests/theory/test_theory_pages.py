@@ -7,9 +7,9 @@ import json
 import pytest
 
 from kerascv_course.core.errors import InputError
+from kerascv_course.core.io import check_new_folder
 from kerascv_course.theory.__main__ import SHOWS, main
 from kerascv_course.theory.claims import Claim, claims_markdown, claims_text, number
-from kerascv_course.theory.pages import check_folder
 from kerascv_course.theory.topics import TOPICS
 
 
@@ -58,10 +58,10 @@ def test_nothing_is_overwritten(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["graph"]) == main(["graph", "--steps", "3"]) == 0
     assert (tmp_path / "runs/theory/graph/graph.md").is_file() and (tmp_path / "runs/theory/graph-2/graph.dot").is_file()
-    with pytest.raises(InputError, match=r"runs/theory/graph is not empty, and nothing is overwritten: name another --output"):
+    with pytest.raises(InputError, match=r"runs/theory/graph exists already and is never overwritten: choose another --output"):
         main(["graph", "--output", "runs/theory/graph"])
-    with pytest.raises(InputError, match="is a file; --output names a new folder"):
-        check_folder(tmp_path / "runs/theory/graph/graph.md")
+    with pytest.raises(InputError, match="is a file, not a folder: choose another"):
+        check_new_folder(tmp_path / "runs/theory/graph/graph.md", "choose another")
     capsys.readouterr()
 
 

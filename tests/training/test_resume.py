@@ -115,7 +115,7 @@ def test_kill_9_in_mid_epoch(recipe, uninterrupted, tmp_path):
     assert_same(run_recipe(recipe, tmp_path / "run", resume=True).run, uninterrupted)
 
 
-@pytest.mark.parametrize("moment", ["write_beside", "save_checkpoint", "finish_commit"])
+@pytest.mark.parametrize("moment", ["atomic_write", "save_checkpoint", "finish_commit"])
 def test_a_stop_at_any_moment_of_keeping(recipe, uninterrupted, tmp_path, monkeypatch, moment):
     """Before the better model is staged, between staging and the commit, and between the commit and the renaming."""
     calls = {"count": 0}
@@ -175,7 +175,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(recipe, uninterrupted, tmp_p
 
     with monkeypatch.context() as patch:
         patch.setattr(np, "savez", full)
-        with pytest.raises(WriteError, match="the disk is full; what was there before is unchanged"):
+        with pytest.raises(WriteError, match="the disk is full; its previous content is unchanged"):
             run_recipe(recipe, tmp_path / "run")
     assert len(figures(Run(tmp_path / "run"))) == 2
     assert_same(run_recipe(recipe, tmp_path / "run", resume=True).run, uninterrupted)

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.core.io import WriteError, write_beside
+from kerascv_course.core.io import WriteError, atomic_write
 from kerascv_course.training.run_dir import Run
 
 
@@ -20,7 +20,7 @@ def test_a_run_that_exists_is_never_overwritten(tmp_path, tiny_recipe):
 
 def test_a_file_is_no_place_for_a_run(tmp_path, tiny_recipe):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="is a file; --run-dir names a new folder"):
+    with pytest.raises(InputError, match="is a file, not a folder: choose another --run-dir"):
         Run.create(tmp_path / "file", tiny_recipe)
     with pytest.raises(WriteError, match="cannot write"):
         Run.create(tmp_path / "file" / "below", tiny_recipe)
@@ -59,16 +59,16 @@ def test_what_is_no_run_is_refused(tmp_path, tiny_recipe):
 
 def test_writing_is_whole_or_not_at_all(tmp_path):
     path = tmp_path / "file.txt"
-    with write_beside(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("old")
     with (
-        pytest.raises(WriteError, match=r"the disk is full; what was there before is unchanged"),
-        write_beside(path) as temporary,
+        pytest.raises(WriteError, match=r"the disk is full; its previous content is unchanged"),
+        atomic_write(path) as temporary,
     ):
         temporary.write_text("half of the n")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert path.read_text() == "old"
-    with pytest.raises(KeyboardInterrupt), write_beside(path) as temporary:
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
         temporary.write_text("half of the n")
         raise KeyboardInterrupt
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"] and path.read_text() == "old"

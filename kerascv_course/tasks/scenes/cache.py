@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kerascv_course.core.io import write_beside
+from kerascv_course.core.io import atomic_write
 
 __all__ = ["cache_folder", "cached", "digest"]
 
@@ -59,6 +59,6 @@ def cached(kind: str, key: str, compute: Callable[[], Mapping[str, np.ndarray]])
         ):
             return {name: file[name] for name in file.files}
     arrays = dict(compute())
-    with write_beside(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
     return arrays

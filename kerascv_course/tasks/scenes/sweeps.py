@@ -21,7 +21,7 @@ from kerascv_course import plots
 from kerascv_course.config import Recipe, Scenes
 from kerascv_course.core.environment import describe_environment
 from kerascv_course.core.errors import InputError
-from kerascv_course.core.io import write_beside
+from kerascv_course.core.io import atomic_write
 from kerascv_course.data import DataInfo, Split, Splits
 from kerascv_course.tasks.base import FittedTask
 from kerascv_course.tasks.scenes.pipeline import scores
@@ -207,7 +207,7 @@ def write_table(output: Path, recipe: Recipe, rows: Sequence[Row], table: str, t
     }
     record = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     for file, content in (("table.md", table + "\n"), ("table.csv", text.getvalue()), ("sweep.json", record)):
-        with write_beside(output / file) as path:
+        with atomic_write(output / file) as path:
             path.write_text(content, encoding="utf-8")
     if title is not None:
         places = [", ".join(map(str, row.settings.values())) for row in rows]
@@ -215,5 +215,5 @@ def write_table(output: Path, recipe: Recipe, rows: Sequence[Row], table: str, t
         if all(row.test is not None for row in rows):
             lines["test"] = [row.test or 0.0 for row in rows]
         figure = plots.accuracy_lines(places, lines, ", ".join(names), title)
-        with write_beside(output / "plot.png") as path:
+        with atomic_write(output / "plot.png") as path:
             figure.savefig(path, dpi=110)

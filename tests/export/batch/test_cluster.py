@@ -266,7 +266,7 @@ def test_a_folder_belongs_to_one_job(classifier, folder, tmp_path):
     with pytest.raises(InputError, match=r"another job \(inputs: "):
         begin(folder, tmp_path / "out", classifier)
     (tmp_path / "out/job.json").write_text("{}")
-    with pytest.raises(InputError, match=r"job\.json lacks the field 'model'"):
+    with pytest.raises(InputError, match=r"job\.json is missing the field 'model'"):
         begin(folder, tmp_path / "out", classifier)
     (tmp_path / "early").mkdir()  # killed before anything was begun
     (tmp_path / "early/.partial-7-inputs.parquet").write_bytes(b"PAR1")

@@ -245,7 +245,7 @@ def test_cifar10_horses(cifar10_dir):
         ),
         ({"data": Data("folder", image_size=(16, 20), only=("shape",), channels=1)}, r"received data\.channels=1: use 3"),
         ({"model": "tdt4265_base", "model_options": {}}, "answers for every pixel; tdt4265_base gives"),
-        ({"model_options": {"kernel": 8}}, r"option kernel of unet_colorizer is a whole number \(2 to 7\); received 8"),
+        ({"model_options": {"kernel": 8}}, r"option kernel of unet_colorizer must be an integer \(2 to 7\); received 8"),
         ({"model_options": {"kernel": 1}}, r"\(2 to 7\); received 1"),
         (
             {"colorize": Colorize(colors=6, input="small", shrink=8)},

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+
+from kerascv_course.core.errors import InputError, UnknownNameError, run_cli
+
+
+def test_unknown_name_suggests_the_nearest() -> None:
+    assert str(UnknownNameError("model", "lenet", ["lenet5", "vgg16"])) == "unknown model 'lenet'; did you mean 'lenet5'?"
+    assert str(UnknownNameError("model", "zzz", ["lenet5", "vgg16"])) == "unknown model 'zzz'; known: lenet5, vgg16"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (InputError("no such file"), 2, "error: no such file"),
+        (ModuleNotFoundError("x", name="keras.layers"), 1, "needs the package 'keras.layers'"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_run_cli_exit_codes(error: BaseException, code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> int:
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        run_cli(main)
+    assert caught.value.code == code and message in capsys.readouterr().err
+
+
+def test_run_cli_keeps_tracebacks_of_defects() -> None:
+    with pytest.raises(ModuleNotFoundError):
+        run_cli(lambda: (_ for _ in ()).throw(ModuleNotFoundError("x", name="export.nothing")))
