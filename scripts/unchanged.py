@@ -56,42 +56,28 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
 }
 
 #: The runs: name, generated data ("" for embedded), recipe and options.
-RUNS: dict[str, tuple[str, list[str]]] = {
-    "lenet5-digits": ("", ["lenet5-digits", "--seed", "0"]),
+RUNS: dict[str, tuple[str, str]] = {
+    "lenet5-digits": ("", "lenet5-digits --seed 0"),
     "classification": (
         "classes",
-        ["fastnet-cifar10-small", "--data.source", "folder", "--data.validation-share", "0.2", "--model-options", "width", "8"]
-        + ["--epochs", "1", "--batch-size", "20", "--precision", "float32"],
+        "fastnet-cifar10-small --data.source folder --data.validation-share 0.2 --model-options width 8 --epochs 1 --batch-size 20 "
+        "--precision float32",
     ),
     "classification-sgd": (
         "classes",
-        ["folder-classify", "--model", "tdt4265_base", "--data.image-size", "16", "16", "--epochs", "1", "--batch-size", "16"],
+        "folder-classify --model tdt4265_base --data.image-size 16 16 --epochs 1 --batch-size 16",
     ),
     "retrieval": (
         "identities",
-        ["hkust-triplet-best", "--data.image-size", "16", "16", "--epochs", "1", "--batch-size", "16"]
-        + ["--precision", "float32"],
+        "hkust-triplet-best --data.image-size 16 16 --epochs 1 --batch-size 16 --precision float32",
     ),
     "colorization": (
         "photos",
-        [
-            "csc413-unet",
-            "--data.source",
-            "folder",
-            "--data.only",
-            "class0",
-            "class1",
-            "class2",
-            "--data.validation-share",
-            "0.2",
-        ]
-        + ["--epochs", "1", "--batch-size", "16", "--colorize.colors", "6"],
+        "csc413-unet --data.source folder --data.only class0 class1 class2 --data.validation-share 0.2 --epochs 1 --batch-size 16 "
+        "--colorize.colors 6",
     ),
-    "scenes": (
-        "classes",
-        ["ntu-fisher-svm", "--data.image-size", "32", "32", "--scenes.words", "4", "--scenes.compress", "8"],
-    ),
-    "scenes-knn": ("classes", ["ntu-bag-of-sift-step3", "--data.image-size", "32", "32", "--scenes.words", "10"]),
+    "scenes": ("classes", "ntu-fisher-svm --data.image-size 32 32 --scenes.words 4 --scenes.compress 8"),
+    "scenes-knn": ("classes", "ntu-bag-of-sift-step3 --data.image-size 32 32 --scenes.words 10"),
 }
 
 #: Keys that say when or how fast, with which versions, or of which commit.
@@ -146,7 +132,7 @@ def record(folder: Path, only: str = "") -> dict[str, Any]:
     for name, (data, words) in RUNS.items():
         if not re.search(only, name):
             continue
-        options = [*spelled(words), "--run-dir", str(folder / "runs" / name)]
+        options = [*spelled(words.split()), "--run-dir", str(folder / "runs" / name)]
         if data:
             options += ["--data-dir", str(write_images(folder / "images" / data, data))]
         if not (folder / "runs" / name / "report.html").is_file():
@@ -189,21 +175,17 @@ def write_images(folder: Path, kind: str) -> Path:
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:32, :32]
     splits = {"classes": ("train", "test"), "identities": ("train", "val"), "photos": ("train", "test")}[kind]
-    for number_of_split, split in enumerate(splits):
+    for split in splits:
         for label in range(4):
-            # the identities to find are not those that are learnt
-            pattern = label + (0.5 if kind == "identities" and number_of_split else 0)
+            pattern = label + (0.5 if split == "val" else 0)
             for number in range(25 if split == "train" else 10):
                 shift = rng.uniform(0, 6)
                 wave = 127 + 90 * np.sin((np.cos(pattern) * rows + np.sin(pattern) * columns) * (0.4 + 0.2 * pattern) + shift)
                 tint = 1.0 if kind == "classes" else 0.4 + 0.6 * np.abs(np.sin(pattern + np.arange(3)))
                 pixels = wave[..., None] * tint + rng.normal(0, 12, (32, 32, 1 if kind == "classes" else 3))
-                path = (
-                    folder
-                    / split
-                    / f"class{label + (4 if kind == 'identities' and number_of_split else 0)}"
-                    / f"{number:02d}.png"
-                )
+                # the identities to find are others
+                name = f"class{label + (4 if kind == 'identities' and split == 'val' else 0)}"
+                path = folder / split / name / f"{number:02d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8).squeeze()).save(path)
     return folder
@@ -213,7 +195,9 @@ def read_run(folder: Path) -> dict[str, Any]:
     """What a run folder holds, but for times, versions, commits and paths."""
     found: dict[str, Any] = {"metrics": cleaned(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))}
     if (folder / "best.keras").is_file():
-        found["weights"] = digest(keras_arrays(folder / "best.keras"))
+        arrays = keras_arrays(folder / "best.keras")
+        found["weights"] = digest(array for name, array in arrays.items() if not name.startswith("optimizer"))
+        found["optimizer"] = digest(array for name, array in arrays.items() if name.startswith("optimizer"))
     if (folder / "model.onnx").is_file():
         model = onnx.load(str(folder / "model.onnx"))
         found["initializers"] = digest(numpy_helper.to_array(tensor) for tensor in model.graph.initializer)
@@ -222,19 +206,17 @@ def read_run(folder: Path) -> dict[str, Any]:
     return found
 
 
-def keras_arrays(path: Path) -> Iterator[np.ndarray]:
-    """Every array in the weights of a .keras file."""
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if name.endswith((".h5", ".npz")):
-                data = io.BytesIO(archive.read(name))
-                if name.endswith(".npz"):
-                    yield from np.load(data, allow_pickle=False).values()
-                    continue
-                arrays: list[np.ndarray] = []
-                with h5py.File(data, "r") as file:
-                    file.visititems(lambda _, item: arrays.append(item[()]) if isinstance(item, h5py.Dataset) else None)
-                yield from arrays
+def keras_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Every array of a .keras file's weights, by its path in the HDF5 file."""
+    found: dict[str, np.ndarray] = {}
+
+    def keep(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = item[()]
+
+    with zipfile.ZipFile(path) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as file:
+        file.visititems(keep)
+    return found
 
 
 def digest(arrays: Iterable[np.ndarray]) -> dict[str, Any]:
