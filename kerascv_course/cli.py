@@ -1,0 +1,76 @@
+"""The command ``kerascv``: every command of the package by its name, as ``kerascv train lenet5-digits``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from kerascv_course.core.cli import Parser
+from kerascv_course.core.errors import run_cli
+
+__all__ = ["COMMANDS", "console_script", "main"]
+
+#: Commands: the module whose `main` takes the remaining words, and a line of help.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("kerascv_course.train", "train a recipe: evaluate, plot, export and validate it"),
+    "evaluate": ("kerascv_course.evaluate", "evaluate a run again"),
+    "compare": ("kerascv_course.compare", "compare runs: table and curves"),
+    "ablate": ("kerascv_course.ablate", "train a recipe with its switches changed one by one"),
+    "scenes": ("kerascv_course.scenes", "sweeps and repeats of scene recipes"),
+    "look": ("kerascv_course.look", "draw filters and feature maps of a network"),
+    "analyze": ("kerascv_course.analyze", "parameters, MACs, memory and receptive field of a network or ONNX file"),
+    "calc": ("kerascv_course.calc", "convolution calculators and the reports' answers"),
+    "theory": ("kerascv_course.theory.__main__", "report 004's theory, computed"),
+    "report": ("kerascv_course.report", "build the course reports as pages"),
+    "export": ("export.__main__", "export a run or a .keras file to ONNX and validate the file"),
+}
+
+#: Commands of the export layer that need no word in front.
+EXPORT_COMMANDS = {
+    "check": "validate a run's ONNX file against its Keras model",
+    "doctor": "find out why an ONNX file answers differently from its model",
+    "predict": "predict images with an ONNX file",
+    "predict-many": "predict very many images with Ray",
+    "quantize": "int8 or float16 files, kept only if accurate and fast",
+    "benchmark": "latency, throughput, memory and size beside other engines",
+    "inspect": "print the contract and contents of an ONNX file",
+    "page": "a static page that runs an ONNX file in the browser",
+    "embed": "embed images into a gallery on disk",
+    "search": "search a gallery",
+    "index": "build an approximate index of a gallery",
+    "schema": "print the JSON Schema of the contract",
+}
+
+
+def build_parser() -> Parser:
+    """The parser of the first word."""
+    parser = Parser(prog="kerascv", description="Train, evaluate, explain and export the networks of five vision courses.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, (_, text) in COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    for name, text in EXPORT_COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Run a command by its name; the words after it are the command's own."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    if not words:
+        parser.print_help()
+        return 2
+    command = parser.parse_known_args(words[:1])[0].command
+    if command is None:
+        parser.error(f"a command comes first; received {words[0]!r}")
+    module, rest = COMMANDS.get(command, ("export.__main__", ""))[0], words[1:]
+    if command in EXPORT_COMMANDS:
+        rest = words
+    code: int | None = importlib.import_module(module).main(rest)
+    return code
+
+
+def console_script() -> None:
+    """Entry point of the console script."""
+    run_cli(main)
