@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from export.diagnostics.doctor import Diagnosis, diagnose
     from export.predictor import OnnxModel, Predictions
     from export.quantization.quantize import quantize_model
-    from export.quantization.verdict import PrecisionReport, RefusedError
+    from export.quantization.report import PrecisionReport, RefusedError
     from export.validation import ParityError, ParityReport, certify, check_parity
 
 __all__ = [
@@ -52,8 +52,8 @@ _MODULES = {
     "ContractError": "contract",
     "read_contract": "contract",
     "quantize_model": "quantization.quantize",
-    "PrecisionReport": "quantization.verdict",
-    "RefusedError": "quantization.verdict",
+    "PrecisionReport": "quantization.report",
+    "RefusedError": "quantization.report",
 }
 
 

@@ -1,1 +1,1 @@
-"""Latency, throughput, memory and size beside other engines."""
+"""Latency, throughput, memory and size of exported files beside other inference engines."""

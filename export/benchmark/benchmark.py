@@ -1,4 +1,4 @@
-"""Speed, memory and size of exported files, beside the engines that could have been used instead, measured in turns."""
+"""Speed, memory and size of exported files beside other inference engines, measured in turns."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
-from export.benchmark.engines import ENGINES, FROM_KERAS, FROM_ONNX, Job
-from export.benchmark.timing import take_turns
+from export.benchmark.engines import ENGINES, FROM_KERAS, FROM_ONNX, EngineSpec, take_turns
 from export.predictor import PROVIDERS, OnnxModel, Provider
 from kerascv_course.core.environment import core_count, package_versions, processor_name
 from kerascv_course.core.errors import CourseError, InputError, UnknownNameError
+from kerascv_course.core.tables import text_table
 
-__all__ = ["BatchSpeed", "BenchmarkReport", "EngineError", "EngineRow", "benchmark"]
+__all__ = ["BatchSpeed", "BenchmarkReport", "EngineError", "EngineProcess", "EngineRow", "benchmark"]
 
-#: What every file is measured with.
+#: Engines that every file is measured with.
 ALWAYS = ("predictor", "onnxruntime")
 
-#: Side of the pictures for a file that takes any size, where its recipe names none.
+#: Height and width for a file of any size whose recipe names none, pixels.
 SIDE = 224
 
 
 class EngineError(CourseError):
-    """An engine could not be opened, or failed."""
+    """An engine failed."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ class BatchSpeed:
 
     Attributes:
         batch_size: images a call.
-        p50_ms: median milliseconds a call.
-        p95_ms: 95 % of the calls took no longer.
+        p50_ms: median time of a call, milliseconds.
+        p95_ms: 95th percentile, milliseconds.
         images_per_second: at the median.
-        calls: how many were timed.
+        calls: number of timed calls.
     """
 
     batch_size: int
@@ -55,6 +56,12 @@ class BatchSpeed:
     images_per_second: float
     calls: int
 
+    @classmethod
+    def of(cls, batch_size: int, seconds: np.ndarray) -> BatchSpeed:
+        """Summarize the seconds of each call."""
+        p50, p95 = (1e3 * float(value) for value in np.percentile(seconds, (50, 95)))
+        return cls(batch_size, p50, p95, 1e3 * batch_size / p50, len(seconds))
+
 
 @dataclass(frozen=True)
 class EngineRow:
@@ -62,13 +69,13 @@ class EngineRow:
 
     Attributes:
         engine: its name.
-        file: what it ran.
-        bytes: size of that.
+        file: the file it ran.
+        bytes: size of the file.
         load_seconds: imports and opening.
         first_seconds: from the start of the process to the first answer.
-        peak_bytes: most memory the process has held; None where the system does not tell.
-        difference: largest difference in a probability from the first row's, over eight pictures; None where there are none.
-        speeds: a row a batch size.
+        peak_bytes: peak resident memory of the process; None where the system does not tell.
+        difference: largest difference of a probability from the first row, over eight images; None without probabilities.
+        speeds: one entry a batch size.
     """
 
     engine: str
@@ -82,19 +89,27 @@ class EngineRow:
 
     @property
     def name(self) -> str:
-        """Engine and file."""
+        """Engine and file name."""
         return f"{self.engine}, {Path(self.file).name}"
+
+    def cells(self) -> list[str]:
+        """The row of the printed table."""
+        speeds = [text for s in self.speeds for text in (f"{s.p50_ms:.3f} / {s.p95_ms:.3f}", f"{s.images_per_second:,.0f}")]
+        peak = "" if self.peak_bytes is None else f"{self.peak_bytes / 1e6:,.0f}"
+        difference = "" if self.difference is None else f"{self.difference:.1e}"
+        seconds = (f"{self.load_seconds:.2f}", f"{self.first_seconds:.2f}")
+        return [self.name, *speeds, *seconds, peak, f"{self.bytes / 1e6:.2f}", difference]
 
 
 @dataclass(frozen=True)
 class BenchmarkReport:
-    """What was measured, and where.
+    """All measurements.
 
     Attributes:
-        rows: a row an engine and file.
-        image_shape: (height, width, channels) of what was fed: uint8 noise.
+        rows: one row an engine and file.
+        image_shape: (height, width, channels) of the uint8 noise that was fed.
         machine: processor and cores.
-        providers: of onnxruntime, as its session tells them.
+        providers: onnxruntime's providers, as its session states them.
         versions: of the packages.
         measured: date and time.
     """
@@ -107,35 +122,22 @@ class BenchmarkReport:
     measured: str
 
     def to_plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """JSON-able form."""
         return dataclasses.asdict(self)
 
     def speed(self, engine: str, batch_size: int, file: str | None = None) -> BatchSpeed:
-        """A row's speed at a batch size."""
+        """Speed of an engine at a batch size."""
         row = next(row for row in self.rows if row.engine == engine and file in (None, row.file))
         return next(speed for speed in row.speeds if speed.batch_size == batch_size)
 
     def __str__(self) -> str:
-        sizes = [speed.batch_size for speed in self.rows[0].speeds]
-        width = max(len(row.name) for row in self.rows) + 2
         shape = "×".join(map(str, self.image_shape))
-        lines = [
-            f"{self.machine}; onnxruntime with {', '.join(self.providers)}; uint8 {shape}; milliseconds a call, p50 / p95",
-            "",
-        ]
-        head = "".join(f"{f'batch {size}':>20}{'images/s':>10}" for size in sizes)
-        lines.append(f"{'':<{width}}{head}{'load s':>9}{'first s':>9}{'peak MB':>9}{'file MB':>9}{'max |Δp|':>10}")
-        for row in self.rows:
-            cells = "".join(
-                f"{f'{speed.p50_ms:.3f} / {speed.p95_ms:.3f}':>20}{speed.images_per_second:>10,.0f}" for speed in row.speeds
-            )
-            peak = "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:,.0f}"
-            difference = "" if row.difference is None else f"{row.difference:.1e}"
-            lines.append(
-                f"{row.name:<{width}}{cells}{row.load_seconds:>9.2f}{row.first_seconds:>9.2f}{peak:>9}{row.bytes / 1e6:>9.2f}"
-                f"{difference:>10}"
-            )
-        return "\n".join(lines)
+        speeds = [head for speed in self.rows[0].speeds for head in (f"batch {speed.batch_size}", "images/s")]
+        head = ["", *speeds, "load s", "first s", "peak MB", "file MB", "max |Δp|"]
+        return (
+            f"{self.machine}; onnxruntime with {', '.join(self.providers)}; uint8 {shape}; milliseconds a call, p50 / p95\n\n"
+            + text_table(head, [row.cells() for row in self.rows])
+        )
 
 
 def benchmark(
@@ -147,60 +149,66 @@ def benchmark(
     batch_sizes: Sequence[int] = (1, 8, 64),
     seconds: float = 2.0,
 ) -> BenchmarkReport:
-    """Measure exported files, each by our predictor and by a bare onnxruntime session, beside other engines.
+    """Measure exported files, with our predictor and with a bare onnxruntime session, beside other engines.
 
-    Every engine has a fresh process of its own, and while one is timed the others wait. They take turns, round after round.
+    Each engine has a process of its own; while one is timed, the others wait. They take turns, round after round.
 
     Args:
-        files: exported, all of one input shape.
+        files: exported files of one input shape.
         against: further engines: those that read ONNX run every file, those that run a Keras model run `keras`.
-        keras: the Keras model that the files were made from (.keras), for engines that need it.
-        provider: of onnxruntime.
+        keras: the .keras file that the files were exported from, for engines that need it.
+        provider: onnxruntime's provider.
         batch_sizes: images a call.
-        seconds: how long each engine is timed at a batch size, about.
+        seconds: approximate time for each engine and batch size.
 
     Raises:
-        InputError: no files, files of several shapes, an engine that is not known, not installed or lacks its Keras model.
-        ProviderError: the provider cannot be had.
-        EngineError: an engine fails.
+        InputError: no files, files of several shapes, an engine that is unknown, not installed or lacks its Keras model.
+        ProviderError: the provider is not available.
+        EngineError: an engine failed.
     """
     for name in against:
         if name not in ENGINES:
             raise UnknownNameError("engine", name, ENGINES)
     if provider not in PROVIDERS:
-        raise InputError(f"provider is {' or '.join(PROVIDERS)}; received {provider!r}")
+        raise InputError(f"provider must be {' or '.join(PROVIDERS)}; received {provider!r}")
     if not batch_sizes or min(batch_sizes) < 1:
-        raise InputError(f"batch sizes are 1 or more; received {list(batch_sizes)}")
+        raise InputError(f"batch sizes must be 1 or more; received {list(batch_sizes)}")
     if not files:
-        raise InputError("a benchmark takes one exported file or more")
-    models = [OnnxModel(file, provider=provider) for file in files]  # tells of a provider that is not to be had
-    shape, *others = (_shape(model) for model in models)
+        raise InputError("benchmark needs one exported file or more")
+    models = [OnnxModel(file, provider=provider) for file in files]  # fails here if the provider is not available
+    shape, *others = map(_image_shape, models)
     if any(other != shape for other in others):
-        raise InputError(f"files that are compared take pictures of one shape; received {[shape, *others]}")
-    engines = [*ALWAYS, *(name for name in dict.fromkeys(against) if name in FROM_ONNX and name not in ALWAYS)]
-    jobs = [Job(engine, str(file), None, provider, shape[0]) for file in files for engine in engines]
-    jobs += [
-        Job(engine, str(files[0]), str(keras) if keras else None, provider, shape[0])
+        raise InputError(f"files to compare must have one input shape; received {[shape, *others]}")
+    specs = [
+        EngineSpec(engine, str(file), None, provider, shape[0])
+        for file in files
+        for engine in dict.fromkeys((*ALWAYS, *against))
+        if engine in FROM_ONNX
+    ]
+    specs += [
+        EngineSpec(engine, str(files[0]), str(keras) if keras else None, provider, shape[0])
         for engine in dict.fromkeys(against)
         if engine in FROM_KERAS
     ]
     with ExitStack() as stack:
-        workers = [stack.enter_context(Worker(job)) for job in jobs]
-        times = _time(workers, batch_sizes, seconds)
-    reference = workers[0].scores
+        processes = [stack.enter_context(EngineProcess(spec)) for spec in specs]
+        times = {
+            size: take_turns({n: partial(p.turn, batch_size=size) for n, p in enumerate(processes)}, seconds=seconds)
+            for size in batch_sizes
+        }
     classifies = models[0].contract.classifies
     rows = tuple(
         EngineRow(
-            engine=worker.job.engine,
-            file=worker.file,
-            bytes=Path(worker.file).stat().st_size,
-            load_seconds=worker.load,
-            first_seconds=worker.first,
-            peak_bytes=worker.peak,
-            difference=_difference(reference, worker.scores) if classifies else None,
-            speeds=tuple(_speed(size, times[number, size]) for size in batch_sizes),
+            engine=process.spec.engine,
+            file=process.file,
+            bytes=Path(process.file).stat().st_size,
+            load_seconds=process.load,
+            first_seconds=process.first,
+            peak_bytes=process.peak,
+            difference=_difference(processes[0].scores, process.scores) if classifies else None,
+            speeds=tuple(BatchSpeed.of(size, times[size][number]) for size in batch_sizes),
         )
-        for number, worker in enumerate(workers)
+        for number, process in enumerate(processes)
     )
     return BenchmarkReport(
         rows=rows,
@@ -212,44 +220,50 @@ def benchmark(
     )
 
 
-class Worker:
-    """A process with one engine, opened.
+class EngineProcess:
+    """A process with one open engine (`export.benchmark.engines`).
 
     Args:
-        job: what it opens.
+        spec: what it opens.
 
     Raises:
-        InputError: the engine is not to be had.
-        EngineError: it fails.
+        InputError: the engine is not available.
+        EngineError: it failed.
+
+    Attributes:
+        load: seconds to an opened engine.
+        first: seconds from the start of the process to the first answer.
+        scores: float64 (8, values), of eight images.
+        peak: peak memory so far, bytes.
     """
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.file = job.keras if job.engine in FROM_KERAS and job.keras else job.onnx
+    def __init__(self, spec: EngineSpec) -> None:
+        self.spec = spec
+        self.file = spec.keras if spec.engine in FROM_KERAS and spec.keras else spec.onnx
         self.peak: int | None = None
-        self.complaints = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  closed by __exit__
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  closed by close()
         started = time.time()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "export.benchmark.engines"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self.complaints,
+            stderr=self._errors,
             text=True,
         )
         try:
-            told = self._ask(dataclasses.asdict(job))
+            answer = self._ask(dataclasses.asdict(spec))
         except BaseException:
             self.close()
             raise
-        self.load: float = told["load"]
-        self.first: float = told["first"] - started
-        self.scores = np.array(told["scores"])
+        self.load: float = answer["load"]
+        self.first: float = answer["first"] - started
+        self.scores = np.array(answer["scores"])
 
     def turn(self, count: int, *, batch_size: int) -> list[float]:
-        """Seconds of so many calls."""
-        told = self._ask({"batch": batch_size, "calls": count})
-        self.peak = told["peak"]
-        return told["seconds"]
+        """Seconds of each of `count` calls."""
+        answer = self._ask({"batch": batch_size, "calls": count})
+        self.peak = answer["peak"]
+        return list(answer["seconds"])
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         assert self.process.stdin is not None and self.process.stdout is not None  # both are pipes
@@ -257,65 +271,45 @@ class Worker:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # told below
+            pass  # readline returns nothing then
         line = self.process.stdout.readline()
         if not line:
-            self.complaints.seek(0)
-            last = self.complaints.read()[-500:].strip()
-            raise EngineError(f"the process of the engine {self.job.engine!r} has ended: {last or 'it says nothing'}")
-        told = json.loads(line)
-        if "error" in told:
-            kind = InputError if told["exit_code"] == InputError.exit_code else EngineError
-            raise kind(f"engine {self.job.engine!r}: {told['error']}")
-        return told
+            self._errors.seek(0)
+            last = self._errors.read()[-500:].strip()
+            raise EngineError(f"the process of engine {self.spec.engine!r} ended: {last or 'without a message'}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            kind = InputError if answer["exit_code"] == InputError.exit_code else EngineError
+            raise kind(f"engine {self.spec.engine!r}: {answer['error']}")
+        return answer
 
     def close(self) -> None:
         """End the process."""
         self.process.kill()
         self.process.communicate()
-        self.complaints.close()
+        self._errors.close()
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> EngineProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def _time(workers: Sequence[Worker], batch_sizes: Sequence[int], seconds: float) -> dict[tuple[int, int], np.ndarray]:
-    """Seconds of each call by (number of the worker, batch size)."""
-    times = {}
-    for size in batch_sizes:
-        turns = {number: partial(worker.turn, batch_size=size) for number, worker in enumerate(workers)}
-        for number, measured in take_turns(turns, seconds=seconds).items():
-            times[number, size] = measured
-    return times
-
-
-def _speed(size: int, seconds: np.ndarray) -> BatchSpeed:
-    p50, p95 = (1e3 * float(value) for value in np.percentile(seconds, (50, 95)))
-    return BatchSpeed(size, p50, p95, 1e3 * size / p50, len(seconds))
-
-
-def _shape(model: OnnxModel) -> tuple[int, int, int]:
+def _image_shape(model: OnnxModel) -> tuple[int, int, int]:
     spec = model.contract.input
-    side = SIDE
-    if spec.height is None:
-        given = model.contract.recipe.get("data")
-        sizes = given.get("image_size") if isinstance(given, dict) else None
-        side = sizes[0] if isinstance(sizes, list | tuple) and sizes and isinstance(sizes[0], int) else SIDE
+    data = model.contract.recipe.get("data")
+    sizes = data.get("image_size") if isinstance(data, dict) else None
+    side = sizes[0] if isinstance(sizes, list | tuple) and sizes and isinstance(sizes[0], int) else SIDE
     return spec.height or side, spec.width or side, spec.channels
 
 
 def _difference(first: np.ndarray, scores: np.ndarray) -> float | None:
+    """Largest difference of probabilities; scores that are logits are made probabilities first."""
     if first.shape != scores.shape:
         return None
-    return float(np.abs(_probabilities(first) - _probabilities(scores)).max())
-
-
-def _probabilities(scores: np.ndarray) -> np.ndarray:
-    """Softmax of logits; probabilities as they are."""
-    if scores.min() >= 0 and np.allclose(scores.sum(axis=-1), 1, atol=1e-3):
-        return scores
-    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    ours, theirs = (
+        values if values.min() >= 0 and np.allclose(values.sum(axis=-1), 1, atol=1e-3) else softmax(values, axis=-1)
+        for values in (first, scores)
+    )
+    return float(np.abs(ours - theirs).max())

@@ -1,8 +1,8 @@
-"""Engines that a benchmark compares, each in a process of its own: ``python -m export.benchmark.engines`` is that process.
+"""Inference engines to compare, each in a process of its own, and timing in turns.
 
-A process is told its engine on its standard input, opens it, answers once, and then makes as many calls as it is asked for, a line
-of JSON each way. Alone in a process an engine has its own threads, and the memory is its own. What an engine needs is imported
-when it is opened.
+``python -m export.benchmark.engines`` is such a process: it reads its engine from standard input, opens it, answers once, then makes
+as many calls as it is asked for, one line of JSON each way. Alone in a process, an engine has its own threads and its own memory.
+The packages of an engine are imported when it is opened.
 """
 
 from __future__ import annotations
@@ -12,33 +12,43 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import numpy as np
 
-from export.benchmark.timing import time_calls
+from export.contract import read_contract
 from kerascv_course.core.environment import peak_memory
 from kerascv_course.core.errors import CourseError, InputError
+from kerascv_course.core.keras_file import load_keras
 
-__all__ = ["ENGINES", "FROM_KERAS", "FROM_ONNX", "Job", "open_engine", "random_pixels", "serve"]
+__all__ = ["ENGINES", "FROM_KERAS", "FROM_ONNX", "Engine", "EngineSpec", "random_pixels", "serve", "take_turns", "time_calls"]
 
-#: An opened engine: uint8 pixels (N, height, width, channels) to the scores, NumPy in and NumPy out.
+#: An opened engine: uint8 pixels (N, height, width, channels) to scores, NumPy in and NumPy out.
 Engine = Callable[[np.ndarray], np.ndarray]
+
+Key = TypeVar("Key", bound=Hashable)
+
+#: Target duration of one turn, seconds. In shorter turns, two threads that the system woke on one core stay there, and a call takes
+#: twice as long in one turn as in the next.
+TURN = 0.2
+
+#: Most calls in a turn.
+MAX_CALLS = 1000
 
 
 @dataclass(frozen=True)
-class Job:
+class EngineSpec:
     """What a process has to open.
 
     Attributes:
-        engine: name.
-        onnx: the exported file, which says what is fed.
-        keras: the Keras model, for engines that run it.
-        provider: of onnxruntime.
-        side: height and width for a file of open sizes, pixels.
+        engine: name, one of `ENGINES`.
+        onnx: exported file, which also defines the input.
+        keras: the .keras file, for engines that run it.
+        provider: onnxruntime's provider.
+        side: height and width for a file of any size, pixels.
     """
 
     engine: str
@@ -48,78 +58,127 @@ class Job:
     side: int
 
 
-def open_predictor(job: Job) -> Engine:
-    """Our predictor: `export.OnnxModel`."""
+# --- timing -----------------------------------------------------------------------------------------------------------
+
+
+def time_calls(call: Callable[[], Any], count: int) -> list[float]:
+    """Seconds of each of `count` calls, after one plus a quarter as many warm-up calls.
+
+    Until then, the threads of the previous candidate may still be spinning, the caches hold its data, and the system has not yet
+    found a core for each thread.
+    """
+    for _ in range(1 + count // 4):
+        call()
+    seconds = []
+    for _ in range(count):
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def take_turns(
+    turns: Mapping[Key, Callable[[int], Sequence[float]]], *, seconds: float = 2.0, min_rounds: int = 5
+) -> dict[Key, np.ndarray]:
+    """Time candidates in turns, round after round, so that all meet the same slow spells of the machine.
+
+    Args:
+        turns: candidate to a function that makes a number of calls and returns the seconds of each, as `time_calls` does.
+        seconds: approximate time for each candidate.
+        min_rounds: fewest turns of each.
+
+    Returns:
+        Seconds of each call, float64 (calls,).
+    """
+    # the first turn allocates, and traces where there is a graph to trace
+    repeats = {key: int(np.clip(TURN / min(turn(2)), 1, MAX_CALLS)) for key, turn in turns.items()}
+    counted: dict[Key, list[float]] = {key: [] for key in turns}
+    ends = time.perf_counter() + seconds * len(turns)
+    rounds = 0
+    while rounds < min_rounds or time.perf_counter() < ends:
+        for key, turn in turns.items():
+            counted[key] += turn(repeats[key])
+        rounds += 1
+    return {key: np.array(times) for key, times in counted.items()}
+
+
+# --- engines ----------------------------------------------------------------------------------------------------------
+
+
+def _open_file(spec: EngineSpec) -> Any:
     from export.predictor import OnnxModel
 
-    model = OnnxModel(job.onnx, provider=job.provider)  # type: ignore[arg-type]
+    return OnnxModel(spec.onnx, provider=spec.provider)  # type: ignore[arg-type]
+
+
+def open_predictor(spec: EngineSpec) -> Engine:
+    """Our predictor, `export.OnnxModel`."""
+    model = _open_file(spec)
     if model.contract.classifies:
         return lambda pixels: model.predict(pixels, batch_size=len(pixels)).scores
     last = model.contract.outputs[-1].name
     return lambda pixels: model.run_batch(pixels)[last]
 
 
-def open_onnxruntime(job: Job) -> Engine:
-    """A bare session of onnxruntime: all outputs, the input as its layout wants it."""
-    from export.predictor import OnnxModel
-
-    model = OnnxModel(job.onnx, provider=job.provider)  # type: ignore[arg-type]
+def open_onnxruntime(spec: EngineSpec) -> Engine:
+    """A bare onnxruntime session: all outputs, input in its layout."""
+    model = _open_file(spec)
     session, name, feed = model.session, model.contract.input.name, model.feed
-    del model
     return lambda pixels: session.run(None, {name: feed(pixels)})[-1]
 
 
-def open_openvino(job: Job) -> Engine:
-    """OpenVINO on the CPU, told to keep float32 (by itself it computes in bfloat16 where the processor has it)."""
+def open_openvino(spec: EngineSpec) -> Engine:
+    """OpenVINO on the CPU in float32 (its default is bfloat16 where the processor has it)."""
     import openvino
 
-    feed = _feed(job)
+    feed = _open_file(spec).feed
     compiled = openvino.Core().compile_model(
-        job.onnx, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        spec.onnx, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     )
     return lambda pixels: compiled(feed(pixels))[len(compiled.outputs) - 1]
 
 
-def open_keras(job: Job) -> Engine:
+def open_keras(spec: EngineSpec) -> Engine:
     """``model.predict``."""
-    model = _load_keras(job)
+    model = _load_model(spec)
     return lambda pixels: model.predict(pixels, batch_size=len(pixels), verbose=0)
 
 
-def open_tf_function(job: Job, *, xla: bool = False) -> Engine:
+def open_tf_function(spec: EngineSpec, *, xla: bool = False) -> Engine:
     """The Keras model as a ``tf.function``."""
-    model = _load_keras(job)
+    model = _load_model(spec)
     import tensorflow as tf
 
     function = tf.function(lambda pixels: model(pixels, training=False), jit_compile=xla)
     return lambda pixels: function(tf.constant(pixels)).numpy()
 
 
-def open_torch(job: Job) -> Engine:
+def open_torch(spec: EngineSpec) -> Engine:
     """The Keras model on Keras's PyTorch backend, traced and frozen: PyTorch's own operators, no Keras between them."""
     os.environ["KERAS_BACKEND"] = "torch"
-    model = _load_keras(job)
+    model = _load_model(spec)
     import torch
 
-    traced: dict[int, Any] = {}  # Keras's shapes are constants of a trace
+    traced: dict[int, Any] = {}  # a trace has the shape as a constant
 
     def call(pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             values = torch.from_numpy(pixels)
             if len(pixels) not in traced:
-                traced[len(pixels)] = torch.jit.freeze(torch.jit.trace(model.eval(), values, check_trace=False))
-            return traced[len(pixels)](values).numpy()
+                trace: Any = torch.jit.trace
+                traced[len(pixels)] = torch.jit.freeze(trace(model.eval(), values, check_trace=False))
+            return np.asarray(traced[len(pixels)](values))
 
     return call
 
 
-#: Engines that run an ONNX file, and those that run the Keras model it was made from.
-FROM_ONNX: dict[str, Callable[[Job], Engine]] = {
+#: Engines that run an ONNX file, and those that run the Keras model it was exported from.
+FROM_ONNX: dict[str, Callable[[EngineSpec], Engine]] = {
     "predictor": open_predictor,
     "onnxruntime": open_onnxruntime,
     "openvino": open_openvino,
 }
-FROM_KERAS: dict[str, Callable[[Job], Engine]] = {
+FROM_KERAS: dict[str, Callable[[EngineSpec], Engine]] = {
     "keras": open_keras,
     "tf.function": open_tf_function,
     "xla": partial(open_tf_function, xla=True),
@@ -128,55 +187,38 @@ FROM_KERAS: dict[str, Callable[[Job], Engine]] = {
 ENGINES = {**FROM_ONNX, **FROM_KERAS}
 
 
-def open_engine(job: Job) -> Engine:
-    """Open the engine of a job.
+def _load_model(spec: EngineSpec) -> Any:
+    if spec.keras is None:
+        raise InputError(f"engine {spec.engine!r} runs the Keras model: give --run RUN, the run folder of the file")
+    return load_keras(spec.keras)
 
-    Raises:
-        InputError: its package is not installed.
-    """
+
+def _open(spec: EngineSpec) -> Engine:
     try:
-        return ENGINES[job.engine](job)
+        return ENGINES[spec.engine](spec)
     except ModuleNotFoundError as error:
         raise InputError(
-            f"the engine {job.engine!r} needs the package {error.name!r}: install it (kerascv_course[compare] has those that are "
-            "compared with), or leave the engine out"
+            f"engine {spec.engine!r} needs the package {error.name!r}: install it (the extra kerascv_course[compare] has all of "
+            "them), or leave the engine out"
         ) from error
 
 
-def random_pixels(job: Job, count: int) -> np.ndarray:
-    """Pictures of noise, the same in every process: what a call costs does not depend on what is in them."""
-    from export.contract import read_contract
-
-    spec = read_contract(job.onnx).input
-    shape = (count, spec.height or job.side, spec.width or job.side, spec.channels)
+def random_pixels(spec: EngineSpec, count: int) -> np.ndarray:
+    """Uint8 noise (count, height, width, channels), the same in every process; content does not change the cost of a call."""
+    image = read_contract(spec.onnx).input
+    shape = (count, image.height or spec.side, image.width or spec.side, image.channels)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-def _feed(job: Job) -> Callable[[np.ndarray], np.ndarray]:
-    from export.predictor import OnnxModel
-
-    return OnnxModel(job.onnx).feed
-
-
-def _load_keras(job: Job) -> Any:
-    if job.keras is None:
-        raise InputError(f"the engine {job.engine!r} runs the Keras model: give --run RUN, the run folder that the file is of")
-    import keras
-
-    import kerascv_course.models.layers  # noqa: F401  registers the layers
-
-    try:
-        return keras.saving.load_model(job.keras, compile=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{job.keras} cannot be loaded: {str(error)[:300]}") from None
+# --- the process ------------------------------------------------------------------------------------------------------
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:
-    """Do what the lines of `requests` say until there are no more.
+    """Answer request lines until there are no more.
 
-    The first is a `Job` as JSON; its answer has ``load`` (seconds from here to an opened engine), ``scores`` of a first call,
-    ``providers``. Each other one is ``{"batch": images a call, "calls": number}``; its answer has ``seconds`` of each call and
-    ``peak`` memory. An error of ours is answered with ``error``.
+    The first line is an `EngineSpec` as JSON, answered with ``load`` (seconds to an opened engine), ``first`` (time of the first
+    answer) and ``scores`` of eight images. Each further line is ``{"batch": images a call, "calls": number}``, answered with
+    ``seconds`` of each call and ``peak`` memory. Errors are answered with ``error`` and ``exit_code``.
     """
 
     def answer(**values: Any) -> None:
@@ -185,10 +227,10 @@ def serve(requests: TextIO, answers: TextIO) -> None:
 
     try:
         started = time.perf_counter()
-        job = Job(**json.loads(requests.readline()))
-        engine = open_engine(job)
+        spec = EngineSpec(**json.loads(requests.readline()))
+        engine = _open(spec)
         load = time.perf_counter() - started
-        pixels = random_pixels(job, 8)
+        pixels = random_pixels(spec, 8)
         engine(pixels[:1])
         answer(load=load, first=time.time(), scores=np.asarray(engine(pixels), np.float64).reshape(8, -1).tolist())
         batches: dict[int, np.ndarray] = {}
@@ -196,17 +238,17 @@ def serve(requests: TextIO, answers: TextIO) -> None:
             request = json.loads(line)
             size = request["batch"]
             if size not in batches:
-                batches[size] = random_pixels(job, size)
+                batches[size] = random_pixels(spec, size)
             seconds = time_calls(partial(engine, batches[size]), request["calls"])
             answer(seconds=seconds, peak=peak_memory())
     except CourseError as error:
         answer(error=str(error), exit_code=error.exit_code)
-    except Exception as error:  # of an engine: there are many kinds
+    except Exception as error:  # engines raise many kinds
         answer(error=f"{type(error).__name__}: {str(error)[:500]}", exit_code=1)
 
 
 def main() -> None:
-    """The process: what engines print must not come between the answers."""
+    """Serve on standard input and output, with everything that engines print moved to standard error."""
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
         with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):

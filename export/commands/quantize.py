@@ -12,8 +12,8 @@ from kerascv_course.core.errors import InputError
 
 if TYPE_CHECKING:
     from export.predictor import OnnxModel
-    from export.quantization.quantize import Labelled
-    from export.quantization.verdict import PrecisionReport
+    from export.quantization.quantize import LabeledImages
+    from export.quantization.report import PrecisionReport
     from kerascv_course.training.run_dir import Run
 
 #: Report of a run's files of lower precision: an object for each kind.
@@ -76,7 +76,7 @@ def quantize_command(arguments: argparse.Namespace) -> int:
 
     model = OnnxModel(source)
     target = arguments.output or source.with_suffix(f".{arguments.kind}.onnx")
-    validation, test = read_labelled(model, arguments.images)
+    validation, test = read_labeled(model, arguments.images)
     print(_convert(arguments, source, target, _read_some(model, arguments), validation, test, None))
     print(f"written: {target}")
     return 0
@@ -93,15 +93,15 @@ def _quantize_run(arguments: argparse.Namespace) -> int:
     start_tensorflow()
     import numpy as np
 
-    from export.quantization.quantize import Labelled
-    from export.quantization.verdict import RefusedError
+    from export.quantization.quantize import LabeledImages
+    from export.quantization.report import RefusedError
     from kerascv_course.conclusion import run_data
     from kerascv_course.tasks.base import get_task
 
     splits, _ = run_data(run, data_dir=arguments.data_dir)
     chosen = np.random.default_rng(0).permutation(len(splits.train))[: arguments.calibration_images]
     validation, test = (
-        Labelled(name, split.images, split.targets)
+        LabeledImages(name, split.images, split.targets)
         for name, split in (("validation", splits.validation), ("test", splits.test))
     )
     usual = run / f"model.{arguments.kind}.onnx"
@@ -124,12 +124,12 @@ def _convert(
     source: Path,
     target: Path,
     calibration: Any,
-    validation: Labelled,
-    test: Labelled,
+    validation: LabeledImages,
+    test: LabeledImages,
     answer: str | None,
 ) -> PrecisionReport:
     from export.quantization.quantize import quantize_model
-    from export.quantization.verdict import RefusedError
+    from export.quantization.report import RefusedError
 
     try:
         return quantize_model(
@@ -171,7 +171,7 @@ def _read_some(model: OnnxModel, arguments: argparse.Namespace) -> Any:
     return np.stack([model.load(paths[i * len(paths) // count]) for i in range(count)])
 
 
-def read_labelled(model: OnnxModel, folder: Path) -> tuple[Labelled, Labelled]:
+def read_labeled(model: OnnxModel, folder: Path) -> tuple[LabeledImages, LabeledImages]:
     """Pictures in one folder a label: every other one of a label chooses, the rest give the verdict.
 
     Raises:
@@ -180,7 +180,7 @@ def read_labelled(model: OnnxModel, folder: Path) -> tuple[Labelled, Labelled]:
     import numpy as np
 
     from export.predictor import expand_paths
-    from export.quantization.quantize import Labelled
+    from export.quantization.quantize import LabeledImages
 
     labels = model.contract.labels
     if not folder.is_dir():
@@ -198,5 +198,5 @@ def read_labelled(model: OnnxModel, folder: Path) -> tuple[Labelled, Labelled]:
     parts = []
     for name, half in zip(("validation", "test"), halves, strict=True):
         images, targets = zip(*half, strict=True)
-        parts.append(Labelled(f"{name} (half of {folder.name})", np.stack(images), np.array(targets)))
+        parts.append(LabeledImages(f"{name} (half of {folder.name})", np.stack(images), np.array(targets)))
     return parts[0], parts[1]

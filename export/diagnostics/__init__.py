@@ -1,1 +1,1 @@
-"""The doctor: what is wrong with an ONNX file."""
+"""The doctor: why an ONNX file differs from its Keras model, or is less accurate than it should be."""

@@ -1,4 +1,4 @@
-"""Exported files of float32 to int8 or float16, with a verdict: kept only where accuracy stands and the file is faster here."""
+"""Exported float32 files to int8 or float16, kept only where they are as accurate and faster on this machine."""
 
 from __future__ import annotations
 
@@ -8,50 +8,80 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import onnx
 
-from export.benchmark.timing import take_turns, time_calls
+from export.benchmark.engines import take_turns, time_calls
 from export.contract import Contract, Metric, Precision
 from export.files import describe, save_model
 from export.predictor import PROVIDERS, OnnxModel, Provider
-from export.quantization.precision import CALIBRATION, Float16Maker, Int8Maker, Layer, Maker, PrecisionError, is_reduced
-from export.quantization.verdict import AIM, Kind, PrecisionReport, RefusedError, Sensitivity, Speed, Trial, failures
+from export.quantization.graphs import (
+    CALIBRATION,
+    Float16Converter,
+    GraphConverter,
+    Int8Converter,
+    PrecisionError,
+    WeightedNode,
+    is_reduced,
+)
+from export.quantization.report import (
+    AIM,
+    Kind,
+    LayerSensitivity,
+    PrecisionReport,
+    PrecisionTrial,
+    RefusedError,
+    SpeedPair,
+    find_failures,
+)
 from kerascv_course.core.environment import core_count, package_versions, processor_name
 from kerascv_course.core.errors import InputError
 
-__all__ = ["Labelled", "accuracy", "measure_speeds", "quantize_model"]
+__all__ = ["LabeledImages", "QuantizeOptions", "accuracy", "measure_speeds", "quantize_model"]
 
-#: Images a call that speed is measured at.
+#: Batch sizes to measure speed at.
 BATCH_SIZES = (1, 64)
 
-#: Fewer calibration images say too little about ranges.
-MIN_CALIBRATION = 32
+#: Fewest calibration images, and fewest labeled images a split.
+MIN_CALIBRATION, MIN_LABELED = 32, 20
 
-#: Fewer labelled images say too little about accuracy.
-MIN_LABELLED = 20
-
-#: Images that a layer's sensitivity is measured on.
+#: Images to measure a layer's sensitivity on.
 SENSITIVITY_IMAGES = 256
 
-#: Seconds that each file is timed at a batch size.
+#: Seconds of timing for each file and batch size.
 SECONDS = 3.0
 
 
-class Labelled(NamedTuple):
-    """Images with their answers.
+class LabeledImages(NamedTuple):
+    """Images with their targets.
 
     Attributes:
         name: of the split, for reports.
         images: uint8 (N, height, width, channels).
-        targets: int, the right answers: (N,), or the shape of the answers.
+        targets: int, classes: (N,), or the shape of the model's answers.
     """
 
     name: str
     images: np.ndarray
     targets: np.ndarray
+
+
+class QuantizeOptions(TypedDict, total=False):
+    """Options of `quantize_model`.
+
+    Attributes:
+        answer: output whose argmax over the last axis is the answer (default: ``logits``, else ``probabilities``).
+        provider: where speed and accuracy are measured (default: ``"cpu"``).
+        batch_sizes: images a call at which the file has to be faster (default: 1 and 64).
+        force: write the file whatever the verdict, which its contract states (default: False).
+    """
+
+    answer: str | None
+    provider: Provider
+    batch_sizes: Sequence[int]
+    force: bool
 
 
 def quantize_model(
@@ -60,60 +90,62 @@ def quantize_model(
     *,
     kind: Kind = "int8",
     calibration: np.ndarray,
-    validation: Labelled,
-    test: Labelled,
-    answer: str | None = None,
-    provider: Provider = "cpu",
-    batch_sizes: Sequence[int] = BATCH_SIZES,
-    force: bool = False,
+    validation: LabeledImages,
+    test: LabeledImages,
+    **options: Unpack[QuantizeOptions],
 ) -> PrecisionReport:
-    """Write a file of lower precision that takes the place of a float32 one: same input, outputs, labels and contract.
+    """Write a reduced-precision file in place of a float32 one, with the same input, outputs, labels and contract.
 
-    int8: the way to find the ranges that is best on the validation images is taken. Where that loses more than `AIM`, layers are
-    converted one by one to see which disturb the scores most, and the worst stay in float32, more and more of them, until it
-    does not. Then accuracy and speed of that one file are measured against the float32 file, on the test images.
+    int8: the calibration method that is best on the validation images is taken. Where that loses more than `AIM`, layers are
+    converted one by one to find those that disturb the scores most; the worst of them, more and more, stay in float32 until accuracy
+    is back. Accuracy and speed of that one file are then compared with the float32 file, on the test images.
 
     Args:
         source: exported float32 file.
-        target: the new file; one that is there is replaced once the new one is whole and worth keeping.
-        kind: ``"int8"``: static quantisation, weights per channel; ``"float16"``: for GPUs.
+        target: file to write; an existing one is replaced once the new one is complete and worth keeping.
+        kind: ``"int8"``: static quantization, weights per channel; ``"float16"``: for GPUs.
         calibration: training images, uint8 (N, height, width, channels), whose activations give the ranges; unused for float16.
-        validation: what chooses.
-        test: what the verdict is measured on, once.
-        answer: output whose argmax over the last axis is the answer; None: ``logits``, else ``probabilities``.
-        provider: where speed and accuracy are measured.
-        batch_sizes: images a call that it has to be faster at.
-        force: write the file whatever the verdict; its contract says it.
+        validation: images that choose method and layers.
+        test: images that the verdict is measured on, once.
+        **options: see `QuantizeOptions`.
 
     Raises:
-        InputError: a file that is quantised already or answers no question of classes, or images that are too few or do not fit.
-        ProviderError: the provider cannot be had.
+        InputError: a file that is reduced already or has no scores of classes, or images that are too few or do not fit.
+        ProviderError: the provider is not available.
         PrecisionError: onnxruntime's tools cannot convert the graph.
-        RefusedError: accuracy falls by more than `LIMIT`, or it is not faster by `MIN_SPEEDUP` at every batch size.
+        RefusedError: accuracy falls by more than `LIMIT`, or speed does not rise by `MIN_SPEEDUP` at every batch size.
     """
     source, target = Path(source), Path(target)
+    provider, batch_sizes = options.get("provider", "cpu"), options.get("batch_sizes", BATCH_SIZES)
     if kind not in ("int8", "float16"):
-        raise InputError(f"kind is int8 or float16; received {kind!r}")
+        raise InputError(f"kind must be int8 or float16; received {kind!r}")
     if provider not in PROVIDERS:
-        raise InputError(f"provider is {' or '.join(PROVIDERS)}; received {provider!r}")
+        raise InputError(f"provider must be {' or '.join(PROVIDERS)}; received {provider!r}")
     if not batch_sizes or min(batch_sizes) < 1:
-        raise InputError(f"batch sizes are 1 or more; received {list(batch_sizes)}")
+        raise InputError(f"batch sizes must be 1 or more; received {list(batch_sizes)}")
     original = OnnxModel(source, provider=provider)
-    answer = _check(original, answer, kind, calibration, (validation, test))
+    answer = _answer(original, options.get("answer"))
+    if kind == "int8" and len(calibration) < MIN_CALIBRATION:
+        raise InputError(f"calibration needs {MIN_CALIBRATION} images or more; received {len(calibration)}")
+    for name, images, targets in (validation, test):
+        if len(images) < MIN_LABELED or len(targets) != len(images):
+            raise InputError(
+                f"accuracy needs {MIN_LABELED} labeled images or more; received {len(images)} {name} images, {len(targets)} targets"
+            )
     if source.resolve() == target.resolve():
-        raise InputError(f"the new file is another than the float32 file; received {target} for both")
+        raise InputError(f"the new file must not replace the float32 file; received {target} for both")
     with tempfile.TemporaryDirectory() as folder:
         search = _Search(original, Path(folder), provider, answer, validation)
-        method, maker = search.choose(kind, calibration)
-        layers = search.rescue(method, maker) if search.best.accuracy < search.float32 - AIM else ()
-        reduced = search.open(maker, layers)
+        method, converter = search.choose_method(kind, calibration)
+        kept_nodes = search.choose_layers(method, converter) if search.best.accuracy < search.float32 - AIM else ()
+        reduced = search.open(converter, kept_nodes)
         speeds = measure_speeds(original, reduced, test.images, batch_sizes)
         accuracies = [accuracy(model, test, answer) for model in (original, reduced)]
         report = PrecisionReport(
             source=str(source),
             path=str(target),
             kind=kind,
-            method=_in_words(kind, method, len(calibration)),
+            method=_method_in_words(kind, method, len(calibration)),
             machine=f"{processor_name()}, {core_count()} cores",
             provider=PROVIDERS[provider],
             calibration_images=len(calibration) if kind == "int8" else 0,
@@ -122,7 +154,7 @@ def quantize_model(
             validation_float32=search.float32,
             trials=tuple(search.trials),
             sensitivities=search.sensitivities,
-            float_layers=tuple(layer.name for layer in layers),
+            float_layers=tuple(node.layer for node in kept_nodes),
             split=test.name,
             images=len(test.images),
             accuracy_float32=accuracies[0],
@@ -130,31 +162,30 @@ def quantize_model(
             speeds=speeds,
             bytes_float32=source.stat().st_size,
             bytes=reduced.path.stat().st_size,
-            failures=tuple(failures(accuracies, f"{len(test.images):,} {test.name} images", speeds)),
+            failures=tuple(find_failures(accuracies, f"{len(test.images):,} {test.name} images", speeds)),
             kept=False,
             measured=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        if not report.ok and not force:
+        if not report.ok and not options.get("force"):
             raise RefusedError(report)
-        contract = _contract(original.contract, report, [layer.node for layer in layers])
         proto = onnx.load(reduced.path)
-        describe(proto, contract)
-        save_model(proto, target, partial(_check_drop_in, original))
+        describe(proto, _contract(original.contract, report, [node.node for node in kept_nodes]))
+        save_model(proto, target, partial(_check_same_interface, original))
     return dataclasses.replace(report, kept=True)
 
 
-def accuracy(model: OnnxModel, labelled: Labelled, answer: str) -> float:
-    """Share of answers that are right."""
-    right = 0
-    for start in range(0, len(labelled.images), 64):
-        answers = model.run_batch(labelled.images[start : start + 64])[answer].argmax(axis=-1)
-        right += int((answers == labelled.targets[start : start + 64]).sum())
-    return right / labelled.targets.size
+def accuracy(model: OnnxModel, labeled: LabeledImages, answer: str) -> float:
+    """Accuracy of a file: the argmax of an output over its last axis against the targets."""
+    correct = 0
+    for start in range(0, len(labeled.images), 64):
+        answers = model.run_batch(labeled.images[start : start + 64])[answer].argmax(axis=-1)
+        correct += int((answers == labeled.targets[start : start + 64]).sum())
+    return correct / labeled.targets.size
 
 
 def measure_speeds(
     original: OnnxModel, reduced: OnnxModel, images: np.ndarray, batch_sizes: Sequence[int]
-) -> tuple[Speed, ...]:
+) -> tuple[SpeedPair, ...]:
     """Time two files in turns on the same images."""
     speeds = []
     for size in batch_sizes:
@@ -164,90 +195,85 @@ def measure_speeds(
             for name, model in (("float32", original), ("reduced", reduced))
         }
         medians = {name: 1e3 * float(np.median(times)) for name, times in take_turns(turns, seconds=SECONDS).items()}
-        speeds.append(Speed(size, medians["float32"], medians["reduced"]))
+        speeds.append(SpeedPair(size, medians["float32"], medians["reduced"]))
     return tuple(speeds)
 
 
 class _Search:
-    """Finds the way and the layers, on the validation images alone.
+    """Chooses calibration method and float32 layers, on the validation images alone.
 
     Args:
         original: the float32 file.
-        folder: for files that are tried.
-        provider: where they are run.
-        answer: output that answers.
-        validation: what chooses.
+        folder: for temporary files.
+        provider: where files run.
+        answer: output with the scores.
+        validation: the images.
     """
 
-    def __init__(self, original: OnnxModel, folder: Path, provider: Provider, answer: str, validation: Labelled) -> None:
+    def __init__(self, original: OnnxModel, folder: Path, provider: Provider, answer: str, validation: LabeledImages) -> None:
         self.original, self.folder, self.provider = original, folder, provider
         self.answer, self.validation = answer, validation
         self.float32 = accuracy(original, validation, answer)
-        self.trials: list[Trial] = []
-        self.sensitivities: tuple[Sensitivity, ...] = ()
+        self.trials: list[PrecisionTrial] = []
+        self.sensitivities: tuple[LayerSensitivity, ...] = ()
 
     @property
-    def best(self) -> Trial:
-        """The trial with the most right answers; of equal ones the first."""
+    def best(self) -> PrecisionTrial:
+        """The most accurate trial; of equal ones the first."""
         return max(self.trials, key=lambda trial: trial.accuracy)
 
-    def choose(self, kind: Kind, calibration: np.ndarray) -> tuple[str, Maker]:
-        """The way that loses least."""
-        makers: dict[str, Maker] = {}
-        for method, maker in _makers(kind, self.original, calibration):
-            makers[method] = maker
-            self.try_out(method, maker, ())
-        return self.best.method, makers[self.best.method]
+    def choose_method(self, kind: Kind, calibration: np.ndarray) -> tuple[str, GraphConverter]:
+        """The calibration method that loses least accuracy, with its converter."""
+        converters: dict[str, GraphConverter] = {}
+        if kind == "float16":
+            converters[""] = Float16Converter(self.original.path)
+        else:
+            feed = self.original.feed(calibration)
+            converters = {method: Int8Converter(self.original.path, feed, method=method) for method in CALIBRATION}
+        for method, converter in converters.items():
+            self.measure(method, converter, ())
+        return self.best.method, converters[self.best.method]
 
-    def rescue(self, method: str, maker: Maker) -> tuple[Layer, ...]:
-        """Layers to leave in float32: the most sensitive ones, more and more of them, up to half of all."""
-        by_node = {layer.node: layer for layer in maker.layers}
-        self.sensitivities = tuple(sorted(self._listen(maker), key=lambda row: -row.noise))
-        best, chosen = self.best, tuple[Layer, ...]()
-        for count in _growing(len(maker.layers) // 2):
-            layers = tuple(by_node[row.node] for row in self.sensitivities[:count])
-            trial = self.try_out(method, maker, layers)
+    def choose_layers(self, method: str, converter: GraphConverter) -> tuple[WeightedNode, ...]:
+        """The layers to leave in float32: the most sensitive ones, more and more of them, up to half of all."""
+        by_node = {node.node: node for node in converter.nodes}
+        self.sensitivities = tuple(sorted(self._measure_sensitivities(converter), key=lambda row: -row.noise))
+        best, chosen = self.best, tuple[WeightedNode, ...]()
+        for count in _growing(len(converter.nodes) // 2):
+            nodes = tuple(by_node[row.node] for row in self.sensitivities[:count])
+            trial = self.measure(method, converter, nodes)
             if trial.accuracy > best.accuracy:
-                best, chosen = trial, layers
+                best, chosen = trial, nodes
             if trial.accuracy >= self.float32 - AIM:
                 break
         return chosen
 
-    def try_out(self, method: str, maker: Maker, layers: Sequence[Layer]) -> Trial:
-        """Measure one file."""
-        trial = Trial(method, len(layers), accuracy(self.open(maker, layers), self.validation, self.answer))
+    def measure(self, method: str, converter: GraphConverter, nodes: Sequence[WeightedNode]) -> PrecisionTrial:
+        """Measure the accuracy with these nodes in float32."""
+        trial = PrecisionTrial(method, len(nodes), accuracy(self.open(converter, nodes), self.validation, self.answer))
         self.trials.append(trial)
         return trial
 
-    def open(self, maker: Maker, layers: Sequence[Layer] = (), only: str | None = None) -> OnnxModel:
-        """A file with these layers in float32, or with `only` one converted."""
-        proto = maker.make(keep=[layer.node for layer in layers], only=only)
+    def open(self, converter: GraphConverter, nodes: Sequence[WeightedNode] = (), only: str | None = None) -> OnnxModel:
+        """A file with these nodes in float32, or with `only` one converted."""
+        proto = converter.convert(keep=[node.node for node in nodes], only=only)
         describe(proto, self.original.contract)
-        path = self.folder / "tried.onnx"
+        path = self.folder / "trial.onnx"
         onnx.save(proto, path)
         return OnnxModel(path, provider=self.provider)
 
-    def _listen(self, maker: Maker) -> Iterator[Sensitivity]:
+    def _measure_sensitivities(self, converter: GraphConverter) -> Iterator[LayerSensitivity]:
         pixels = self.validation.images[:SENSITIVITY_IMAGES]
-        before = self._scores(self.original, pixels)
-        for layer in maker.layers:
-            after = self._scores(self.open(maker, only=layer.node), pixels)
+        before = self._centered_scores(self.original, pixels)
+        for node in converter.nodes:
+            after = self._centered_scores(self.open(converter, only=node.node), pixels)
             noise = np.sqrt(np.mean((after - before) ** 2) / np.mean(before**2))
-            yield Sensitivity(layer.name, layer.node, float(noise))
+            yield LayerSensitivity(node.layer, node.node, float(noise))
 
-    def _scores(self, model: OnnxModel, pixels: np.ndarray) -> np.ndarray:
-        """What answers are the argmax of, less their mean: adding the same to all of them changes no answer."""
-        scores = model.run(pixels)[self.answer].astype(np.float64)
+    def _centered_scores(self, model: OnnxModel, pixels: np.ndarray) -> np.ndarray:
+        """The scores less their mean over the classes, which changes no answer."""
+        scores: np.ndarray = model.run(pixels)[self.answer].astype(np.float64)
         return scores - scores.mean(axis=-1, keepdims=True)
-
-
-def _makers(kind: Kind, original: OnnxModel, calibration: np.ndarray) -> Iterator[tuple[str, Maker]]:
-    if kind == "float16":
-        yield "", Float16Maker(original.path)
-        return
-    feed = original.feed(calibration)
-    for method in CALIBRATION:
-        yield method, Int8Maker(original.path, feed, method=method)
 
 
 def _growing(most: int) -> Iterator[int]:
@@ -260,42 +286,35 @@ def _growing(most: int) -> Iterator[int]:
         yield most
 
 
-def _check(original: OnnxModel, answer: str | None, kind: Kind, calibration: np.ndarray, labelled: Sequence[Labelled]) -> str:
-    """The output that answers.
+def _answer(original: OnnxModel, answer: str | None) -> str:
+    """Name of the output with the scores.
 
     Raises:
-        InputError: as `quantize_model`.
+        InputError: the file is reduced already, or has no scores of classes.
     """
     contract = original.contract
     if contract.precision is not None or is_reduced(onnx.load(original.path, load_external_data=False)):
-        raise InputError(f"{original.path} is quantised or of float16 already: give the float32 file")
+        raise InputError(f"{original.path} is quantized or float16 already: give the float32 file")
     names = [output.name for output in contract.outputs if output.meaning in ("logits", "probabilities")]
     if not names or (answer is not None and answer not in names):
         raise InputError(
-            f"{original.path} has the task {contract.task!r} and no scores of classes, so that a loss of accuracy could not be "
-            "seen: only files with logits or probabilities are quantised"
+            f"{original.path} has the task {contract.task!r} and no scores of classes to measure a loss of accuracy by: only files "
+            "with logits or probabilities can be quantized"
         )
-    if kind == "int8" and len(calibration) < MIN_CALIBRATION:
-        raise InputError(f"calibration takes {MIN_CALIBRATION} images or more; received {len(calibration)}")
-    for name, images, targets in labelled:
-        if len(images) < MIN_LABELLED or len(targets) != len(images):
-            raise InputError(
-                f"accuracy takes {MIN_LABELLED} labelled images or more; received {len(images)} {name} images, {len(targets)} targets"
-            )
     return answer or names[0]
 
 
-def _in_words(kind: Kind, method: str, images: int) -> str:
+def _method_in_words(kind: Kind, method: str, images: int) -> str:
     if kind == "float16":
-        return "weights and activations of float16, inputs and outputs as they were"
+        return "float16 weights and activations, inputs and outputs as before"
     return (
-        f"static QDQ: int8 weights per channel, uint8 activations with ranges by {method} over {images} training images; "
+        f"static QDQ: int8 weights per channel, uint8 activations with {method} ranges over {images} training images; "
         "preprocessing and scores in float32"
     )
 
 
 def _contract(contract: Contract, report: PrecisionReport, nodes: Sequence[str]) -> Contract:
-    """The contract of the new file: what was measured of the float32 file is not true of it."""
+    """The contract of the new file, without what was measured of the float32 file."""
     return dataclasses.replace(
         contract,
         metrics=(
@@ -321,17 +340,15 @@ def _contract(contract: Contract, report: PrecisionReport, nodes: Sequence[str])
     )
 
 
-def _check_drop_in(original: OnnxModel, path: Path) -> None:
-    """The new file opens, holds to its contract, and has the old one's input and outputs.
+def _check_same_interface(original: OnnxModel, path: Path) -> None:
+    """Check that the new file opens, follows its contract, and has the inputs and outputs of the old one.
 
     Raises:
-        PrecisionError: it has not.
+        PrecisionError: they differ.
     """
-    new = OnnxModel(path)
-    for before, after in (
-        (original.session.get_inputs(), new.session.get_inputs()),
-        (original.session.get_outputs(), new.session.get_outputs()),
-    ):
-        ours, theirs = ([(value.name, value.type, value.shape) for value in values] for values in (after, before))
-        if ours != theirs:
-            raise PrecisionError(f"the converted file has {ours} where the float32 file has {theirs}")
+    interfaces = [
+        [(value.name, value.type, value.shape) for value in (*session.get_inputs(), *session.get_outputs())]
+        for session in (OnnxModel(path).session, original.session)
+    ]
+    if interfaces[0] != interfaces[1]:
+        raise PrecisionError(f"the converted file has {interfaces[0]} where the float32 file has {interfaces[1]}")

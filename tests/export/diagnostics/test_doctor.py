@@ -1,4 +1,4 @@
-"""The doctor: each suspect with a file that is spoiled in just that way, and healthy files that come out healthy."""
+"""The doctor: a file broken in each known way, and healthy files."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def noise():
     return np.random.default_rng(1).integers(0, 256, (70, 12, 12, 3), np.uint8)
 
 
-# --- ways to spoil a file ---
+# --- ways to break a file ---
 
 
 def constants(proto, kind):
-    """The constant that the first node of a kind reads."""
+    """The constant that the first node of an operator reads."""
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
     node = next(node for node in proto.graph.node if node.op_type == kind)
     return next(stored[name] for name in node.input if name in stored)
@@ -75,8 +75,8 @@ def put(tensor, values):
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, np.float32), tensor.name))
 
 
-def normalise(scale, offset):
-    """Let the graph compute pixel · scale + offset."""
+def normalize(scale, offset):
+    """Make the graph compute pixel · scale + offset."""
 
     def change(proto):
         put(constants(proto, "Mul"), np.broadcast_to(scale, 3))
@@ -86,11 +86,11 @@ def normalise(scale, offset):
 
 
 def before(*nodes, **stored):
-    """Put nodes between the input and what reads it; the last gives ``spoiled``."""
+    """Insert nodes after the input; the last one computes ``broken``."""
 
     def change(proto):
         for node in proto.graph.node:
-            node.input[:] = ["spoiled" if name == "image" else name for name in node.input]
+            node.input[:] = ["broken" if name == "image" else name for name in node.input]
         rest = list(proto.graph.node)
         del proto.graph.node[:]
         proto.graph.node.extend([*nodes, *rest])
@@ -99,13 +99,13 @@ def before(*nodes, **stored):
     return change
 
 
-SWAP_CHANNELS = before(helper.make_node("Gather", ["image", "order"], ["spoiled"], axis=3), order=np.array([2, 1, 0]))
+SWAP_CHANNELS = before(helper.make_node("Gather", ["image", "order"], ["broken"], axis=3), order=np.array([2, 1, 0]))
 
 
 def read_as_nchw(proto):
     before(
         helper.make_node("Reshape", ["image", "shape"], ["planes"]),
-        helper.make_node("Transpose", ["planes"], ["spoiled"], perm=[0, 2, 3, 1]),
+        helper.make_node("Transpose", ["planes"], ["broken"], perm=[0, 2, 3, 1]),
         shape=np.array([-1, 3, 12, 12]),
     )(proto)
 
@@ -113,13 +113,13 @@ def read_as_nchw(proto):
 def read_as_nhwc(proto):
     before(
         helper.make_node("Transpose", ["image"], ["planes"], perm=[0, 3, 1, 2]),
-        helper.make_node("Reshape", ["planes", "shape"], ["spoiled"]),
+        helper.make_node("Reshape", ["planes", "shape"], ["broken"]),
         shape=np.array([-1, 12, 12, 3]),
     )(proto)
 
 
 def after_softmax(kind):
-    """Put something else in the place of the softmax."""
+    """Replace the softmax."""
 
     def change(proto):
         node = next(node for node in proto.graph.node if node.op_type == "Softmax")
@@ -153,7 +153,7 @@ def change_contract(change):
     return apply
 
 
-def spoil(source, target, *changes):
+def broken(source, target, *changes):
     proto = onnx.load(source)
     for change in changes:
         change(proto)
@@ -164,39 +164,39 @@ def spoil(source, target, *changes):
 # --- against the Keras model ---
 
 
-def test_a_healthy_file_is_healthy(whole, model, noise):
+def test_doctor_finds_a_healthy_file_healthy(whole, model, noise):
     diagnosis = diagnose(whole, model, noise, np.zeros(70, int), labels=LABELS)
     assert diagnosis.healthy and diagnosis.before.agreement == 1 and diagnosis.before.max_absolute < 1e-5
     assert "healthy: nothing found" in str(diagnosis) and diagnosis.after is None
 
 
-CULPRITS = {
+DEFECTS = {
     "channels": ([SWAP_CHANNELS], "channels", "RGB against BGR"),
-    "divided twice": ([normalise(SCALE / 255, OFFSET)], "range", "divided by 255 once too often"),
-    "not divided": ([normalise(SCALE * 255, OFFSET)], "range", "are not divided by 255"),
-    "mean and std missing": ([normalise(1 / 255, 0)], "normalisation", "mean and standard deviation are missing"),
-    "all missing": ([normalise(1, 0)], "normalisation", "nothing is done to the pixels"),
-    "mean and std twice": ([normalise(SCALE / STD, (OFFSET - MEAN) / STD)], "normalisation", "applied twice"),
-    "scale missing": ([normalise(1, OFFSET)], "normalisation", "the scale is missing"),
-    "other mean and std": ([normalise(1 / 127.5, -1)], "normalisation", "−1…1 where the model's own"),
-    "read as NCHW": ([read_as_nchw], "layout", "NHWC picture are read as if they were NCHW"),
-    "read as NHWC": ([read_as_nhwc], "layout", "NCHW picture are read as if they were NHWC"),
+    "divided twice": ([normalize(SCALE / 255, OFFSET)], "range", "divided by 255 twice"),
+    "not divided": ([normalize(SCALE * 255, OFFSET)], "range", "are not divided by 255"),
+    "mean and std missing": ([normalize(1 / 255, 0)], "normalization", "mean and standard deviation are missing"),
+    "all missing": ([normalize(1, 0)], "normalization", "pixels are not normalized"),
+    "mean and std twice": ([normalize(SCALE / STD, (OFFSET - MEAN) / STD)], "normalization", "applied twice"),
+    "scale missing": ([normalize(1, OFFSET)], "normalization", "the scale is missing"),
+    "other mean and std": ([normalize(1 / 127.5, -1)], "normalization", "−1…1 where the model's own"),
+    "read as NCHW": ([read_as_nchw], "layout", "NHWC pixels are read as NCHW"),
+    "read as NHWC": ([read_as_nhwc], "layout", "NCHW pixels are read as NHWC"),
     "transposed": (
-        [before(helper.make_node("Transpose", ["image"], ["spoiled"], perm=[0, 2, 1, 3]))],
+        [before(helper.make_node("Transpose", ["image"], ["broken"], perm=[0, 2, 1, 3]))],
         "layout",
-        "rows and columns have changed places",
+        "rows and columns are swapped",
     ),
     "softmax missing": ([after_softmax("missing")], "softmax", "the softmax is missing"),
     "softmax twice": ([after_softmax("doubled")], "softmax", "the softmax is applied twice"),
     "logits are probabilities": ([after_softmax("instead")], "softmax", "the logits are probabilities already"),
-    "classes": ([roll_classes], "classes", "the classes stand in another order"),
+    "classes": ([roll_classes], "classes", "the classes are in another order"),
 }
 
 
-@pytest.mark.parametrize("case", CULPRITS)
-def test_each_suspect_is_caught_and_named(case, whole, model, noise, tmp_path):
-    changes, kind, words = CULPRITS[case]
-    diagnosis = diagnose(spoil(whole, tmp_path / "x.onnx", *changes), model, noise, labels=LABELS)
+@pytest.mark.parametrize("case", DEFECTS)
+def test_doctor_names_the_defect(case, whole, model, noise, tmp_path):
+    changes, kind, words = DEFECTS[case]
+    diagnosis = diagnose(broken(whole, tmp_path / "x.onnx", *changes), model, noise, labels=LABELS)
     assert diagnosis.kinds == (kind,) and words in diagnosis.findings[0].name
     assert diagnosis.before.max_absolute > 1e-3
     assert diagnosis.after.agreement == 1 and diagnosis.after.max_absolute < 1e-4
@@ -204,12 +204,12 @@ def test_each_suspect_is_caught_and_named(case, whole, model, noise, tmp_path):
     json.dumps(diagnosis.to_plain(), allow_nan=False)
 
 
-def test_two_culprits_are_found_together(whole, model, noise, tmp_path):
-    diagnosis = diagnose(spoil(whole, tmp_path / "x.onnx", SWAP_CHANNELS, roll_classes), model, noise)
+def test_doctor_finds_two_defects_together(whole, model, noise, tmp_path):
+    diagnosis = diagnose(broken(whole, tmp_path / "x.onnx", SWAP_CHANNELS, roll_classes), model, noise)
     assert set(diagnosis.kinds) == {"channels", "classes"} and diagnosis.after.agreement == 1
 
 
-def test_batch_norm_in_training_mode_is_caught(model, noise, tmp_path):
+def test_doctor_finds_batch_norm_in_training_mode(model, noise, tmp_path):
     def batch_norm(x, number):
         layer = model.get_layer(f"bn{number}")
         mean, variance = keras.ops.moments(x, axes=(0, 1, 2))
@@ -227,7 +227,7 @@ def test_batch_norm_in_training_mode_is_caught(model, noise, tmp_path):
         np.testing.assert_array_equal(now, then)
 
 
-def test_batch_norm_with_fresh_statistics_is_caught(model, whole, noise, tmp_path):
+def test_doctor_finds_batch_norm_with_new_statistics(model, whole, noise, tmp_path):
     fresh = keras.models.clone_model(model)
     fresh.set_weights(model.get_weights())
     for name in ("bn1", "bn2"):
@@ -235,29 +235,29 @@ def test_batch_norm_with_fresh_statistics_is_caught(model, whole, noise, tmp_pat
         layer.moving_mean.assign(np.zeros(layer.moving_mean.shape))
         layer.moving_variance.assign(np.ones(layer.moving_mean.shape))
     diagnosis = diagnose(export_model(fresh, tmp_path / "x.onnx"), model, noise)
-    assert diagnosis.kinds == ("batch norm",) and "statistics of a fresh network" in diagnosis.findings[0].name
+    assert diagnosis.kinds == ("batch norm",) and "statistics of a new network" in diagnosis.findings[0].name
 
 
-def test_a_changed_label_is_caught(whole, model, noise, tmp_path):
+def test_doctor_finds_changed_labels(whole, model, noise, tmp_path):
     def rename(plain):
         plain["labels"][1] = "dog"
 
     def exchange(plain):
         plain["labels"] = plain["labels"][::-1]
 
-    diagnosis = diagnose(spoil(whole, tmp_path / "x.onnx", change_contract(rename)), model, noise, labels=LABELS)
+    diagnosis = diagnose(broken(whole, tmp_path / "x.onnx", change_contract(rename)), model, noise, labels=LABELS)
     assert diagnosis.kinds == ("labels",)
     assert "1 of 5 labels differ, first class 1: 'dog' in the contract, '犬' in the reference" in str(diagnosis)
-    diagnosis = diagnose(spoil(whole, tmp_path / "x.onnx", change_contract(exchange)), model, noise, labels=LABELS)
+    diagnosis = diagnose(broken(whole, tmp_path / "x.onnx", change_contract(exchange)), model, noise, labels=LABELS)
     assert "the same names in another order" in str(diagnosis)
 
 
-def test_files_that_cannot_be_opened_say_which_rule_they_break(whole, model, noise, tmp_path):
+def test_doctor_says_why_a_file_cannot_be_opened(whole, model, noise, tmp_path):
     cut = tmp_path / "cut.onnx"
     cut.write_bytes(whole.read_bytes()[:-500])
     diagnosis = diagnose(cut, model, noise)
     assert diagnosis.kinds == ("broken file",) and "cut short, damaged, not ONNX or not safe" in str(diagnosis)
-    removed = spoil(whole, tmp_path / "x.onnx", lambda proto: proto.graph.output.pop(0))
+    removed = broken(whole, tmp_path / "x.onnx", lambda proto: proto.graph.output.pop(0))
     diagnosis = diagnose(removed, model, noise, labels=LABELS)
     assert set(diagnosis.kinds) == {"contract", "outputs"} and "the output 'logits' is missing" in str(diagnosis)
     assert "promises other outputs than the graph has" in str(diagnosis)
@@ -265,37 +265,37 @@ def test_files_that_cannot_be_opened_say_which_rule_they_break(whole, model, noi
     assert diagnose(whole, other, noise).kinds == ("input",)
 
 
-def test_what_is_no_input_is_refused(whole, model, noise, tmp_path):
+def test_doctor_refuses_bad_arguments(whole, model, noise, tmp_path):
     with pytest.raises(InputError, match="no such file"):
         diagnose(tmp_path / "none.onnx", model, noise)
     with pytest.raises(InputError, match="give a model, or targets"):
         diagnose(whole, None, noise)
-    with pytest.raises(InputError, match="one picture or more"):
+    with pytest.raises(InputError, match="one image or more"):
         diagnose(whole, model, noise[:0])
-    with pytest.raises(InputError, match=r"pictures are uint8 .* received float32"):
+    with pytest.raises(InputError, match=r"images must be uint8 .* received float32"):
         diagnose(whole, model, noise.astype(np.float32))
 
 
-def test_float_input_and_nchw_files_are_diagnosed_alike(model, noise, tmp_path):
+def test_doctor_takes_float_input_and_nchw_files(model, noise, tmp_path):
     core = keras.Model(model.get_layer("conv1").input, model.output)
     options = {"preprocessing": (MEAN, STD), "layout": "NCHW"}
     for dtype in ("float32", "uint8"):
         path = export_model(core, tmp_path / f"{dtype}.onnx", input_dtype=dtype, **options)
         assert diagnose(path, core, noise, preprocessing=(MEAN, STD)).healthy
     diagnosis = diagnose(path, core, noise, preprocessing=((0.5,), (0.5,)))
-    assert diagnosis.kinds == ("normalisation",) and diagnosis.after.agreement == 1
+    assert diagnosis.kinds == ("normalization",) and diagnosis.after.agreement == 1
 
 
-def test_a_file_without_our_contract_is_diagnosed_too(whole, model, noise, tmp_path):
+def test_doctor_takes_files_without_a_contract(whole, model, noise, tmp_path):
     def strip(proto):
         del proto.metadata_props[:]
 
-    assert diagnose(spoil(whole, tmp_path / "x.onnx", strip), model, noise).healthy
-    diagnosis = diagnose(spoil(whole, tmp_path / "x.onnx", strip, SWAP_CHANNELS), model, noise)
+    assert diagnose(broken(whole, tmp_path / "x.onnx", strip), model, noise).healthy
+    diagnosis = diagnose(broken(whole, tmp_path / "x.onnx", strip, SWAP_CHANNELS), model, noise)
     assert diagnosis.kinds == ("channels",)
 
 
-# --- pictures of other sizes ---
+# --- images of other sizes ---
 
 
 @pytest.fixture(scope="module")
@@ -303,17 +303,17 @@ def large():
     return [np.random.default_rng(i).integers(0, 256, (30 + i, 41, 3), np.uint8) for i in range(12)]
 
 
-def test_the_contracts_filter_is_compared_with_the_trainings(whole, model, large, tmp_path):
+def test_doctor_compares_the_contract_filter_with_the_training(whole, model, large, tmp_path):
     assert diagnose(whole, model, large, resize="bilinear").healthy
 
     def other(plain):
         plain["input"]["resize"] = "nearest"
 
-    diagnosis = diagnose(spoil(whole, tmp_path / "x.onnx", change_contract(other)), model, large, resize="bilinear")
+    diagnosis = diagnose(broken(whole, tmp_path / "x.onnx", change_contract(other)), model, large, resize="bilinear")
     assert diagnosis.kinds == ("resize",) and "resizes by nearest, the model was trained with bilinear" in str(diagnosis)
 
 
-def test_resizing_inside_the_graph_is_recognised(whole, model, large, tmp_path):
+def test_doctor_recognizes_resizing_inside_the_graph(whole, model, large, tmp_path):
     def resize(proto):
         before(
             helper.make_node("Cast", ["image"], ["floats"], to=1),
@@ -321,16 +321,16 @@ def test_resizing_inside_the_graph_is_recognised(whole, model, large, tmp_path):
             helper.make_node("Shape", ["planes"], ["count"], start=0, end=2),
             helper.make_node("Concat", ["count", "size"], ["sizes"], axis=0),
             helper.make_node("Resize", ["planes", "", "", "sizes"], ["small"], mode="linear"),
-            helper.make_node("Transpose", ["small"], ["spoiled"], perm=[0, 2, 3, 1]),
+            helper.make_node("Transpose", ["small"], ["broken"], perm=[0, 2, 3, 1]),
             size=np.array([12, 12]),
         )(proto)
         for axis, name in ((1, "height"), (2, "width")):
             proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
         del proto.metadata_props[:]
 
-    diagnosis = diagnose(spoil(whole, tmp_path / "x.onnx", resize), model, large, resize="bilinear")
+    diagnosis = diagnose(broken(whole, tmp_path / "x.onnx", resize), model, large, resize="bilinear")
     assert diagnosis.kinds == ("resize",)
-    assert "resizes like 'linear, not antialiased, half-pixel centres'" in str(diagnosis)
+    assert "resizes like 'linear, not antialiased, half-pixel centers'" in str(diagnosis)
 
 
 # --- layer by layer ---
@@ -347,38 +347,38 @@ def change_weight(name, amount=0.05):
 
 
 @pytest.mark.parametrize(("part", "layer"), [("conv1", "bn1"), ("conv2", "bn2"), ("logits_1/Cast", "logits")])
-def test_an_altered_weight_is_found(part, layer, whole, model, noise, tmp_path):
-    diagnosis = diagnose(spoil(whole, tmp_path / "x.onnx", change_weight(part)), model, noise)
+def test_doctor_finds_a_changed_weight(part, layer, whole, model, noise, tmp_path):
+    diagnosis = diagnose(broken(whole, tmp_path / "x.onnx", change_weight(part)), model, noise)
     assert diagnosis.kinds == ("layer",) and diagnosis.layer.layer == layer
     assert diagnosis.layer.after is not None and diagnosis.layer.after_absolute < 1e-5
     (weights,) = diagnosis.layer.weights
     assert weights.differing == 1 and weights.file - weights.keras == pytest.approx(0.05, rel=1e-3)
-    assert part.split("_")[0] in weights.initializer and "the first tensor that differs is that of the layer" in str(diagnosis)
+    assert part.split("_")[0] in weights.initializer and "the first tensor that differs is that of layer" in str(diagnosis)
 
 
-def test_a_weight_that_is_no_number_is_found(whole, model, noise, tmp_path):
-    diagnosis = diagnose(spoil(whole, tmp_path / "x.onnx", change_weight("conv2", np.nan)), model, noise)
+def test_doctor_finds_a_weight_that_is_nan(whole, model, noise, tmp_path):
+    diagnosis = diagnose(broken(whole, tmp_path / "x.onnx", change_weight("conv2", np.nan)), model, noise)
     assert diagnosis.layer.layer == "bn2"
     json.dumps(diagnosis.to_plain(), allow_nan=False)
 
 
-def test_a_layer_that_computes_something_else_is_found(whole, model, noise, tmp_path):
+def test_doctor_finds_a_changed_layer(whole, model, noise, tmp_path):
     def no_relu(proto):
         node = [node for node in proto.graph.node if node.op_type == "Relu"][1]
         node.CopyFrom(helper.make_node("Identity", node.input, node.output, node.name))
 
-    diagnosis = diagnose(spoil(whole, tmp_path / "x.onnx", no_relu), model, noise)
+    diagnosis = diagnose(broken(whole, tmp_path / "x.onnx", no_relu), model, noise)
     assert diagnosis.kinds == ("layer",) and diagnosis.layer.layer == "relu2" and diagnosis.layer.weights == ()
     assert diagnosis.layer.operator == "Identity"
 
 
-def test_a_weight_altered_beside_another_culprit_is_found_as_well(whole, model, noise, tmp_path):
-    path = spoil(whole, tmp_path / "x.onnx", normalise(1, 0), change_weight("conv2", 0.01))
+def test_doctor_finds_a_changed_weight_beside_another_defect(whole, model, noise, tmp_path):
+    path = broken(whole, tmp_path / "x.onnx", normalize(1, 0), change_weight("conv2", 0.01))
     diagnosis = diagnose(path, model, noise)
-    assert diagnosis.kinds == ("normalisation", "layer") and diagnosis.layer.layer == "bn2"
+    assert diagnosis.kinds == ("normalization", "layer") and diagnosis.layer.layer == "bn2"
 
 
-def test_layers_are_found_without_their_names(whole, model, noise, tmp_path):
+def test_doctor_finds_layers_without_their_names(whole, model, noise, tmp_path):
     def rename(proto):
         change_weight("conv2")(proto)
         names = {"image": "image", "logits": "logits", "probabilities": "probabilities"}
@@ -392,7 +392,7 @@ def test_layers_are_found_without_their_names(whole, model, noise, tmp_path):
             tensor.name = names[tensor.name]
         del proto.graph.value_info[:]
 
-    diagnosis = diagnose(spoil(whole, tmp_path / "x.onnx", rename), model, noise)
+    diagnosis = diagnose(broken(whole, tmp_path / "x.onnx", rename), model, noise)
     assert diagnosis.kinds == ("layer",) and diagnosis.layer.layer == "logits"
     assert diagnosis.layer.after == "relu1" and diagnosis.layer.between == ("conv2", "bn2", "relu2", "flatten")
 
@@ -400,17 +400,17 @@ def test_layers_are_found_without_their_names(whole, model, noise, tmp_path):
 # --- other tasks ---
 
 
-def test_a_model_with_outputs_of_its_own_is_diagnosed(noise, tmp_path):
+def test_doctor_takes_a_model_with_other_outputs(noise, tmp_path):
     keras.utils.set_random_seed(1)
     image = keras.Input((12, 12, 3))
     features = keras.layers.Conv2D(4, 3, name="features")(image)
     model = keras.Model(image, [features, keras.layers.GlobalAveragePooling2D(name="pool")(features)])
     path = export_model(model, tmp_path / "x.onnx")
     assert diagnose(path, model, noise).healthy
-    assert diagnose(spoil(path, path, SWAP_CHANNELS), model, noise).kinds == ("channels",)
+    assert diagnose(broken(path, path, SWAP_CHANNELS), model, noise).kinds == ("channels",)
 
 
-def test_a_colouriser_is_diagnosed(color_run, tmp_path):
+def test_doctor_takes_a_colorizer(color_run, tmp_path):
     from kerascv_course.conclusion import serving_reference
 
     serving, splits, labels = serving_reference(color_run)
@@ -418,79 +418,79 @@ def test_a_colouriser_is_diagnosed(color_run, tmp_path):
     options = {"labels": labels, "task": "colorize"}
     healthy = diagnose(color_run / "model.onnx", serving, images, targets, **options)
     assert healthy.healthy and healthy.before.accuracy is not None
-    path = spoil(color_run / "model.onnx", tmp_path / "x.onnx", change_weight("logits"))
+    path = broken(color_run / "model.onnx", tmp_path / "x.onnx", change_weight("logits"))
     assert diagnose(path, serving, images, targets, **options).kinds == ("layer",)
 
 
-# --- labelled pictures alone ---
+# --- labeled images alone ---
 
 
 @pytest.fixture(scope="module")
-def centres():
+def centers():
     return np.random.default_rng(3).integers(30, 226, (5, 3))
 
 
 @pytest.fixture(scope="module")
-def nearest(centres, tmp_path_factory):
-    """A classifier of mean colours, nothing to be trained: logits = 2 c · x − |c|², in normalised colours."""
+def nearest(centers, tmp_path_factory):
+    """A classifier of mean colors without training: logits = 2 c · x − |c|², in normalized colors."""
     image = keras.Input((16, 16, 3))
     model = keras.Model(image, keras.layers.Dense(5, name="logits")(keras.layers.GlobalAveragePooling2D()(image)))
-    colors = centres * SCALE + OFFSET
+    colors = centers * SCALE + OFFSET
     model.set_weights([10 * 2 * colors.T, -10 * (colors**2).sum(axis=1)])
     path = tmp_path_factory.mktemp("nearest") / "nearest.onnx"
     return export_model(model, path, labels=LABELS, preprocessing=(MEAN, STD))
 
 
 @pytest.fixture(scope="module")
-def patches(centres):
+def patches(centers):
     rng = np.random.default_rng(4)
     targets = np.arange(200) % 5
-    images = centres[targets][:, None, None] + rng.normal(0, 25, (200, 16, 16, 3)) + rng.normal(0, 8, (200, 1, 1, 3))
+    images = centers[targets][:, None, None] + rng.normal(0, 25, (200, 16, 16, 3)) + rng.normal(0, 8, (200, 1, 1, 3))
     return images.clip(0, 255).astype(np.uint8), targets
 
 
-def test_a_healthy_file_is_healthy_by_labels_too(nearest, patches):
+def test_doctor_finds_a_healthy_file_healthy_by_labels(nearest, patches):
     diagnosis = diagnose(nearest, None, *patches, labels=LABELS)
-    assert diagnosis.healthy and diagnosis.before.accuracy > 0.95 and "suspects tried" in str(diagnosis)
+    assert diagnosis.healthy and diagnosis.before.accuracy > 0.95 and "hypotheses tested" in str(diagnosis)
 
 
 @pytest.mark.parametrize(
     "case", ["channels", "divided twice", "not divided", "mean and std missing", "mean and std twice", "classes"]
 )
-def test_culprits_are_found_by_the_accuracy(case, nearest, patches, tmp_path):
-    changes, kind, _ = CULPRITS[case]
-    diagnosis = diagnose(spoil(nearest, tmp_path / "x.onnx", *changes), None, *patches, labels=LABELS)
+def test_doctor_names_the_defect_by_accuracy(case, nearest, patches, tmp_path):
+    changes, kind, _ = DEFECTS[case]
+    diagnosis = diagnose(broken(nearest, tmp_path / "x.onnx", *changes), None, *patches, labels=LABELS)
     assert diagnosis.kinds == (kind,)
     assert diagnosis.before.accuracy < 0.8 and diagnosis.after.accuracy > 0.95
     assert "by chance with probability" in str(diagnosis)
 
 
-def test_labels_in_another_order_are_found_by_the_accuracy(nearest, patches, tmp_path):
+def test_doctor_finds_labels_in_another_order_by_accuracy(nearest, patches, tmp_path):
     def exchange(plain):
         plain["labels"] = [plain["labels"][i] for i in (1, 2, 0, 3, 4)]
 
-    diagnosis = diagnose(spoil(nearest, tmp_path / "x.onnx", change_contract(exchange)), None, *patches, labels=LABELS)
+    diagnosis = diagnose(broken(nearest, tmp_path / "x.onnx", change_contract(exchange)), None, *patches, labels=LABELS)
     assert diagnosis.kinds == ("classes",) and diagnosis.after.accuracy > 0.95
 
 
-def test_a_softmax_too_many_or_too_few_is_seen_without_a_model(nearest, patches, tmp_path):
+def test_doctor_finds_a_missing_or_double_softmax_without_a_model(nearest, patches, tmp_path):
     for kind in ("missing", "doubled"):
-        diagnosis = diagnose(spoil(nearest, tmp_path / "x.onnx", after_softmax(kind)), None, *patches, labels=LABELS)
+        diagnosis = diagnose(broken(nearest, tmp_path / "x.onnx", after_softmax(kind)), None, *patches, labels=LABELS)
         assert diagnosis.kinds == ("softmax",)
 
 
-def test_too_few_pictures_and_strange_classes_are_refused(nearest, patches):
+def test_doctor_refuses_few_images_and_unknown_classes(nearest, patches):
     images, targets = patches
-    with pytest.raises(InputError, match="40 labelled pictures or more"):
+    with pytest.raises(InputError, match="40 labeled images or more"):
         diagnose(nearest, None, images[:10], targets[:10], labels=LABELS)
-    with pytest.raises(InputError, match="the class 'horse', which the file does not know"):
+    with pytest.raises(InputError, match="the class 'horse', which the file does not have"):
         diagnose(nearest, None, images, targets, labels=(*LABELS, "horse"))
 
 
 # --- the command ---
 
 
-def test_the_command_tells_by_its_exit_code(tiny_run, nearest, patches, tmp_path, capsys):
+def test_doctor_command_exit_codes(tiny_run, nearest, patches, tmp_path, capsys):
     from export.__main__ import main
 
     assert main(["doctor", str(tiny_run / "model.onnx"), "--against", str(tiny_run.path), "--limit", "40"]) == 0
@@ -499,7 +499,7 @@ def test_the_command_tells_by_its_exit_code(tiny_run, nearest, patches, tmp_path
         folder = tmp_path / "pictures" / LABELS[target]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{number}.png")
-    path = spoil(nearest, tmp_path / "x.onnx", SWAP_CHANNELS)
+    path = broken(nearest, tmp_path / "x.onnx", SWAP_CHANNELS)
     assert main(["doctor", str(path), "--against", str(tmp_path / "pictures"), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["findings"][0]["kind"] == "channels"
     for against, message in ((tmp_path / "none", "no such run folder"), (path, "--against takes a run folder")):
@@ -507,7 +507,7 @@ def test_the_command_tells_by_its_exit_code(tiny_run, nearest, patches, tmp_path
             main(["doctor", str(path), "--against", str(against)])
 
 
-def test_the_command_takes_a_keras_file(model, whole, noise, tmp_path, capsys):
+def test_doctor_command_takes_a_keras_file(model, whole, noise, tmp_path, capsys):
     from export.__main__ import main
 
     model.save(tmp_path / "small.keras")
@@ -520,6 +520,6 @@ def test_the_command_takes_a_keras_file(model, whole, noise, tmp_path, capsys):
         main(words)
 
 
-def test_a_finding_is_plain_data(whole, model, noise):
+def test_diagnosis_is_json_able(whole, model, noise):
     diagnosis = diagnose(whole, model, noise[:2])
     assert dataclasses.is_dataclass(diagnosis) and json.loads(json.dumps(diagnosis.to_plain()))["healthy"] is True
