@@ -304,7 +304,7 @@ def _params(args: argparse.Namespace) -> Any:
 
 
 def _forms(args: argparse.Namespace) -> Any:
-    from kerascv_course.reports.closed_forms import closed_form
+    from kerascv_course.reports.paper import closed_form
 
     form = closed_form(args.network, args.size, norms=not args.no_norms)
     weights, outputs, connections = form.evaluate(k=args.k, nic=args.nic, nf=args.nf, nc=args.nc)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kerascv_course.recipes import get_recipe
-from kerascv_course.reports.checks.registry import show
+from kerascv_course.reports.checks import show
 from kerascv_course.reports.page import (
     Answer,
     Comparison,
@@ -22,7 +22,7 @@ from kerascv_course.reports.page import (
     Source,
 )
 from kerascv_course.reports.runs import Found, Shelf
-from kerascv_course.reports.targets import REPORTS, Target, targets_of
+from kerascv_course.reports.targets import REPORTS, target, targets_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,16 +39,10 @@ __all__ = [
     "picture",
     "png",
     "run_picture",
-    "target",
     "test",
     "train",
     "validation",
 ]
-
-
-def target(identifier: str) -> Target:
-    """A printed number by its id."""
-    return next(one for one in targets_of(identifier[1:4]) if one.id == identifier)
 
 
 def function(*functions: Callable[..., Any]) -> Source:

@@ -9,9 +9,10 @@ import numpy as np
 
 from kerascv_course.analysis import summarize
 from kerascv_course.config import Data
-from kerascv_course.reports.building import build, findings, function, measured, missing_run, target
+from kerascv_course.reports.building import build, findings, function, measured, missing_run
 from kerascv_course.reports.page import Answer, Code, Comparison, Page, Part, Section, Table
 from kerascv_course.reports.runs import Found, Shelf
+from kerascv_course.reports.targets import target
 
 NAME, TITLE = "cose474_p2", "COSE474, project 2: VGG16 and a shortened ResNet-50 on CIFAR-10"
 

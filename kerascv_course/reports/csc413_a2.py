@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,12 +21,11 @@ from kerascv_course.reports.building import (
     measured,
     missing_run,
     picture,
-    target,
 )
-from kerascv_course.reports.closed_forms import Polynomial, closed_form
 from kerascv_course.reports.page import Answer, Code, Comparison, Page, Part, Section, Table, Text
-from kerascv_course.reports.paper import count_layers, fully_connected_equivalent
+from kerascv_course.reports.paper import closed_form, count_layers, format_polynomial, fully_connected_equivalent
 from kerascv_course.reports.runs import Found, Shelf
+from kerascv_course.reports.targets import target
 from kerascv_course.theory import topics
 from kerascv_course.theory.claims import number
 from kerascv_course.theory.counterexample import exact_rmsprop_step, study_counterexample
@@ -34,6 +33,9 @@ from kerascv_course.theory.decay import equivalent_penalty, study_decay
 from kerascv_course.theory.hypergradient import optimal_rate
 from kerascv_course.theory.pages import Findings as Topic
 from kerascv_course.theory.problem import LeastSquares
+
+if TYPE_CHECKING:
+    from sympy import Poly
 
 NAME, REPORT, TITLE = "csc413_a2", "004", "CSC413, assignment 2: optimisation and colourisation"
 
@@ -181,11 +183,9 @@ def _by_hand() -> Section:
     )
 
 
-def _plain(polynomial: Polynomial) -> str:
-    text = str(polynomial)
-    for shown, plain in (("·", "*"), ("²", "^2"), ("k^2(", "k^2(")):
-        text = text.replace(shown, plain)
-    return text
+def _ascii(polynomial: Poly) -> str:
+    """A polynomial as the report types it."""
+    return format_polynomial(polynomial).replace("·", "*").replace("²", "^2")
 
 
 def _pixel(found: Found) -> float:
@@ -208,11 +208,11 @@ def _pool_upsample(shelf: Shelf) -> Section:
             computed(
                 function(closed_form),
                 {
-                    "T004-14": _plain(small.outputs),
-                    "T004-15": _plain(large.outputs),
-                    "T004-16": _plain(small.weights),
-                    "T004-17": _plain(small.connections),
-                    "T004-18": _plain(large.connections),
+                    "T004-14": _ascii(small.outputs),
+                    "T004-15": _ascii(large.outputs),
+                    "T004-16": _ascii(small.weights),
+                    "T004-17": _ascii(small.connections),
+                    "T004-18": _ascii(large.connections),
                 },
             ),
             findings("E004-14"),

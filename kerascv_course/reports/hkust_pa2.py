@@ -9,10 +9,11 @@ from typing import Any
 from kerascv_course.analysis import summarize
 from kerascv_course.analysis.printing import block_table, blocks_text, torch_summary
 from kerascv_course.reports.answers import report_text
-from kerascv_course.reports.building import build, computed, curves, findings, function, missing_run, run_picture, target
+from kerascv_course.reports.building import build, computed, curves, findings, function, missing_run, run_picture
 from kerascv_course.reports.page import Answer, Code, Comparison, Page, Part, Section, Table
 from kerascv_course.reports.paper import count_triplets, dense_parameters
 from kerascv_course.reports.runs import Found, Shelf
+from kerascv_course.reports.targets import target
 
 NAME, REPORT, TITLE = "hkust_pa2", "000", "HKUST, assignment 2: identities from a modified ResNet-18"
 

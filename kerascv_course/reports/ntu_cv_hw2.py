@@ -19,13 +19,13 @@ from kerascv_course.reports.building import (
     measured,
     missing_run,
     picture,
-    target,
     test,
     train,
     validation,
 )
 from kerascv_course.reports.page import Answer, Code, Comparison, Missing, Page, Part, Section, Table
 from kerascv_course.reports.runs import Found, Shelf
+from kerascv_course.reports.targets import target
 
 NAME, TITLE = "ntu_cv_hw2", "NTU computer vision, homework 2: scenes and CIFAR-10"
 

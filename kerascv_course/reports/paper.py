@@ -11,19 +11,31 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kerascv_course.analysis.arithmetic import conv_output, same_padding
-from kerascv_course.core.errors import InputError
+from kerascv_course.core.errors import InputError, UnknownNameError
+from kerascv_course.core.tables import text_table
+
+if TYPE_CHECKING:
+    from sympy import Poly
 
 __all__ = [
+    "NETWORKS",
+    "BlockForm",
     "LayerCount",
+    "NetworkForm",
     "PaperNetwork",
     "TripletCount",
+    "closed_form",
     "count_layers",
     "count_triplets",
     "dense_parameters",
+    "format_polynomial",
     "fully_connected_equivalent",
 ]
+
+_RAISED = {1: "", 2: "²", 3: "³", 4: "⁴"}
 
 _LAYER = re.compile(
     r"(?P<conv>conv(?P<k>\d+)-(?P<f>\d+))(?P<options>([spd]\d+)*)"
@@ -85,27 +97,14 @@ class PaperNetwork:
 
     def __str__(self) -> str:
         head = ("layer", "output", "weights", "biases", "parameters", "neurons", "connections")
-        rows = [("input", _size(self.input), "", "", "", "", "")]
+        rows: list[tuple[object, ...]] = [("input", _size(self.input), *[""] * 5)]
         rows += [
-            (
-                n.text,
-                _size(n.output),
-                f"{n.weights:,}",
-                f"{n.biases:,}",
-                f"{n.parameters:,}",
-                f"{n.neurons:,}",
-                f"{n.connections:,}",
-            )
-            for n in self.layers
+            (one.text, _size(one.output), one.weights, one.biases, one.parameters, one.neurons, one.connections)
+            for one in self.layers
         ]
         biases = self.parameters - self.weights
-        total = (f"{self.weights:,}", f"{biases:,}", f"{self.parameters:,}", f"{self.neurons:,}", f"{self.connections:,}")
-        rows.append(("total", "", *total))
-        widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-        lines = [
-            [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))] for r in (head, *rows)
-        ]
-        return "\n".join("  ".join(line).rstrip() for line in lines)
+        rows.append(("total", "", self.weights, biases, self.parameters, self.neurons, self.connections))
+        return text_table(head, rows, align="llrrrrr")
 
 
 @dataclass(frozen=True)
@@ -237,3 +236,145 @@ def count_triplets(identities: int, images: int) -> TripletCount:
 
 def _size(shape: tuple[int, int, int]) -> str:
     return f"{shape[2]}" if shape[:2] == (1, 1) else "×".join(map(str, shape))
+
+
+# --- closed forms: report 004, sections 4.3, 5 and 6 ---------------------------------------------------------------------
+
+#: Order of the symbols in a printed product, and of the arguments of a polynomial.
+SYMBOLS = ("k", "NIC", "NF", "NC")
+
+
+@dataclass(frozen=True)
+class BlockForm:
+    """Closed forms of one block, a convolution and what follows it, as SymPy polynomials in `SYMBOLS`."""
+
+    weights: Poly
+    outputs: Poly
+    connections: Poly
+
+
+@dataclass(frozen=True)
+class NetworkForm:
+    """Closed forms of a network for images of `size`; the totals are the sums over the blocks.
+
+    The report's convention: weights without biases, connections with padding positions counted, transposed convolutions counted on
+    their input map, outputs of convolutions, poolings, up-samplings, batch norms (if `norms`) and ReLUs.
+    """
+
+    name: str
+    size: int
+    norms: bool
+    blocks: tuple[BlockForm, ...]
+
+    @property
+    def weights(self) -> Poly:
+        """Without biases and batch norm."""
+        return sum((block.weights for block in self.blocks), polynomial("0"))
+
+    @property
+    def outputs(self) -> Poly:
+        """Of all layers."""
+        return sum((block.outputs for block in self.blocks), polynomial("0"))
+
+    @property
+    def connections(self) -> Poly:
+        """Of the convolutions."""
+        return sum((block.connections for block in self.blocks), polynomial("0"))
+
+    def evaluate(self, *, k: int = 3, nic: int = 1, nf: int = 32, nc: int = 24) -> tuple[int, int, int]:
+        """Weights, outputs and connections in numbers; the defaults are the assignment's."""
+        if min(k, nic, nf, nc) < 1:
+            raise InputError(f"k, NIC, NF and NC are 1 or more; received {k}, {nic}, {nf}, {nc}")
+        weights, outputs, connections = (int(form(k, nic, nf, nc)) for form in (self.weights, self.outputs, self.connections))
+        return weights, outputs, connections
+
+    def __str__(self) -> str:
+        forms: list[tuple[object, ...]] = [(str(number), block) for number, block in enumerate(self.blocks, start=1)]
+        rows = [
+            (name, *(format_polynomial(form) for form in (block.weights, block.outputs, block.connections)))
+            for name, block in [*forms, ("total", self)]
+        ]
+        head = f"{self.name}, {self.size}×{self.size}" + ("" if self.norms else ", batch norm outputs not counted")
+        return f"{head}\n{text_table(('block', 'weights', 'outputs', 'connections'), rows, align='llll')}"
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Channels of a convolution, and the maps it is applied to and ends in as fractions of the image's side."""
+
+    inputs: str
+    outputs: str
+    applied: int  # connections are counted on a map of side size/applied
+    conv: int | None  # the convolution's own output, where something resamples it
+    final: int  # side of the block's output: size/final
+    normed: bool = True
+
+
+#: The blocks of each network: report 004 sections 4 and 5; the third from section 6 of the assignment.
+NETWORKS: dict[str, tuple[_Block, ...]] = {
+    "pool_upsample_net": (
+        _Block("NIC", "NF", applied=1, conv=1, final=2),
+        _Block("NF", "2*NF", applied=2, conv=2, final=4),
+        _Block("2*NF", "NF", applied=4, conv=4, final=2),
+        _Block("NF", "NC", applied=2, conv=2, final=1),
+        _Block("NC", "NC", applied=1, conv=None, final=1, normed=False),
+    ),
+    "conv_transpose_net": (
+        _Block("NIC", "NF", applied=2, conv=None, final=2),
+        _Block("NF", "2*NF", applied=4, conv=None, final=4),
+        _Block("2*NF", "NF", applied=4, conv=None, final=2),
+        _Block("NF", "NC", applied=2, conv=None, final=1),
+        _Block("NC", "NC", applied=1, conv=None, final=1, normed=False),
+    ),
+    "unet_colorizer": (
+        _Block("NIC", "NF", applied=2, conv=None, final=2),
+        _Block("NF", "2*NF", applied=4, conv=None, final=4),
+        _Block("2*NF", "NF", applied=4, conv=None, final=2),
+        _Block("NF + NF", "NC", applied=2, conv=None, final=1),
+        _Block("NC + NIC", "NC", applied=1, conv=None, final=1, normed=False),
+    ),
+}
+
+
+def closed_form(name: str, size: int = 32, *, norms: bool = True) -> NetworkForm:
+    """Weights, outputs and connections of a colorization network as polynomials in k, NIC, NF and NC.
+
+    Args:
+        name: ``pool_upsample_net``, ``conv_transpose_net`` or ``unet_colorizer``.
+        size: height and width of the image, a multiple of 4.
+        norms: count outputs of batch norms (as the report does; the handout does not).
+
+    Raises:
+        UnknownNameError: another name.
+        InputError: a size that is not a multiple of 4.
+    """
+    if name not in NETWORKS:
+        raise UnknownNameError("network with closed forms", name, NETWORKS)
+    if size < 4 or size % 4:
+        raise InputError(f"the image's side must be a multiple of 4, as it is halved twice; received {size}")
+    blocks = []
+    for block in NETWORKS[name]:
+        weights = polynomial(f"k**2*({block.inputs})*({block.outputs})")
+        layers = 1 + block.normed * (1 + norms)  # the last map of the block, once more for ReLU and for batch norm
+        units = (size // block.final) ** 2 * layers + ((size // block.conv) ** 2 if block.conv else 0)
+        blocks.append(BlockForm(weights, polynomial(block.outputs) * units, weights * (size // block.applied) ** 2))
+    return NetworkForm(name, size, norms, tuple(blocks))
+
+
+def polynomial(expression: str) -> Poly:
+    """A polynomial in `SYMBOLS`."""
+    from sympy import Poly, symbols
+
+    return Poly(expression, *symbols(SYMBOLS))
+
+
+def format_polynomial(form: Poly) -> str:
+    """A polynomial with the common power of k factored out, such as ``k²(NIC·NF + 4·NF²)``."""
+    terms = sorted(form.terms(), key=lambda term: term[0][1:], reverse=True)
+    common = min(powers[0] for powers, _ in terms) if len(terms) > 1 else 0
+    products = []
+    for (k, *others), coefficient in terms:
+        factors = [f"{name}{_RAISED[power]}" for name, power in zip(SYMBOLS, (k - common, *others), strict=True) if power]
+        products.append("·".join(factors if factors and coefficient == 1 else [str(coefficient), *factors]))
+    text = " + ".join(products)
+    return f"k{_RAISED[common]}({text})" if common else text

@@ -21,7 +21,6 @@ from kerascv_course.reports.building import (
     measured,
     missing_run,
     picture,
-    target,
     test,
     train,
     validation,
@@ -29,6 +28,7 @@ from kerascv_course.reports.building import (
 from kerascv_course.reports.page import Answer, Code, Comparison, Missing, Page, Part, Section, Table, Text
 from kerascv_course.reports.paper import count_layers
 from kerascv_course.reports.runs import Shelf
+from kerascv_course.reports.targets import target
 
 NAME, REPORT, TITLE = "tdt4265_a3", "001", "TDT4265, assignment 3: convolutional networks on CIFAR-10"
 

@@ -18,13 +18,12 @@ from kerascv_course.recipes import get_recipe
 from kerascv_course.recipes.ablations import get_ablation, with_changes
 from kerascv_course.report import report
 from kerascv_course.reports import REPORTS, make_page
-from kerascv_course.reports.building import curves, measured, missing_run, picture, target
+from kerascv_course.reports.building import curves, measured, missing_run, picture
 from kerascv_course.reports.building import test as read_test
-from kerascv_course.reports.errata import errata_of
 from kerascv_course.reports.index import write_index
 from kerascv_course.reports.page import Answer, Comparison, Missing, Page, Picture, Section, Source, Table, Text, write_page
 from kerascv_course.reports.runs import Shelf
-from kerascv_course.reports.targets import difference, targets_of
+from kerascv_course.reports.targets import difference, errata_of, target, targets_of
 
 FUNCTION = Source("function", "kerascv_course.reports.paper.count_layers")
 

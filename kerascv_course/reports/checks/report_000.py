@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from pathlib import Path
+
+import numpy as np
 
 from kerascv_course.analysis import summarize
 from kerascv_course.analysis.arithmetic import conv_output
@@ -12,19 +15,17 @@ from kerascv_course.analysis.printing.diagram import block_diagram
 from kerascv_course.analysis.printing.torch_style import torch_rows
 from kerascv_course.models.registry import create_model, model_spec
 from kerascv_course.models.weights import load_weights
-from kerascv_course.reports.errata import erratum
-from kerascv_course.reports.evidence import finding, network
+from kerascv_course.reports.checks.evidence import check, network
 from kerascv_course.reports.paper import count_triplets
+from kerascv_course.reports.targets import erratum
 
 #: What the training set of the report is: identities, and images of each.
 _IDENTITIES, _IMAGES = 230, 10
 
 
-@finding("E000-01", check_average_pooling, average_pool, pooling_kernel)
+@check("E000-01", check_average_pooling, average_pool, pooling_kernel)
 def dense_kernel_is_no_pool() -> list[str]:
     """The convolution with all weights equal sums over the channels; the depthwise one is the pool."""
-    import numpy as np
-
     kernel, channels = 8, 2
     maps = np.random.default_rng(0).uniform(0, 1, (1, kernel, kernel, channels)) * [1, 3]
     pool = average_pool(maps, kernel).ravel()
@@ -41,7 +42,7 @@ def dense_kernel_is_no_pool() -> list[str]:
     ]
 
 
-@finding("E000-02", conv_output, check_average_pooling)
+@check("E000-02", conv_output, check_average_pooling)
 def stride_of_the_pool() -> list[str]:
     """On an 8×8 map any stride gives one position; on a larger one the strides part."""
     kernel = 8
@@ -57,11 +58,9 @@ def stride_of_the_pool() -> list[str]:
     ]
 
 
-@finding("E000-03", create_model, load_weights)
+@check("E000-03", create_model, load_weights)
 def every_layer_loads() -> list[str]:
     """A checkpoint with the entries of an ImageNet ResNet-18 is loaded into the modified network without a head."""
-    import numpy as np
-
     in_torch = {"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
     in_torch |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
     standard = create_model("resnet18")
@@ -89,7 +88,7 @@ def every_layer_loads() -> list[str]:
     ]
 
 
-@finding("E000-04", create_model, summarize, torch_rows, block_diagram)
+@check("E000-04", create_model, summarize, torch_rows, block_diagram)
 def block_with_a_projection() -> list[str]:
     """The first 512-channel block: its shortcut, its stride, and what the diagram calls it."""
     summary = network("resnet18_reid", include_top=False)
@@ -108,21 +107,19 @@ def block_with_a_projection() -> list[str]:
     ]
 
 
-@finding("E000-05")
+@check("E000-05")
 def curves_of_question_8() -> list[str]:
     """Which training losses the sentence names, beside the two series that one training has."""
     return _curves("E000-05")
 
 
-@finding("E000-06")
+@check("E000-06")
 def curves_of_question_11() -> list[str]:
     """The same for the other sentence."""
     return _curves("E000-06")
 
 
 def _curves(identifier: str) -> list[str]:
-    import numpy as np
-
     text = erratum(identifier).printed
     epochs, batch = 5, 64
     steps = -(-_IDENTITIES * _IMAGES // batch)
@@ -140,11 +137,9 @@ def _curves(identifier: str) -> list[str]:
     ]
 
 
-@finding("E000-07", count_triplets)
+@check("E000-07", count_triplets)
 def ordered_triplets() -> list[str]:
     """The report's product, with and without the order of anchor and positive."""
-    import itertools
-
     count, small = count_triplets(_IDENTITIES, _IMAGES), count_triplets(3, 3)
     images = [(identity, image) for identity in range(3) for image in range(3)]
     listed = [t for t in itertools.product(images, repeat=3) if t[0] != t[1] and t[0][0] == t[1][0] != t[2][0]]

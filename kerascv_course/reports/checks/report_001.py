@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import re
 
+import numpy as np
+
 from kerascv_course.analysis import summarize
 from kerascv_course.analysis.arithmetic import conv_output
 from kerascv_course.analysis.images import SOBEL_X, convolve, correlate
 from kerascv_course.models.registry import create_model, model_spec
 from kerascv_course.recipes import get_recipe
 from kerascv_course.reports.answers import IMAGE_001
-from kerascv_course.reports.errata import erratum
-from kerascv_course.reports.evidence import finding, network, printed, printed_numbers
+from kerascv_course.reports.checks.evidence import check, network
 from kerascv_course.reports.paper import count_layers, dense_parameters
+from kerascv_course.reports.targets import erratum, printed, printed_numbers
 
 _BASE = "conv5-32 pool2 conv5-64 pool2 conv5-128 pool2 fc64 fc10"
 _TABLE_2 = "Task 3(b) Table 2"
@@ -23,7 +25,7 @@ def _row(values: object) -> str:
     return ", ".join(str(value) for value in values)  # type: ignore[attr-defined]
 
 
-@finding("E001-01", correlate, convolve)
+@check("E001-01", correlate, convolve)
 def first_row() -> list[str]:
     """The first row afresh, and that no image gives the printed one."""
     got = [int(n) for n in printed("001", "Task 1(a)", "output row 1")[0].split()]
@@ -37,7 +39,7 @@ def first_row() -> list[str]:
     ]
 
 
-@finding("E001-02", convolve, correlate)
+@check("E001-02", convolve, correlate)
 def all_signs() -> list[str]:
     """Convolution beside correlation, entry by entry."""
     convolution, correlation = convolve(IMAGE_001, SOBEL_X), correlate(IMAGE_001, SOBEL_X)
@@ -51,11 +53,9 @@ def all_signs() -> list[str]:
     ]
 
 
-@finding("E001-03", correlate)
+@check("E001-03", correlate)
 def small_shifts() -> list[str]:
     """One bright pixel moved by one: what a convolution and a max-pool answer."""
-    import numpy as np
-
     size, same = 16, {"convolution": 0, "max-pool": 0}
     places = [(i, j) for i in range(4, size - 4) for j in range(4, size - 4)]
     moves = 0
@@ -78,13 +78,13 @@ def small_shifts() -> list[str]:
     ]
 
 
-@finding("E001-04", count_layers)
+@check("E001-04", count_layers)
 def second_layer() -> list[str]:
     """Parameters of the second convolution: its input is the first one's maps, not the image."""
     return _convolution(1)
 
 
-@finding("E001-05", count_layers)
+@check("E001-05", count_layers)
 def third_layer() -> list[str]:
     """The same of the third convolution."""
     return _convolution(2)
@@ -101,7 +101,7 @@ def _convolution(index: int) -> list[str]:
     ]
 
 
-@finding("E001-06", count_layers)
+@check("E001-06", count_layers)
 def total_of_the_base_network() -> list[str]:
     """The sum over the layers, and the printed sum of the wrong terms."""
     count = count_layers(_BASE, (32, 32, 3))
@@ -114,7 +114,7 @@ def total_of_the_base_network() -> list[str]:
     ]
 
 
-@finding("E001-07")
+@check("E001-07")
 def losses_that_are_accuracies() -> list[str]:
     """The three printed values read as accuracies and as losses."""
     train, validation, test = printed_numbers("001", "Task 2(b)")
@@ -129,7 +129,7 @@ def losses_that_are_accuracies() -> list[str]:
     ]
 
 
-@finding("E001-08")
+@check("E001-08")
 def threshold_of_table_1() -> list[str]:
     """Table 2's accuracies of this model against both thresholds."""
     values = dict(zip(("train", "validation", "test"), printed_numbers("001", _TABLE_2, model="model 1")[1:], strict=True))
@@ -141,11 +141,9 @@ def threshold_of_table_1() -> list[str]:
     return lines
 
 
-@finding("E001-09", create_model)
+@check("E001-09", create_model)
 def loss_with_a_penalty() -> list[str]:
     """What cross-entropy can be at that accuracy, and cross-entropy and penalty of a fresh model 1 apart."""
-    import numpy as np
-
     loss, accuracy = printed_numbers("001", _TABLE_2, model="model 1")[:2]
     miss, classes = 1 - accuracy, 10
     # A calibrated network is right as often as it is sure; the largest entropy at that is 1 − accuracy spread over the rest.
@@ -170,7 +168,7 @@ def loss_with_a_penalty() -> list[str]:
     ]
 
 
-@finding("E001-10", get_recipe)
+@check("E001-10", get_recipe)
 def learning_rate() -> list[str]:
     """The typed rate read as it stands, and as the usual notation."""
     found = re.search(r"(\d+)e\^\{(-?\d+)\}", erratum("E001-10").printed)
@@ -185,7 +183,7 @@ def learning_rate() -> list[str]:
     ]
 
 
-@finding("E001-11", create_model, summarize)
+@check("E001-11", create_model, summarize)
 def place_of_dropout() -> list[str]:
     """The last layers of model 2, and which of its layers have a number."""
     rows = [row for row in network("tdt4265_model2").rows if row.trainable or row.type == "Dropout"]
@@ -201,7 +199,7 @@ def place_of_dropout() -> list[str]:
     ]
 
 
-@finding("E001-12", create_model, summarize)
+@check("E001-12", create_model, summarize)
 def unspecified_settings() -> list[str]:
     """Model 1 with other dropout and L2: nothing that the table prints would change."""
     counts = {}
@@ -213,7 +211,7 @@ def unspecified_settings() -> list[str]:
     ]
 
 
-@finding("E001-13")
+@check("E001-13")
 def gap_of_model_2() -> list[str]:
     """Train accuracy minus validation and test accuracy."""
     _, train, validation, test = printed_numbers("001", _TABLE_2, model="model 2")
@@ -225,7 +223,7 @@ def gap_of_model_2() -> list[str]:
     ]
 
 
-@finding("E001-14", conv_output)
+@check("E001-14", conv_output)
 def input_of_224() -> list[str]:
     """The last map of ResNet-18 for both input sizes: five halvings."""
 

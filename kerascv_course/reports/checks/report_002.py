@@ -6,17 +6,20 @@ import dataclasses
 import inspect
 import math
 
+import numpy as np
+
 from kerascv_course.analysis import summarize
 from kerascv_course.analysis.arithmetic import conv_output
 from kerascv_course.analysis.images import correlate
 from kerascv_course.analysis.printing.torch_style import MB, STYLES, torch_rows, torch_summary
 from kerascv_course.config import Scenes
 from kerascv_course.models.registry import create_model
-from kerascv_course.reports.evidence import finding, network, printed, printed_numbers
+from kerascv_course.reports.checks.evidence import check, network
 from kerascv_course.reports.paper import count_layers
+from kerascv_course.reports.targets import printed, printed_numbers
 
 
-@finding("E002-01", create_model, summarize, torch_rows)
+@check("E002-01", create_model, summarize, torch_rows)
 def dropout_was_not_called() -> list[str]:
     """The size of the forward and backward pass with and without a row for dropout, against the printed one."""
     style = STYLES["mynet"]
@@ -33,7 +36,7 @@ def dropout_was_not_called() -> list[str]:
     return lines
 
 
-@finding("E002-02")
+@check("E002-02")
 def two_accuracies_of_one_model() -> list[str]:
     """The two accuracies of each network as numbers of the 5,000 validation images."""
     images, lines = 5000, []
@@ -48,7 +51,7 @@ def two_accuracies_of_one_model() -> list[str]:
     return lines
 
 
-@finding("E002-03")
+@check("E002-03")
 def gain_that_is_not_shown() -> list[str]:
     """GoogLeNet's accuracy beside the final MyNet's."""
     before = printed_numbers("002", "2.4", "accuracy", "GoogLeNet")[0]
@@ -60,11 +63,9 @@ def gain_that_is_not_shown() -> list[str]:
     ]
 
 
-@finding("E002-04", conv_output, correlate, count_layers)
+@check("E002-04", conv_output, correlate, count_layers)
 def padding_left_over() -> list[str]:
     """The maps with padding 3 and 1, and the outputs that see padding only."""
-    import numpy as np
-
     lines = []
     for padding in (3, 1):
         sizes = [conv_output(32, 3, 1, padding).output]
@@ -80,7 +81,7 @@ def padding_left_over() -> list[str]:
     return [*lines, f"a 7×7 kernel of stride 1 keeps 32 with padding {seven[0]}: where the 3 comes from"]
 
 
-@finding("E002-05", conv_output)
+@check("E002-05", conv_output)
 def step_of_k_means() -> list[str]:
     """The settings of k-means, and those of the scenes that have a step."""
     from sklearn.cluster import KMeans, kmeans_plusplus
@@ -98,11 +99,9 @@ def step_of_k_means() -> list[str]:
     ]
 
 
-@finding("E002-06")
+@check("E002-06")
 def norm_of_a_matrix() -> list[str]:
     """NumPy's norm of order 1 of a picture as a matrix and as a vector."""
-    import numpy as np
-
     picture = np.array([[1.0, -2.0, 3.0], [4.0, 0.0, -6.0]])
     lines = []
     for order, name in ((1, "L1"), (2, "L2")):
@@ -116,11 +115,9 @@ def norm_of_a_matrix() -> list[str]:
     ]
 
 
-@finding("E002-07")
+@check("E002-07")
 def symmetry_and_accuracy() -> list[str]:
     """A symmetric confusion matrix of low accuracy beside a one-sided one of high accuracy."""
-    import numpy as np
-
     symmetric = np.array([[10, 45, 45], [45, 10, 45], [45, 45, 10]])
     lopsided = np.array([[80, 20, 0], [0, 80, 20], [20, 0, 80]])
     lines = []
@@ -134,7 +131,7 @@ def symmetry_and_accuracy() -> list[str]:
     return lines
 
 
-@finding("E002-08")
+@check("E002-08")
 def k_above_the_baseline() -> list[str]:
     """Table 2 against the baseline, k by k."""
     baseline = printed_numbers("002", "1.2.1", "baseline to pass")[0]
@@ -150,7 +147,7 @@ def k_above_the_baseline() -> list[str]:
     ]
 
 
-@finding("E002-09", create_model, summarize, torch_summary)
+@check("E002-09", create_model, summarize, torch_summary)
 def line_numbers() -> list[str]:
     """What the damaged pages hold, made afresh: convolutions, totals, and lines of the tables."""
     lines = []

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from kerascv_course.analysis import summarize
 from kerascv_course.analysis.arithmetic import conv_output
 from kerascv_course.analysis.structure import segments
 from kerascv_course.models.registry import create_model
-from kerascv_course.reports.evidence import finding, network, printed_numbers
+from kerascv_course.reports.checks.evidence import check, network
+from kerascv_course.reports.targets import printed_numbers
 
 
-@finding("E003-01")
+@check("E003-01")
 def running_means() -> list[str]:
     """The loss of each hundred steps from the printed running means; and a made loss beside its running mean."""
-    import numpy as np
-
     lines = []
     for model in ("VGG16", "ResNet50_layer4"):
         means = np.array(printed_numbers("003", "1 epoch", "running mean", model))
@@ -45,7 +46,7 @@ def running_means() -> list[str]:
     return lines
 
 
-@finding("E003-02", create_model, summarize, segments)
+@check("E003-02", create_model, summarize, segments)
 def weighted_layers() -> list[str]:
     """Blocks and layers with weights on the main path, counted in the network's graph."""
     summary = network("resnet50_cose474")
@@ -67,7 +68,7 @@ def weighted_layers() -> list[str]:
     ]
 
 
-@finding("E003-03", conv_output)
+@check("E003-03", conv_output)
 def half_of_an_odd_size() -> list[str]:
     """The output of a 1×1 convolution of stride 2 for even and odd sizes."""
     sizes = range(1, 33)

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from kerascv_course.core.errors import InputError, UnknownNameError
-from kerascv_course.reports.checks import registry as findings
-from kerascv_course.reports.checks.registry import show
-from kerascv_course.reports.errata import ERRATA, erratum
-from kerascv_course.reports.evidence import FINDINGS, printed, printed_numbers
+from kerascv_course.reports import checks
+from kerascv_course.reports.checks import show
+from kerascv_course.reports.checks.evidence import CHECKS
+from kerascv_course.reports.targets import all_errata, erratum, printed, printed_numbers
 
-IDS = [found.id for found in ERRATA]
-STRICT = [e.id for e in ERRATA if e.kind.split()[0].split("/")[0] in ("arithmetic", "conceptual", "algebra", "sign")]
-MODULES = [*Path(findings.__file__).parent.glob("*.py"), Path(findings.__file__).parents[1] / "evidence.py"]
+IDS = [one.id for one in all_errata()]
+STRICT = [e.id for e in all_errata() if e.kind.split()[0].split("/")[0] in ("arithmetic", "conceptual", "algebra", "sign")]
+MODULES = list(Path(checks.__file__).parent.glob("*.py"))
 NUMBER = re.compile(r"(?<![\d\w)])-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?)|(?<=[a-zA-Z^(])\d+")
 #: Numbers in the right text that name a place or belong to the lost pages: nothing to compute.
 PLACES = {"E000-02": {3}, "E001-08": {2}, "E002-03": {5}, "E002-09": {167, 1, 59, 130, 2}}
@@ -58,7 +58,7 @@ def shown():
 
 
 def test_every_erratum_is_shown_with_lines_and_a_function_that_exists(shown):
-    assert set(FINDINGS) == set(IDS) and len(IDS) == 47
+    assert set(CHECKS) == set(IDS) and len(IDS) == 47
     for identifier, one in shown.items():
         assert one.erratum is erratum(identifier)
         assert one.lines and all(line.strip() and "\n" not in line for line in one.lines)
@@ -145,18 +145,16 @@ def test_the_report_s_wrong_gradient_gives_the_report_s_wrong_end(shown):
 
 
 def test_a_wrong_computation_does_not_pass(monkeypatch):
-    from kerascv_course.reports.checks import report_001 as findings_001
-
     assert in_order("E001-01", show("E001-01").lines)
-    monkeypatch.setattr(findings_001, "SOBEL_X", tuple(zip(*findings_001.SOBEL_X, strict=True)))
+    monkeypatch.setattr(checks.report_001, "SOBEL_X", tuple(zip(*checks.report_001.SOBEL_X, strict=True)))
     assert not in_order("E001-01", show("E001-01").lines)
-    monkeypatch.setattr(findings_001, "_BASE", findings_001._BASE.replace("conv5-64", "conv3-64"))
+    monkeypatch.setattr(checks.report_001, "_BASE", checks.report_001._BASE.replace("conv5-64", "conv3-64"))
     assert missing("E001-04", show("E001-04").lines) and missing("E001-06", show("E001-06").lines)
 
 
 def test_no_right_value_is_typed_in():
     """Neither as text nor as number: four characters or more of a right value stand in no constant, and `correct` is not read."""
-    tokens = {token.lstrip("-") for found in ERRATA for token in NUMBER.findall(found.correct)}
+    tokens = {token.lstrip("-") for found in all_errata() for token in NUMBER.findall(found.correct)}
     right = {float(token.replace(",", "")) for token in tokens if len(token) >= 4}
     assert {51264.0, 390410.0, 0.33013, 23701500.0} <= right
     for path in MODULES:
@@ -173,7 +171,7 @@ def test_no_right_value_is_typed_in():
 
 @pytest.mark.parametrize("identifier", IDS)
 def test_a_source_is_a_function_that_the_finding_calls(shown, identifier):
-    compute = FINDINGS[identifier].compute
+    compute = CHECKS[identifier].compute
     tree = ast.parse(inspect.getsource(compute))
     called = {
         node.func.id if isinstance(node.func, ast.Name) else node.func.attr
@@ -184,15 +182,15 @@ def test_a_source_is_a_function_that_the_finding_calls(shown, identifier):
     # a formula of several steps is worked out by the functions it is made of
     helpers |= {"fully_connected_equivalent": {"count_layers"}, "printed": set()}
     called |= {name for helper, inside in helpers.items() if helper in called for name in inside}
-    for name in FINDINGS[identifier].source.split(", "):
+    for name in CHECKS[identifier].source.split(", "):
         assert name.rpartition(".")[2] in called | {compute.__name__}
 
 
 def test_what_needs_no_network_imports_no_tensorflow(shown):
-    light = [identifier for identifier in IDS if "create_model" not in FINDINGS[identifier].source]
+    light = [identifier for identifier in IDS if "create_model" not in CHECKS[identifier].source]
     assert len(light) > 35
     code = (
-        "import sys; from kerascv_course.reports.checks.registry import show\n"
+        "import sys; from kerascv_course.reports.checks import show\n"
         f"for identifier in {light!r}: show(identifier)\n"
         "assert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)"
     )
