@@ -107,7 +107,7 @@ def _descriptors(data_dir: Path, rounds: int, images: int) -> str:
 
     from export import export_model
     from export.predictor import open_session
-    from kerascv_course.tasks.scenes.sift import DenseSIFT, Grid
+    from kerascv_course.tasks.scenes.features import DenseSIFT, Grid
 
     pixels = _pictures(data_dir, BATCH)
     image = keras.Input((200, 200, 1), dtype="uint8", name="image")
@@ -143,7 +143,7 @@ def _opencv(pixels: np.ndarray) -> Callable[[], Any]:
     """OpenCV's descriptors of pictures at the places of the grid."""
     import cv2
 
-    from kerascv_course.tasks.scenes.sift import Grid
+    from kerascv_course.tasks.scenes.features import Grid
 
     grid, middle = Grid(200, 200, STEP, BIN), 1.5 * BIN
     keypoints = [cv2.KeyPoint(float(x + middle), float(y + middle), BIN / 1.5, 0.0) for y in grid.rows for x in grid.columns]
@@ -168,16 +168,16 @@ def _breakdown(data_dir: Path, rounds: int, images: int) -> str:
     start_tensorflow()
     import tensorflow as tf
 
-    from kerascv_course.tasks.scenes import sift
+    from kerascv_course.tasks.scenes import features
 
     pixels = _pictures(data_dir, BATCH)
-    layer, tensor = sift.DenseSIFT(STEP, (BIN,)), tf.constant(pixels)
+    layer, tensor = features.DenseSIFT(STEP, (BIN,)), tf.constant(pixels)
     (grid,) = layer.grids(200, 200)
     calls: dict[str, Callable[[], Any]] = {}
     values: Any = (tf.cast(tensor[..., 0], tf.float32),)
     steps: dict[str, Callable[..., Any]] = {
         "gradients": layer._gradients,
-        "shares of eight orientations": lambda vertical, horizontal: sift._orientation_maps(vertical, horizontal, 512),
+        "shares of eight orientations": lambda vertical, horizontal: features._orientation_maps(vertical, horizontal, 512),
         "windows, at the bin centres": lambda maps: layer._windows(maps, grid, BIN),
         "a row of bins for each descriptor": lambda binned: layer._collect(binned, grid, BIN),
         "weigh, normalise, clip, normalise, round": lambda bins: layer._normalize(bins, 1.0),
@@ -209,9 +209,8 @@ def _stream(data_dir: Path, rounds: int, images: int) -> str:
     start_tensorflow()
     import keras
 
-    from kerascv_course.tasks.scenes.by_image import by_image
     from kerascv_course.tasks.scenes.encoders import BagOfWords
-    from kerascv_course.tasks.scenes.sift import DenseSIFT
+    from kerascv_course.tasks.scenes.features import DenseSIFT, by_image
 
     pixels = _pictures(data_dir, images)
     image = keras.Input((200, 200, 1), batch_size=1, dtype="uint8", name="image")

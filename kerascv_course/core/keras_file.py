@@ -21,7 +21,7 @@ MAX_RATIO, ALWAYS_ALLOWED = 100, 16 * 2**20
 #: Modules with layers that are saved in files.
 OWN_LAYERS = (
     "kerascv_course.tasks.retrieval.losses",
-    *(f"kerascv_course.tasks.scenes.{name}" for name in ("by_image", "encoders", "neighbors", "sift", "svm", "tiny")),
+    *(f"kerascv_course.tasks.scenes.{name}" for name in ("features", "encoders", "classifiers")),
 )
 
 #: Longest configuration that is read, bytes.

@@ -1,11 +1,12 @@
-"""Descriptors of an image to one vector: histograms of words, VLAD, Fisher vectors, over the cells of a spatial pyramid.
+"""Encoders of descriptors: histograms of words, VLAD and Fisher vectors over a spatial pyramid, and the learning of their parameters.
 
-All are sums over descriptors, so a coarse cell of the pyramid is the sum of the fine ones: descriptors are put into the order of
-the finest cells once, and each is looked at once.
+Every encoding is a sum over descriptors, so a coarse cell of the pyramid is the sum of its fine cells: descriptors are sorted by the
+finest cells once, and each is encoded once.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -13,26 +14,44 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
+from tqdm import tqdm
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.tasks.scenes.fixed import FixedLayer, to_float32
+from kerascv_course.tasks.scenes.features import FixedLayer, to_float32
 
-__all__ = ["VLAD", "BagOfWords", "Compress", "Encoder", "FisherVector", "Normalize", "cell_order", "pyramid_weights"]
+__all__ = [
+    "VLAD",
+    "BagOfWords",
+    "Compress",
+    "Encoder",
+    "FisherVector",
+    "Normalize",
+    "cell_order",
+    "find_words",
+    "fit_mixture",
+    "principal_axes",
+    "pyramid_weights",
+    "root_shares",
+    "sample_descriptors",
+]
 
 Norm = Literal["none", "l1", "l2", "hellinger", "power"]
 
 _TINY = 1e-12
 
+#: k-means: descriptors used to initialize, batch size, and average number of passes over the descriptors.
+START, BATCH, PASSES = 10_000, 8192, 10
+
 
 def cell_order(centers: np.ndarray, levels: int) -> tuple[np.ndarray, list[int]]:
-    """Sort descriptors by the cells of the finest level of a pyramid, 2^(levels − 1) a side.
+    """Sort descriptors by the cells of the finest level of a pyramid, which has 2^(levels − 1) cells per side.
 
     Args:
-        centers: (N, 2), y and x as shares of height and width, 0–1.
+        centers: (N, 2), y and x relative to height and width, 0–1.
         levels: 1 or more.
 
     Returns:
-        int32 (N,): positions in the new order; and the number of descriptors of each cell, row by row.
+        int32 (N,), the sorted order; and the number of descriptors in each cell, row by row.
     """
     side = 2 ** (levels - 1)
     place = np.minimum((centers * side).astype(int), side - 1)
@@ -48,11 +67,11 @@ def pyramid_weights(levels: int) -> np.ndarray:
 
 
 class Encoder(FixedLayer):
-    """Sums over the descriptors of each cell of a pyramid: (batch, descriptors, dimensions) to (batch, cells, values).
+    """Sums over the descriptors in each cell of a pyramid: (batch, descriptors, dimensions) to (batch, cells, values).
 
     Args:
-        cell_sizes: descriptors in each cell of the finest level, from `cell_order`.
-        precision: float type of sums that are no whole numbers; ``"float64"`` before neighbours, whose answer jumps.
+        cell_sizes: number of descriptors in each cell of the finest level, from `cell_order`.
+        precision: float type of fractional sums; ``"float64"`` before nearest neighbors, whose answer is discontinuous.
     """
 
     def __init__(self, cell_sizes: Sequence[int], precision: Literal["float32", "float64"] = "float32", **kwargs: Any) -> None:
@@ -62,19 +81,19 @@ class Encoder(FixedLayer):
         self.order = self.add_weight(shape=(sum(cell_sizes),), dtype="int32", initializer="zeros", name="order")
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+        """Constructor arguments."""
         return {**super().get_config(), "cell_sizes": self.cell_sizes, "precision": self.precision}
 
     def values(self, dimensions: int) -> int:
-        """Length of a cell's vector, from that of a descriptor."""
+        """Length of the vector of a cell, from the length of a descriptor."""
         raise NotImplementedError
 
     def sums(self, descriptors: Any) -> Any:
-        """One cell's (batch, values) from its descriptors (batch, descriptors, dimensions)."""
+        """Sum over the descriptors of one cell: (batch, descriptors, dimensions) to (batch, values)."""
         raise NotImplementedError
 
     def finish(self, sums: Any) -> Any:
-        """What a cell's sums (batch, cells, values) become."""
+        """Postprocess the sums of all cells (batch, cells, values)."""
         return sums
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
@@ -82,7 +101,7 @@ class Encoder(FixedLayer):
         return input_shape[0], sum(4**level for level in range(self.levels)), self.values(int(input_shape[2] or 0))
 
     def call(self, descriptors: Any) -> Any:
-        """Vectors of the cells, coarse levels first."""
+        """Vectors of the cells (batch, cells, values), coarse levels first."""
         if len(self.cell_sizes) == 1:
             return self.finish(self.sums(descriptors)[:, None])
         ordered = ops.take(descriptors, self.order, axis=1)
@@ -99,11 +118,11 @@ class Encoder(FixedLayer):
 
 
 class _WordEncoder(Encoder):
-    """What histograms and VLAD share: the words.
+    """Encoder with visual words.
 
     Args:
-        words: how many.
-        dimensions: of a word, as of a descriptor.
+        words: number of words.
+        dimensions: of a word, same as of a descriptor.
     """
 
     def __init__(self, cell_sizes: Sequence[int], words: int, dimensions: int, **kwargs: Any) -> None:
@@ -112,19 +131,19 @@ class _WordEncoder(Encoder):
         self.centers = self.add_weight(shape=(words, dimensions), initializer="zeros", name="words")
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+        """Constructor arguments."""
         return {**super().get_config(), "words": self.words, "dimensions": self.dimensions}
 
     def closeness(self, descriptors: Any) -> Any:
-        """(batch, descriptors, words): larger is nearer; half of ‖x‖² − ‖x − word‖². Exact for whole numbers below 2¹⁶."""
+        """(‖x‖² − ‖x − word‖²) / 2, (batch, descriptors, words), larger for closer words. Exact for integers below 2¹⁶."""
         words = ops.cast(self.centers, descriptors.dtype)
         return ops.matmul(descriptors, ops.transpose(words)) - ops.sum(words * words, axis=1) / 2.0
 
     def nearest(self, descriptors: Any) -> Any:
-        """One-hot nearest word in the descriptors' type, of equally near ones the first."""
-        # not keras.ops.argmax, whose handling of −0 by bits cannot be converted to ONNX
+        """One-hot nearest word in the type of the descriptors, ties to the first."""
+        # keras.ops.argmax handles −0 by bit operations that cannot be converted to ONNX
         word = tf.argmax(self.closeness(descriptors), axis=-1, output_type=tf.int32)
-        # nor one_hot, whose size is a list of one number in ONNX, on which ONNX's own evaluator fails with NumPy 2.4
+        # one_hot has its size in a list of one number in ONNX, on which the reference evaluator fails with NumPy 2.4
         return ops.cast(word[..., None] == np.arange(self.words, dtype=np.int32), descriptors.dtype)
 
 
@@ -133,8 +152,8 @@ class BagOfWords(_WordEncoder):
     """Histogram of visual words (Csurka et al. 2004).
 
     Args:
-        soft: 0: each descriptor counts for its nearest word; above: for all words by a Gaussian of this standard deviation in
-            descriptor units, shares adding up to one (van Gemert et al. 2008, equation 5: codeword uncertainty).
+        soft: 0: each descriptor counts for its nearest word; above 0: for all words, by a Gaussian of this standard deviation in
+            descriptor units, normalized to a sum of 1 (van Gemert et al. 2008, equation 5: codeword uncertainty).
     """
 
     def __init__(self, cell_sizes: Sequence[int], words: int, dimensions: int, soft: float = 0.0, **kwargs: Any) -> None:
@@ -142,15 +161,15 @@ class BagOfWords(_WordEncoder):
         self.soft = soft
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+        """Constructor arguments."""
         return {**super().get_config(), "soft": self.soft}
 
     def values(self, dimensions: int) -> int:
-        """A count a word."""
+        """One count per word."""
         return self.words
 
     def sums(self, descriptors: Any) -> Any:
-        """Counts."""
+        """Counts of the words."""
         if not self.soft:
             return ops.sum(self.nearest(descriptors), axis=1)
         shares = ops.softmax(ops.cast(self.closeness(descriptors), self.precision) / self.soft**2, axis=-1)
@@ -159,10 +178,10 @@ class BagOfWords(_WordEncoder):
 
 @keras.saving.register_keras_serializable(package="kerascv_course")
 class VLAD(_WordEncoder):
-    """Sums of differences from the nearest word (Jégou et al. 2010), each word's part brought to norm 1 (Arandjelović 2013)."""
+    """Sums of differences to the nearest word (Jégou et al. 2010), normalized per word (Arandjelović 2013)."""
 
     def values(self, dimensions: int) -> int:
-        """A difference a word."""
+        """One difference per word."""
         return self.words * dimensions
 
     def sums(self, descriptors: Any) -> Any:
@@ -173,7 +192,7 @@ class VLAD(_WordEncoder):
         return ops.reshape(total - counts * ops.cast(self.centers, total.dtype), (-1, self.words * self.dimensions))
 
     def finish(self, sums: Any) -> Any:
-        """Each word's part to norm 1."""
+        """Normalize the part of each word."""
         cells = sums.shape[1]
         parts = ops.cast(ops.reshape(sums, (-1, cells, self.words, self.dimensions)), self.precision)
         return ops.reshape(_divide(parts, _l2(parts)), (-1, cells, self.words * self.dimensions))
@@ -181,10 +200,10 @@ class VLAD(_WordEncoder):
 
 @keras.saving.register_keras_serializable(package="kerascv_course")
 class FisherVector(Encoder):
-    """Gradients of the log-likelihood by means and deviations of a Gaussian mixture (Perronnin et al. 2010, equations 4 and 5).
+    """Gradients of the log-likelihood of a Gaussian mixture in its means and deviations (Perronnin et al. 2010, equations 4 and 5).
 
     Args:
-        components: of the mixture, with diagonal covariances.
+        components: of the mixture, which has diagonal covariances.
         dimensions: of a descriptor.
     """
 
@@ -197,15 +216,15 @@ class FisherVector(Encoder):
         self.priors = self.add_weight(shape=(components,), initializer="ones", name="priors")
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+        """Constructor arguments."""
         return {**super().get_config(), "components": self.components, "dimensions": self.dimensions}
 
     def values(self, dimensions: int) -> int:
-        """Two numbers a component and dimension."""
+        """Two numbers per component and dimension."""
         return 2 * self.components * dimensions
 
     def sums(self, descriptors: Any) -> Any:
-        """Σ γ, Σ γ x and Σ γ x² of each component, one after the other: (batch, components · (1 + 2 · dimensions))."""
+        """Σ γ, Σ γ x and Σ γ x² of each component: (batch, components · (1 + 2 · dimensions))."""
         x = ops.cast(descriptors, self.precision)
         both = ops.concatenate([x, x * x], axis=-1)
         means, variances, priors = (ops.cast(w, self.precision) for w in (self.means, self.variances, self.priors))
@@ -217,7 +236,7 @@ class FisherVector(Encoder):
         return ops.reshape(ops.concatenate([counts, moments], axis=-1), (-1, self.components * (1 + 2 * self.dimensions)))
 
     def finish(self, sums: Any) -> Any:
-        """The gradients (batch, cells, values), but for the division by the number of descriptors, which normalising undoes."""
+        """Gradients (batch, cells, values), not divided by the number of descriptors, which cancels in the normalization."""
         cells = sums.shape[1]
         parts = ops.reshape(sums, (-1, cells, self.components, 1 + 2 * self.dimensions))
         counts, first, second = parts[..., :1], parts[..., 1 : 1 + self.dimensions], parts[..., 1 + self.dimensions :]
@@ -231,10 +250,10 @@ class FisherVector(Encoder):
 
 @keras.saving.register_keras_serializable(package="kerascv_course")
 class Compress(FixedLayer):
-    """Descriptors to fewer dimensions: square roots of their shares (Arandjelović and Zisserman 2012), then PCA.
+    """Reduce descriptors: L1 normalization and square root (RootSIFT, Arandjelović and Zisserman 2012), then PCA.
 
     Args:
-        inputs: dimensions of a descriptor, whose values are 0 or more.
+        inputs: dimensions of a descriptor, whose values are nonnegative.
         outputs: dimensions kept.
         precision: float type.
     """
@@ -246,7 +265,7 @@ class Compress(FixedLayer):
         self.axes = self.add_weight(shape=(inputs, outputs), initializer="zeros", name="axes")
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+        """Constructor arguments."""
         return {**super().get_config(), "inputs": self.inputs, "outputs": self.outputs, "precision": self.precision}
 
     def compute_output_spec(self, descriptors: Any) -> keras.KerasTensor:
@@ -260,23 +279,22 @@ class Compress(FixedLayer):
 
 
 def root_shares(values: Any) -> Any:
-    """Square roots of the shares of the last axis, zero where there is nothing: Euclidean norm 1."""
+    """Square roots of the L1-normalized last axis, Euclidean norm 1; zero vectors stay zero."""
     return ops.sqrt(_divide(values, ops.sum(values, axis=-1, keepdims=True)))
 
 
 @keras.saving.register_keras_serializable(package="kerascv_course")
 class Normalize(FixedLayer):
-    """The cells' vectors to one: (batch, cells, values) to float32 (batch, cells · values).
+    """Normalize, weight and concatenate the vectors of the cells: (batch, cells, values) to float32 (batch, cells · values).
 
-    Each cell is normalised, weighed, and they are laid side by side. A cell of zeros stays so.
+    Zero cells stay zero.
 
     Args:
-        norm: ``"l1"``: absolute values add up to 1; ``"l2"``: Euclidean norm 1; ``"hellinger"``: square roots of the L1 shares;
-            ``"power"``: signed square roots, then L2 (Perronnin et al. 2010); ``"none"``.
-        weights: of each cell; with ``l2``, ``hellinger`` and ``power`` their square roots are taken, so that products of two
-            vectors are weighed by them.
-        whole: normalise all cells together by the sums of the first (level 0), as Lazebnik's pyramid does: then a match counts
-            as much in a sparse cell as in a full one.
+        norm: ``"l1"``: absolute values sum to 1; ``"l2"``: Euclidean norm 1; ``"hellinger"``: square root after L1; ``"power"``:
+            signed square root, then L2 (Perronnin et al. 2010); ``"none"``.
+        weights: of the cells; ``l2``, ``hellinger`` and ``power`` use their square roots, so that dot products are weighted by them.
+        whole: normalize all cells by the first one (level 0), as Lazebnik's pyramid does; a match then counts as much in a sparse
+            cell as in a full one.
     """
 
     def __init__(self, norm: Norm = "l1", weights: Sequence[float] = (1.0,), whole: bool = False, **kwargs: Any) -> None:
@@ -284,7 +302,7 @@ class Normalize(FixedLayer):
         self.norm, self.weights_of_cells, self.whole = norm, list(weights), whole
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+        """Constructor arguments."""
         return {**super().get_config(), "norm": self.norm, "weights": self.weights_of_cells, "whole": self.whole}
 
     def compute_output_spec(self, cells: Any) -> keras.KerasTensor:
@@ -292,7 +310,7 @@ class Normalize(FixedLayer):
         return keras.KerasTensor((cells.shape[0], cells.shape[1] * cells.shape[2]), dtype="float32")
 
     def call(self, cells: Any) -> Any:
-        """The vector."""
+        """(batch, cells, values) to (batch, cells · values), computed in float64."""
         x = ops.cast(cells, "float64")
         if self.norm == "power":
             x = ops.sign(x) * ops.sqrt(ops.abs(x))
@@ -314,18 +332,152 @@ def _l2(values: Any) -> Any:
 
 
 def _divide(values: Any, size: Any) -> Any:
-    """Values over their size; zero where that is zero."""
+    """Values divided by their size; zero where it is zero."""
     return values / ops.maximum(size, _TINY)
 
 
-def check_words(words: int, descriptors: int) -> None:
-    """Refuse more words than there are descriptors to find them in.
+# --- learning words, axes and mixtures --------------------------------------------------------------------------------
+
+
+def sample_descriptors(model: keras.Model, images: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Sample descriptors at random positions, equally many from each image.
+
+    Args:
+        model: one uint8 image (1, height, width, channels) to descriptors (1, N, dimensions).
+        images: uint8 (M, height, width, channels).
+        count: total number of descriptors, approximately.
+        seed: of the positions.
+
+    Returns:
+        float32 (about `count`, dimensions), without zero descriptors.
 
     Raises:
-        InputError: that is so.
+        InputError: no image has any contrast.
     """
+    describe = tf.function(lambda image: model(image)[0], reduce_retracing=True)
+    per_image = -(-count // len(images))
+    rng = np.random.default_rng(seed)
+    found = []
+    for image in tqdm(images, desc="sampling descriptors", leave=False, disable=None):
+        descriptors = describe(tf.constant(image[None])).numpy()
+        descriptors = descriptors[descriptors.any(axis=1)]
+        found.append(descriptors[rng.permutation(len(descriptors))[:per_image]])
+    sample = np.concatenate(found)
+    if not len(sample):
+        raise InputError("the training images have no contrast, so no words can be learned from them")
+    return sample
+
+
+def _check_words(words: int, descriptors: int) -> None:
     if words > descriptors:
         raise InputError(
-            f"a vocabulary has at most as many words as descriptors to learn it from; received {words:,} words for "
-            f"{descriptors:,} different descriptors: use fewer words, a smaller step or more images"
+            f"a vocabulary cannot have more words than distinct descriptors to learn from; received {words:,} words for "
+            f"{descriptors:,} descriptors: use fewer words, a smaller step or more images"
         )
+
+
+def find_words(sample: np.ndarray, words: int, seed: int) -> np.ndarray:
+    """Find visual words by mini-batch k-means (Sculley 2010), initialized by k-means++.
+
+    Args:
+        sample: float32 (N, dimensions).
+        words: number of words.
+        seed: of the initialization and of the batches.
+
+    Returns:
+        float32 (words, dimensions).
+
+    Raises:
+        InputError: more words than distinct descriptors.
+    """
+    from sklearn.cluster import MiniBatchKMeans, kmeans_plusplus
+
+    rng = np.random.default_rng(seed)
+    start = sample[rng.permutation(len(sample))[: max(START, 5 * words)]]
+    _check_words(words, len(sample))
+    if words > len(start) // 10:
+        _check_words(words, len(np.unique(sample, axis=0)))
+    centers, _ = kmeans_plusplus(start, words, random_state=seed)
+    batch = min(max(BATCH, 10 * words), len(sample))
+    steps = -(-PASSES * len(sample) // batch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about threads, on Windows
+        machine = MiniBatchKMeans(words, init=centers, n_init=1, batch_size=batch, random_state=seed)
+        for _ in tqdm(range(steps), desc=f"{words} words", leave=False, disable=None):
+            machine.partial_fit(sample[rng.integers(0, len(sample), batch)])
+    return machine.cluster_centers_.astype(np.float32)
+
+
+def principal_axes(sample: np.ndarray, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and axes of largest variance.
+
+    Args:
+        sample: (N, D).
+        dimensions: axes to keep, 1 to D.
+
+    Returns:
+        float32 (D,) and (D, dimensions), columns of norm 1.
+
+    Raises:
+        InputError: more axes than dimensions.
+    """
+    if not 1 <= dimensions <= sample.shape[1]:
+        raise InputError(f"descriptors of {sample.shape[1]} values can be compressed to 1 to as many; received {dimensions}")
+    mean = sample.mean(axis=0, dtype=np.float64)
+    _, vectors = np.linalg.eigh(np.cov(sample, rowvar=False, dtype=np.float64))
+    axes = vectors[:, ::-1][:, :dimensions]
+    axes = axes * np.where(axes[np.abs(axes).argmax(axis=0), np.arange(dimensions)] < 0, -1, 1)
+    return mean.astype(np.float32), axes.astype(np.float32)
+
+
+def fit_mixture(sample: np.ndarray, components: int, seed: int, iterations: int = 25) -> dict[str, np.ndarray]:
+    """Fit a Gaussian mixture with diagonal covariances by expectation maximization, initialized by k-means.
+
+    Args:
+        sample: float32 (N, dimensions).
+        components: number of Gaussians.
+        seed: of the initialization.
+        iterations: at most.
+
+    Returns:
+        float32 ``means`` and ``variances`` (components, dimensions), ``priors`` (components,), which sum to 1.
+
+    Raises:
+        InputError: more components than distinct descriptors.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    centers = find_words(sample, components, seed)
+    nearest = (sample @ centers.T - 0.5 * (centers**2).sum(axis=1)).argmax(axis=1)
+    counts = np.maximum(np.bincount(nearest, minlength=components), 1)
+    least = 1e-4 * float(sample.var(axis=0).mean())
+    squares = np.stack(
+        [np.bincount(nearest, (sample[:, d] - centers[nearest, d]) ** 2, components) for d in range(sample.shape[1])]
+    )
+    mixture = GaussianMixture(
+        components,
+        covariance_type="diag",
+        means_init=centers,
+        weights_init=counts / counts.sum(),
+        precisions_init=1 / (squares.T / counts[:, None] + least),
+        init_params="random_from_data",  # overridden by the values above
+        reg_covar=least,
+        max_iter=1,
+        warm_start=True,
+        random_state=seed,
+        tol=0.0,
+    )
+    before = -np.inf
+    for _ in (bar := tqdm(range(iterations), desc=f"{components} Gaussians", leave=False, disable=None)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # not converged after one iteration
+            mixture.fit(sample)
+        bar.set_postfix(likelihood=f"{mixture.lower_bound_:.3f}")
+        if mixture.lower_bound_ < before + 5e-3:
+            break
+        before = mixture.lower_bound_
+    return {
+        "means": mixture.means_.astype(np.float32),
+        "variances": mixture.covariances_.astype(np.float32),
+        "priors": mixture.weights_.astype(np.float32),
+    }

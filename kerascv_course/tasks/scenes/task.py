@@ -16,10 +16,9 @@ from kerascv_course.config import Recipe
 from kerascv_course.core.errors import InputError
 from kerascv_course.data import DataInfo, Split, Splits
 from kerascv_course.tasks.classification.task import class_samples
-from kerascv_course.tasks.scenes.neighbors import check_neighbors
+from kerascv_course.tasks.scenes.classifiers import check_classes, check_neighbors
+from kerascv_course.tasks.scenes.features import Grid
 from kerascv_course.tasks.scenes.pipeline import Features, classifier_fitter, scores
-from kerascv_course.tasks.scenes.sift import Grid
-from kerascv_course.tasks.scenes.svm import check_classes
 
 __all__ = ["SHORT_NAMES", "SceneRecognition", "asymmetry", "confused_pairs", "confusion", "short_names"]
 

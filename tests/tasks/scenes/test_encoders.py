@@ -1,4 +1,4 @@
-"""Histograms, VLAD, Fisher vectors and pyramids against loops; words, mixtures and axes; the cache."""
+"""Histograms, VLAD, Fisher vectors and pyramids against loops; learning of words, mixtures and axes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.tasks.scenes import cache
 from kerascv_course.tasks.scenes.encoders import (
     VLAD,
     BagOfWords,
@@ -15,17 +14,19 @@ from kerascv_course.tasks.scenes.encoders import (
     FisherVector,
     Normalize,
     cell_order,
+    find_words,
+    fit_mixture,
+    principal_axes,
     pyramid_weights,
+    sample_descriptors,
 )
-from kerascv_course.tasks.scenes.tiny import TinyImage
-from kerascv_course.tasks.scenes.vocabulary import find_words, fit_mixture, principal_axes, sample_descriptors
 
 numpy = keras.ops.convert_to_numpy
 
 
 @pytest.fixture
 def some():
-    """Descriptors (1, 40, 6) of whole numbers, their places, and five words."""
+    """Integer descriptors (1, 40, 6), their positions, and five words."""
     rng = np.random.default_rng(0)
     return (
         rng.integers(0, 30, (1, 40, 6)).astype(np.float32),
@@ -38,7 +39,7 @@ def nearest(descriptors: np.ndarray, words: np.ndarray) -> np.ndarray:
     return ((descriptors[:, None] - words) ** 2).sum(2).argmin(1)
 
 
-def test_a_pyramid_of_histograms_counts_words_in_each_cell(some):
+def test_bag_of_words_counts_words_in_each_cell_of_a_pyramid(some):
     descriptors, places, words = some
     order, sizes = cell_order(places, 3)
     bag = BagOfWords(sizes, 5, 6)
@@ -57,7 +58,7 @@ def test_a_pyramid_of_histograms_counts_words_in_each_cell(some):
                 row += 1
 
 
-def test_soft_counts_are_shares_by_distance_and_tend_to_hard_ones(some):
+def test_soft_bag_of_words_weights_by_distance_and_approaches_hard_counts(some):
     descriptors, _, words = some
     square = ((descriptors[0][:, None] - words) ** 2).sum(2)
     shares = np.exp(-0.5 * square / 20.0**2)
@@ -68,7 +69,7 @@ def test_soft_counts_are_shares_by_distance_and_tend_to_hard_ones(some):
         np.testing.assert_allclose(numpy(bag(descriptors))[0, 0], expected, atol=1e-9)
 
 
-def test_vlad_sums_differences_and_brings_each_word_to_norm_1(some):
+def test_vlad_sums_differences_and_normalizes_each_word(some):
     descriptors, places, words = some
     order, sizes = cell_order(places, 2)
     vlad = VLAD(sizes, 5, 6)
@@ -79,7 +80,7 @@ def test_vlad_sums_differences_and_brings_each_word_to_norm_1(some):
     np.testing.assert_allclose(numpy(vlad(descriptors))[0, 0], (sums / np.maximum(norms, 1e-12)).ravel(), atol=1e-6)
 
 
-def test_fisher_vectors_are_gradients_of_the_likelihood():
+def test_fisher_vector_is_the_gradient_of_the_likelihood():
     rng = np.random.default_rng(1)
     x = rng.normal(size=(1, 30, 3))
     means, variances = rng.normal(size=(4, 3)), rng.uniform(0.5, 2, (4, 3))
@@ -112,22 +113,22 @@ def test_fisher_vectors_are_gradients_of_the_likelihood():
         ("power", [[0.6, 0.8, 0], [0, 0, 0]]),
     ],
 )
-def test_cells_are_normalised_and_empty_ones_stay_zero(norm, expected):
+def test_normalize_keeps_empty_cells_zero(norm, expected):
     cells = np.array([[[9, 16, 0], [0, 0, 0]]], np.float32)
     found = numpy(Normalize(norm, [1.0, 1.0])(cells))
     np.testing.assert_allclose(found[0], np.ravel(expected), atol=1e-7)
 
 
-def test_pyramid_weights_are_those_of_the_paper():
+def test_pyramid_weights_follow_the_paper():
     np.testing.assert_array_equal(pyramid_weights(3), np.repeat([0.25, 0.25, 0.5], [1, 4, 16]))
     cells = np.ones((1, 5, 2), np.float32)
-    weighed = numpy(Normalize("l1", pyramid_weights(2).tolist(), whole=True)(cells))
-    assert weighed.shape == (1, 10) and weighed[0, 0] == 0.25
-    # products of two l2 vectors are weighed, so the vectors have the roots
+    weighted = numpy(Normalize("l1", pyramid_weights(2).tolist(), whole=True)(cells))
+    assert weighted.shape == (1, 10) and weighted[0, 0] == 0.25
+    # dot products of l2 vectors are weighted, so vectors are scaled by the square roots
     assert numpy(Normalize("l2", [0.25])(np.array([[[3.0, 4.0]]])))[0] == pytest.approx([0.3, 0.4])
 
 
-def test_compress_takes_roots_of_shares_and_projects():
+def test_compress_applies_root_sift_and_pca():
     rng = np.random.default_rng(2)
     x = rng.integers(0, 9, (1, 50, 8)).astype(np.float32)
     x[0, 0] = 0
@@ -141,15 +142,7 @@ def test_compress_takes_roots_of_shares_and_projects():
         principal_axes(roots[0], 9)
 
 
-def test_tiny_images_are_centred_and_normalised():
-    image = np.array([0, 10, 20, 50], np.uint8).reshape(1, 2, 2, 1)
-    np.testing.assert_allclose(numpy(TinyImage()(image))[0], np.array([-20, -10, 0, 30]) / 60, rtol=1e-6)
-    np.testing.assert_allclose(numpy(TinyImage(norm="l2")(image))[0], np.array([-20, -10, 0, 30]) / 1400**0.5, rtol=1e-6)
-    np.testing.assert_allclose(numpy(TinyImage(center=False, norm="none")(image))[0], [0, 10, 20, 50])
-    assert not numpy(TinyImage()(np.full((1, 4, 4, 3), 9, np.uint8))).any()
-
-
-def test_words_are_found_where_descriptors_gather():
+def test_find_words_and_fit_mixture_find_clusters():
     rng = np.random.default_rng(3)
     middles = rng.integers(0, 60, (4, 8))
     sample = (middles[rng.integers(0, 4, 2000)] + rng.normal(0, 1, (2000, 8))).astype(np.float32)
@@ -164,36 +157,14 @@ def test_words_are_found_where_descriptors_gather():
 @pytest.mark.parametrize(
     "learn", [lambda sample, count: find_words(sample, count, 0), lambda sample, count: fit_mixture(sample, count, 0)]
 )
-def test_more_words_than_descriptors_are_refused(learn):
+def test_more_words_than_descriptors_are_rejected(learn):
     sample = np.repeat(np.arange(12, dtype=np.float32).reshape(6, 2), 3, axis=0)
-    with pytest.raises(InputError, match=r"at most as many words as descriptors .* received 7 words for 6"):
+    with pytest.raises(InputError, match="more words than distinct descriptors .* received 7 words for 6"):
         learn(sample, 7)
 
 
-def test_pictures_without_contrast_have_nothing_to_learn_from():
+def test_sample_descriptors_rejects_images_without_contrast():
     image = keras.Input((4, 4, 1), batch_size=1, dtype="uint8")
     model = keras.Model(image, keras.ops.zeros((1, 5, 128)) * keras.ops.cast(image[:, 0, 0, 0], "float32")[:, None, None])
-    with pytest.raises(InputError, match="no contrast anywhere"):
+    with pytest.raises(InputError, match="no contrast, so no words"):
         sample_descriptors(model, np.full((3, 4, 4, 1), 8, np.uint8), 10, 0)
-
-
-def test_the_cache_keeps_arrays_by_content_and_mends_damaged_files(tmp_path, monkeypatch):
-    monkeypatch.setenv("KERASCV_COURSE_CACHE", str(tmp_path))
-    calls = []
-
-    def compute():
-        calls.append(1)
-        return {"x": np.arange(3)}
-
-    key = cache.digest(np.zeros(2), {"step": 3})
-    assert key != cache.digest(np.zeros(2), {"step": 4}) and key != cache.digest(np.zeros(2, np.float32), {"step": 3})
-    for _ in range(2):
-        np.testing.assert_array_equal(cache.cached("things", key, compute)["x"], [0, 1, 2])
-    assert len(calls) == 1
-    (file,) = tmp_path.glob("things/*.npz")
-    for damaged in (file.read_bytes()[:-30], b"", b"no archive"):
-        file.write_bytes(damaged)
-        np.testing.assert_array_equal(cache.cached("things", key, compute)["x"], [0, 1, 2])
-    assert len(calls) == 4
-    np.savez(file, x=np.array([{"a": 1}], dtype=object))  # a pickle inside is not opened
-    np.testing.assert_array_equal(cache.cached("things", key, compute)["x"], [0, 1, 2])

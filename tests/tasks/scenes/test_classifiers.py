@@ -1,4 +1,4 @@
-"""Distances against SciPy's, votes and ties by hand, support vector machines, kernels by feature maps."""
+"""Distances against SciPy, votes and ties by hand, support vector machines against scikit-learn, kernel feature maps."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import keras
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
+from sklearn.svm import SVC
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.tasks.scenes.neighbors import DISTANCES, Neighbors, distances, vote
-from kerascv_course.tasks.scenes.svm import KernelMap, LinearMachine
+from kerascv_course.tasks.scenes.classifiers import DISTANCES, KernelMap, LinearMachine, Neighbors, distances, vote
 
 numpy = keras.ops.convert_to_numpy
 
 
 @pytest.mark.parametrize("metric", DISTANCES)
-def test_distances(metric):
+def test_distances_equal_scipy(metric):
     rng = np.random.default_rng(0)
     a, b = rng.dirichlet(np.ones(7), 5), rng.dirichlet(np.ones(7), 6)
     if metric == "chi2":
@@ -29,7 +29,7 @@ def test_distances(metric):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_minkowski_of_1_and_2_are_the_city_block_and_euclid():
+def test_minkowski_distance_with_power_1_and_2():
     a = np.random.default_rng(1).normal(size=(4, 5))
     for power, metric in ((1.0, "cityblock"), (2.0, "euclidean")):
         np.testing.assert_allclose(
@@ -38,35 +38,35 @@ def test_minkowski_of_1_and_2_are_the_city_block_and_euclid():
 
 
 @pytest.mark.parametrize("metric", DISTANCES)
-def test_zero_vectors_have_a_distance(metric):
+def test_distances_of_zero_vectors_are_finite(metric):
     found = numpy(distances(np.zeros((1, 3)), np.array([[0, 0, 0], [0.5, 0.5, 0]]), metric))
     assert np.isfinite(found).all()
 
 
-def test_ties_of_votes():
+def test_vote_breaks_ties():
     labels = np.eye(3, dtype=np.float32)[[2, 1, 1, 2, 0]]
     away = np.array([[0.1, 0.2, 0.3, 0.4, 0.5]], np.float32)
     assert numpy(vote(away, labels, 4, "mode")).tolist() == [[0.0, 0.5, 0.5]]  # argmax takes the first: class 1
-    assert numpy(vote(away, labels, 4, "nearest")).argmax() == 2  # its picture is nearest
-    assert numpy(vote(away, labels, 3, "nearest")).argmax() == 1  # a majority stays one
+    assert numpy(vote(away, labels, 4, "nearest")).argmax() == 2  # its image is closest
+    assert numpy(vote(away, labels, 3, "nearest")).argmax() == 1  # the majority wins
     weighted = numpy(vote(away, labels, 2, "distance"))[0]
     np.testing.assert_allclose(weighted, [0, 1 / 3, 2 / 3], rtol=1e-6)
 
 
-def test_of_equally_distant_pictures_the_first_votes():
+def test_vote_of_equidistant_images_goes_to_the_first():
     labels = np.eye(3, dtype=np.float32)[[1, 0, 2]]
     assert numpy(vote(np.zeros((1, 3), np.float32), labels, 1, "mode")).argmax() == 1
 
 
-def test_distances_that_differ_by_rounding_only_are_equal():
-    """The sums 0.1 + 0.2 + … of two orders differ in float64; neighbours must not."""
+def test_distances_that_differ_by_rounding_are_equal():
+    """Sums in different orders differ in float64; neighbors must not."""
     b = np.random.default_rng(2).random(1001)
     found = numpy(distances(np.zeros((1, 1001)), np.stack([b, b[::-1]]), "cityblock"))
     assert found[0, 0] == found[0, 1]
 
 
-def test_k_is_at_most_the_number_of_training_images():
-    with pytest.raises(InputError, match="k is 1 to the number of training images, 4; received 5"):
+def test_neighbors_rejects_k_above_the_number_of_training_images():
+    with pytest.raises(InputError, match="k must be 1 to the number of training images, 4; received 5"):
         Neighbors(4, 2, 2, k=5)
 
 
@@ -76,9 +76,7 @@ def blobs() -> tuple[np.ndarray, np.ndarray]:
     return (np.eye(3)[targets] * 3 + rng.normal(0, 0.4, (60, 3))).astype(np.float32), targets
 
 
-def test_linear_machines_equal_scikit_learns():
-    from sklearn.svm import SVC
-
+def test_linear_machine_equals_scikit_learn():
     vectors, targets = blobs()
     weights, bias = LinearMachine(vectors, targets, 3).fit(0.7)
     for target in range(3):
@@ -87,7 +85,7 @@ def test_linear_machines_equal_scikit_learns():
     assert ((vectors @ weights + bias).argmax(1) == targets).all()
 
 
-def test_a_class_without_images_is_refused():
+def test_linear_machine_rejects_classes_without_images():
     vectors, targets = blobs()
     with pytest.raises(InputError, match="class 3 has none"):
         LinearMachine(vectors, targets, 4)
@@ -97,7 +95,7 @@ def test_a_class_without_images_is_refused():
     ("kernel", "order", "tolerance"),
     [("intersection", 1, 0.17), ("intersection", 4, 0.09), ("chi2", 1, 0.06), ("chi2", 3, 0.02)],
 )
-def test_products_of_the_feature_map_are_the_kernel(kernel, order, tolerance):
+def test_kernel_map_approximates_the_kernel(kernel, order, tolerance):
     rng = np.random.default_rng(4)
     a = rng.dirichlet(np.ones(20) * 0.5, 8).astype(np.float32)
     a[0, :5] = 0

@@ -1,13 +1,13 @@
-"""Dense SIFT as a Keras layer: whole numbers in float32, so that every engine gives the same bits.
+"""Image features as Keras layers: tiny images and dense SIFT; `by_image` runs a model image by image.
 
-The descriptor is Lowe's (2004, section 6: 4×4 spatial bins of 8 orientations, normalised, clipped at 0.2, normalised again) on a
+Dense SIFT is Lowe's descriptor (2004, section 6: 4×4 spatial bins of 8 orientations, normalized, clipped at 0.2, normalized again) on a
 regular grid, in the formulation of VLFeat's ``dsift`` (Vedaldi and Fulkerson 2010): gradients are split between the two nearest
-orientations, and the spatial bins of all descriptors at once are convolutions of the eight orientation maps with a window.
+orientations, and the spatial bins of all descriptors are convolutions of the eight orientation maps with a window.
 
-Two steps would differ in the last bit from engine to engine and make nearest words and neighbours flip: arctangents, and sums in
-another order. So gradients of uint8 pixels, which are whole numbers, look up their orientation shares in a table of whole numbers;
-convolutions add whole numbers below 2²⁴, which float32 does exactly in any order; the norm is taken in float64; and the descriptor
-is rounded to whole numbers of norm 512, as VLFeat and OpenCV store it. On a GPU the TF32 mode has to be off for this.
+Arctangents and the order of summation differ in the last bit between engines, which would flip nearest words and neighbors. Therefore
+gradients of uint8 pixels, which are integers, look up their orientation weights in an integer table; convolutions add integers below
+2²⁴, exact in float32 in any order; the norm is computed in float64; and descriptors are rounded to integers of norm 512, as VLFeat and
+OpenCV store them. On a GPU, TF32 must be off.
 """
 
 from __future__ import annotations
@@ -17,46 +17,135 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.tasks.scenes.fixed import FixedLayer
 
-__all__ = ["DIMENSIONS", "MAX_BIN", "NORM", "DenseSIFT", "Grid", "orientation_table"]
+__all__ = ["DIMENSIONS", "NORM", "DenseSIFT", "FixedLayer", "Grid", "TinyImage", "by_image", "orientation_table", "to_float32"]
 
-#: Numbers of a descriptor: 4×4 spatial bins of 8 orientations.
+#: Images processed in parallel by `by_image`.
+PARALLEL = 2
+
+#: Length of a descriptor: 4×4 spatial bins of 8 orientations.
 DIMENSIONS = 128
 BINS, ORIENTATIONS = 4, 8
 
-#: Euclidean norm of a descriptor, before rounding to whole numbers.
+#: Euclidean norm of a descriptor, before rounding to integers.
 NORM = 512
 
-#: Largest bin size, pixels: from there on sums would pass 2²⁴, up to which float32 holds every whole number.
+#: Largest bin size, pixels; sums of larger bins would exceed 2²⁴, the limit of exact integers in float32.
 MAX_BIN = 14
 
-#: The clipped descriptor is rounded to whole numbers at this norm: 128 squares of it still add up exactly.
+#: The clipped descriptor is rounded to integers at this norm, so that the sum of 128 squares is exact.
 _FINE = 2048
 
 _EXACT = 2**24
 _LARGEST_GRADIENT = 255 * 2**0.5
 
 
+class FixedLayer(keras.layers.Layer):
+    """Layer without trainable weights that keeps float64 inputs (Keras would cast them to float32)."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **{**kwargs, "trainable": False})
+
+
+def to_float32(values: Any, largest: int) -> Any:
+    """Round float64 to multiples of ``largest`` · 2⁻²⁴ and cast to float32, which is then exact.
+
+    Before a layer that continues in float64, a plain cast does not suffice: the ONNX converter removes a cast and its inverse although
+    the former rounds, so the file would compute with other numbers.
+
+    Args:
+        values: float64, absolute values of at most `largest`.
+        largest: a power of two.
+    """
+    grid = 2.0**24 / largest
+    return ops.cast(ops.round(values * grid) / grid, "float32")
+
+
+@keras.saving.register_keras_serializable(package="kerascv_course")
+class ByImage(keras.layers.Wrapper):
+    """Apply a model with one input and one output to each image of a batch separately; a Loop node in ONNX."""
+
+    def compute_output_spec(self, images: Any) -> keras.KerasTensor:
+        """Shape and type of the result."""
+        one = self.layer.output
+        return keras.KerasTensor((images.shape[0], *one.shape[1:]), dtype=one.dtype)
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        """Shape of the result."""
+        return input_shape[0], *self.layer.output.shape[1:]
+
+    def call(self, images: Any) -> Any:
+        """(batch, …) to (batch, …)."""
+        one = self.layer.output
+        spec = tf.TensorSpec(one.shape[1:], one.dtype)
+        return tf.map_fn(
+            lambda image: self.layer(image[None])[0], images, parallel_iterations=PARALLEL, fn_output_signature=spec
+        )
+
+
+def by_image(model: keras.Model) -> keras.Model:
+    """Wrap a model of uint8 images so that batches need the memory of a few images only; weights are shared."""
+    image = keras.Input(model.inputs[0].shape[1:], dtype=model.inputs[0].dtype, name="image")
+    return keras.Model(image, ByImage(model, name="by_image")(image), name=model.name)
+
+
+@keras.saving.register_keras_serializable(package="kerascv_course")
+class TinyImage(FixedLayer):
+    """Pixels as a vector (Torralba et al. 2008): (batch, height, width, channels), 0–255, to float32 (batch, values).
+
+    Images are downscaled when they are read (`kerascv_course.core.images.read_image`), in training and prediction alike.
+
+    Args:
+        center: subtract the mean of the image.
+        norm: ``"l1"``: absolute values sum to 1; ``"l2"``: Euclidean norm 1; ``"none"``: keep 0–255. A centered uniform image is
+            zero.
+    """
+
+    def __init__(self, center: bool = True, norm: Literal["none", "l1", "l2"] = "l1", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.center, self.norm = center, norm
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {**super().get_config(), "center": self.center, "norm": self.norm}
+
+    def compute_output_spec(self, images: Any) -> keras.KerasTensor:
+        """Shape and type of the result."""
+        return keras.KerasTensor((images.shape[0], images.shape[1] * images.shape[2] * images.shape[3]), dtype="float32")
+
+    def call(self, images: Any) -> Any:
+        """(batch, height, width, channels) to (batch, values), computed in float64."""
+        x = ops.cast(ops.reshape(images, (-1, images.shape[1] * images.shape[2] * images.shape[3])), "float64")
+        if self.center:
+            x = x - ops.mean(x, axis=1, keepdims=True)
+        if self.norm != "none":
+            size = ops.sum(ops.abs(x), axis=1, keepdims=True)
+            if self.norm == "l2":
+                size = ops.sqrt(ops.sum(x * x, axis=1, keepdims=True))
+            x = x / ops.maximum(size, 1e-9)
+        return to_float32(x, 1 if self.norm != "none" else 256)
+
+
 class Grid:
-    """Where the descriptors of one scale lie on an image; the grid is centred.
+    """Positions of the descriptors of one scale, a centered regular grid.
 
     Args:
         height: of the image, pixels.
-        width: likewise.
-        step: from one descriptor to the next, pixels.
-        bin_size: side of a spatial bin, pixels; a descriptor's 4×4 bin centres span 3 of them.
+        width: of the image, pixels.
+        step: distance between descriptors, pixels.
+        bin_size: side of a spatial bin, pixels; the centers of the 4×4 bins span 3 bins.
 
     Raises:
         InputError: the image is smaller than a descriptor.
 
     Attributes:
-        rows: y of the first bin centre of each row of descriptors, pixels.
-        columns: likewise x.
-        centers: float64 (rows · columns, 2), y and x of each descriptor's middle as shares of height and width, 0–1.
+        rows: y of the first bin center of each row of descriptors, pixels.
+        columns: x of the first bin center of each column of descriptors, pixels.
+        centers: float64 (rows · columns, 2), y and x of each descriptor's center relative to height and width, 0–1.
     """
 
     def __init__(self, height: int, width: int, step: int, bin_size: int) -> None:
@@ -77,24 +166,24 @@ class Grid:
 
 
 def orientation_table(scale: int) -> np.ndarray:
-    """Shares of a gradient of whole numbers in the orientations 0°, 45° and 90°.
+    """Contributions of integer gradients to the orientations 0°, 45° and 90°.
 
     Args:
-        scale: shares are multiplied by it and rounded.
+        scale: contributions are multiplied by it and rounded.
 
     Returns:
-        float32 (3, 256 · 256) of whole numbers, the second axis running over 256 · |horizontal| + |vertical|. A gradient between two
-        orientations is split linearly by its angle (Lowe 2004, section 6.1: trilinear interpolation).
+        float32 (3, 256 · 256) of integers, indexed by 256 · |horizontal| + |vertical|. A gradient between two orientations is split
+        linearly by its angle (Lowe 2004, section 6.1: trilinear interpolation).
     """
     vertical, horizontal = np.meshgrid(np.arange(256.0), np.arange(256.0))
     magnitude = np.hypot(horizontal, vertical) * scale
     position = np.arctan2(vertical, horizontal) / (np.pi / 4)
-    shares = [magnitude * np.clip(1 - np.abs(position - bin), 0, 1) for bin in range(3)]
-    return np.rint(np.stack(shares).reshape(3, -1)).astype(np.float32)
+    parts = [magnitude * np.clip(1 - np.abs(position - bin), 0, 1) for bin in range(3)]
+    return np.rint(np.stack(parts).reshape(3, -1)).astype(np.float32)
 
 
 def _window(kind: str, bin_size: int) -> np.ndarray:
-    """Whole weights by distance from the bin centre, of ``2 · bin_size − 1`` pixels, which add up to at most bin_size²."""
+    """Integer weights of the ``2 · bin_size − 1`` pixels around a bin center; their sum is at most bin_size²."""
     distance = np.abs(np.arange(1 - bin_size, bin_size))
     if kind == "triangular":
         return bin_size - distance
@@ -103,22 +192,22 @@ def _window(kind: str, bin_size: int) -> np.ndarray:
 
 @keras.saving.register_keras_serializable(package="kerascv_course")
 class DenseSIFT(FixedLayer):
-    """SIFT descriptors on a grid: (batch, height, width, channels) of whole numbers 0–255 to (batch, descriptors, 128 · channels).
+    """SIFT descriptors on a grid: (batch, height, width, channels), integers 0–255, to (batch, descriptors, 128 · channels).
 
-    The result is float32 of whole numbers, norm about 512 (each value 0 to some 180), zero where there is no contrast. A descriptor
-    runs over rows of bins from the top, bins from the left, then orientations from 0° (brighter to the right) towards brighter
-    below in steps of 45°. Scales follow one another; within a scale descriptors go row by row.
+    Descriptors are float32 integers of norm about 512 (values 0 to about 180), zero without contrast. Their axes are bins from top to
+    bottom, bins from left to right, then orientations in steps of 45° from 0° (brighter to the right) towards brighter below.
+    Scales are concatenated; within a scale descriptors go row by row.
 
     Args:
-        step: from one descriptor to the next, pixels.
+        step: distance between descriptors, pixels.
         bin_sizes: side of a spatial bin, pixels, for each scale; 1 to 14.
-        window: how a bin counts pixels around its centre: ``"triangular"`` is bilinear interpolation, reaching one bin size
-            (VLFeat's flat window); ``"gaussian"`` has a standard deviation of half a bin.
-        weighting: weigh the bins by a Gaussian of a standard deviation of two bins over the descriptor (Lowe 2004, section 6.1).
-        smooth: times that the image is smoothed by (1, 2, 1)/4 both ways, each a variance of ½ pixel², and rounded.
-        contrast: descriptors are zero where the norm of the bins, in grey levels a pixel averaged over the window, is below it.
-        color: of three channels: ``"gray"``: their luma; ``"rgb"``: a descriptor for each channel, one after the other;
-            ``"opponent"``: likewise for red − green, yellow − blue and intensity (van de Sande et al. 2010), rounded to 8 bits.
+        window: weights of the pixels around a bin center: ``"triangular"`` is bilinear interpolation, reaching one bin size (VLFeat's
+            flat window); ``"gaussian"`` has a standard deviation of half a bin.
+        weighting: weight the bins by a Gaussian with a standard deviation of two bins (Lowe 2004, section 6.1).
+        smooth: number of passes of a rounded (1, 2, 1)/4 filter in both directions, each of variance ½ pixel².
+        contrast: descriptors are zero if the norm of their bins, in gray levels per pixel averaged over the window, is below it.
+        color: for three channels: ``"gray"``: luma; ``"rgb"``: concatenate the descriptors of the channels; ``"opponent"``: of
+            red − green, yellow − blue and intensity (van de Sande et al. 2010), rounded to 8 bits.
 
     Raises:
         InputError: a value out of range, or at the first call images smaller than a descriptor.
@@ -139,19 +228,19 @@ class DenseSIFT(FixedLayer):
         super().__init__(**kwargs)
         if step < 1 or not bin_sizes or not all(1 <= size <= MAX_BIN for size in bin_sizes) or smooth < 0 or contrast < 0:
             raise InputError(
-                f"dense SIFT has a step of 1 or more, bin sizes of 1 to {MAX_BIN}, smooth and contrast of 0 or more; received step "
+                f"dense SIFT needs a step of 1 or more, bin sizes of 1 to {MAX_BIN}, smooth and contrast of 0 or more; received step "
                 f"{step}, bin sizes {tuple(bin_sizes)}, smooth {smooth}, contrast {contrast}"
             )
         self.step, self.bin_sizes, self.window = step, tuple(bin_sizes), window
         self.weighting, self.smooth, self.contrast, self.color = weighting, smooth, contrast, color
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+        """Constructor arguments."""
         names = ("step", "bin_sizes", "window", "weighting", "smooth", "contrast", "color")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
     def grids(self, height: int, width: int) -> list[Grid]:
-        """The grid of each scale on images of a size."""
+        """Grid of each scale for an image size."""
         return [Grid(height, width, self.step, size) for size in self.bin_sizes]
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
@@ -161,7 +250,7 @@ class DenseSIFT(FixedLayer):
         return batch, count, DIMENSIONS * (1 if self.color == "gray" else channels or 1)
 
     def call(self, images: Any) -> Any:
-        """Descriptors of images (see the class)."""
+        """(batch, height, width, channels) to (batch, descriptors, values)."""
         height, width = images.shape[1:3]
         grids = self.grids(height, width)
         parts = []
@@ -174,7 +263,7 @@ class DenseSIFT(FixedLayer):
         return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=2)
 
     def _planes(self, images: Any) -> list[Any]:
-        """The images (batch, height, width) that are described, of whole numbers 0–255."""
+        """The planes (batch, height, width) to describe, integers 0–255."""
         planes = [images[..., channel] for channel in range(images.shape[-1])]
         if len(planes) == 1 or self.color == "rgb":
             return planes
@@ -188,7 +277,7 @@ class DenseSIFT(FixedLayer):
         ]
 
     def _gradients(self, plane: Any) -> tuple[Any, Any]:
-        """Twice the central differences, vertical and horizontal, of whole numbers −255 to 255; the border is repeated."""
+        """Twice the central differences, vertical and horizontal, integers −255 to 255; the border is replicated."""
         for _ in range(self.smooth):
             padded = _pad(plane)
             rows = padded[:, :-2] + 2.0 * padded[:, 1:-1] + padded[:, 2:]
@@ -205,14 +294,14 @@ class DenseSIFT(FixedLayer):
         return self._normalize(bins, 2 * scale * total**2)
 
     def _windows(self, maps: Any, grid: Grid, bin_size: int) -> Any:
-        """Convolution with the window, at the bin centres only, as a product with a band matrix: columns, then rows."""
+        """Convolution with the window at the bin centers, as products with band matrices: columns, then rows."""
         weights = _window(self.window, bin_size)
         height, width = maps.shape[2:]
         binned = ops.matmul(maps, _band(_bin_centers(grid.columns, bin_size)[0], width, weights).T)
         return ops.matmul(_band(_bin_centers(grid.rows, bin_size)[0], height, weights), binned)
 
     def _collect(self, binned: Any, grid: Grid, bin_size: int) -> Any:
-        """Each descriptor's 4×4 bins: (batch, descriptors, 128)."""
+        """Gather the 4×4 bins of each descriptor: (batch, descriptors, 128)."""
         (row_centers, rows), (column_centers, columns) = (_bin_centers(p, bin_size) for p in (grid.rows, grid.columns))
         places = len(row_centers) * len(column_centers)
         binned = ops.transpose(ops.reshape(binned, (-1, ORIENTATIONS, places)), (0, 2, 1))
@@ -221,7 +310,7 @@ class DenseSIFT(FixedLayer):
         return ops.reshape(bins, (-1, len(grid.centers), DIMENSIONS))
 
     def _normalize(self, bins: Any, unit: float) -> Any:
-        """Weigh, bring to norm 1, clip at 0.2, bring to norm 512, round. `unit`: what a grey level a pixel comes to in a bin."""
+        """Weight, normalize, clip at 0.2, normalize to 512, round. `unit`: bin value of one gray level per pixel."""
         if self.weighting:
             place = (np.arange(BINS) - (BINS - 1) / 2) / (BINS / 2)
             along = np.exp(-0.5 * place**2)
@@ -230,7 +319,7 @@ class DenseSIFT(FixedLayer):
         lowest = max(self.contrast * unit, 1.0)
         factor = ops.where(norm >= lowest, _FINE / ops.maximum(norm, 1.0), 0.0)
         clipped = ops.round(ops.minimum(bins * ops.cast(factor, "float32"), 0.2 * _FINE))
-        # whole numbers, whose squares add up to less than 2²⁴: exact in float32, at half the memory
+        # integers whose squares sum to less than 2²⁴: exact in float32, at half the memory
         again = NORM / ops.maximum(ops.sqrt(ops.cast(_squares(clipped), "float64")), 1.0)
         return ops.round(clipped * ops.cast(again, "float32"))
 
@@ -240,13 +329,13 @@ def _squares(values: Any) -> Any:
 
 
 def _pad(plane: Any) -> Any:
-    """Repeat the border, one pixel each way."""
+    """Replicate the border by one pixel on each side."""
     plane = ops.concatenate([plane[:, :1], plane, plane[:, -1:]], axis=1)
     return ops.concatenate([plane[:, :, :1], plane, plane[:, :, -1:]], axis=2)
 
 
 def _orientation_maps(vertical: Any, horizontal: Any, scale: int) -> Any:
-    """(batch, 8, height, width): how much of each gradient falls to each orientation, whole numbers."""
+    """Contribution of each gradient to each orientation, (batch, 8, height, width), integers."""
     index = ops.cast(256.0 * ops.abs(horizontal) + ops.abs(vertical), "int32")
     across, diagonal, along = (ops.take(row, index, axis=0) for row in orientation_table(scale))
     right, left = (ops.cast(mask, "float32") for mask in (horizontal > 0, horizontal < 0))
@@ -259,14 +348,14 @@ def _orientation_maps(vertical: Any, horizontal: Any, scale: int) -> Any:
 
 
 def _bin_centers(places: np.ndarray, bin_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every bin centre once, and which of them each descriptor has: (centres,) and (descriptors, 4)."""
+    """Distinct bin centers, and the indices of each descriptor's: (centers,) and (descriptors, 4)."""
     centers = places[:, None] + np.arange(BINS) * bin_size
     unique, index = np.unique(centers, return_inverse=True)
     return unique, index.reshape(centers.shape)
 
 
 def _band(centers: np.ndarray, size: int, weights: np.ndarray) -> np.ndarray:
-    """float32 (centers, size): the window's weights around each centre; what lies outside the image counts nothing."""
+    """float32 (centers, size): the window weights around each center; pixels outside the image are ignored."""
     matrix = np.zeros((len(centers), size + len(weights)), np.float32)
     reach = len(weights) // 2
     for row, center in enumerate(centers):
