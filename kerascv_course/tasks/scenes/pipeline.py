@@ -199,9 +199,7 @@ class _EncodingLearner:
             if config.feature == "vlad":
                 encoder = VLAD(sizes, config.words, self.dimensions, precision=self.precision, name="vlad")
             else:
-                encoder = BagOfWords(
-                    sizes, config.words, self.dimensions, config.soft, precision=self.precision, name="bag"
-                )
+                encoder = BagOfWords(sizes, config.words, self.dimensions, config.soft, precision=self.precision, name="bag")
             encoder.set_weights([order, cached("words", key, self._learn_words)["words"]])
         weights = pyramid_weights(config.levels) if config.pyramid_weights else np.ones(sum(4**i for i in range(config.levels)))
         normalize = Normalize(config.norm, weights.tolist(), whole=config.normalize_whole, name="normalize")

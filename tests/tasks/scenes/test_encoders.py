@@ -159,7 +159,7 @@ def test_find_words_and_fit_mixture_find_clusters():
 )
 def test_more_words_than_descriptors_are_rejected(learn):
     sample = np.repeat(np.arange(12, dtype=np.float32).reshape(6, 2), 3, axis=0)
-    with pytest.raises(InputError, match="more words than distinct descriptors .* received 7 words for 6"):
+    with pytest.raises(InputError, match=r"more words than distinct descriptors .* received 7 words for 6"):
         learn(sample, 7)
 
 

@@ -10,11 +10,13 @@ from kerascv_course.core.errors import InputError
 from kerascv_course.core.images import read_image
 from kerascv_course.tasks.scenes.features import DIMENSIONS, NORM, DenseSIFT, Grid, TinyImage, orientation_table
 
+numpy = keras.ops.convert_to_numpy
+
 
 def describe(image: np.ndarray, **options) -> np.ndarray:
     """(descriptors, 128) of one image (height, width)."""
     layer = DenseSIFT(**{"step": 4, "bin_sizes": (4,), **options})
-    return keras.ops.convert_to_numpy(layer(image[None, :, :, None].astype(np.uint8)))[0]
+    return numpy(layer(image[None, :, :, None].astype(np.uint8)))[0]
 
 
 def by_bins(descriptor: np.ndarray) -> np.ndarray:
@@ -100,14 +102,14 @@ def test_sift_concatenates_scales_and_colors():
     image = rng.integers(0, 256, (1, 40, 44, 3), np.uint8)
     both = DenseSIFT(5, (3, 5))
     counts = [len(grid.centers) for grid in both.grids(40, 44)]
-    gray = keras.ops.convert_to_numpy(both(image[..., :1]))
+    gray = numpy(both(image[..., :1]))
     assert gray.shape == (1, sum(counts), 128) == both.compute_output_shape((1, 40, 44, 1))
-    np.testing.assert_array_equal(gray[:, : counts[0]], keras.ops.convert_to_numpy(DenseSIFT(5, (3,))(image[..., :1])))
-    rgb = keras.ops.convert_to_numpy(DenseSIFT(5, (3, 5), color="rgb")(image))
+    np.testing.assert_array_equal(gray[:, : counts[0]], numpy(DenseSIFT(5, (3,))(image[..., :1])))
+    rgb = numpy(DenseSIFT(5, (3, 5), color="rgb")(image))
     np.testing.assert_array_equal(rgb[..., :128], gray)
     assert DenseSIFT(5, (3, 5), color="opponent")(image).shape == (1, sum(counts), 384)
     gray_rgb = np.repeat(image[..., :1], 3, axis=3)
-    np.testing.assert_array_equal(keras.ops.convert_to_numpy(both(gray_rgb)), gray)
+    np.testing.assert_array_equal(numpy(both(gray_rgb)), gray)
 
 
 @pytest.mark.parametrize("options", [{"window": "gaussian"}, {"smooth": 2}, {"weighting": False}])
@@ -185,7 +187,7 @@ def test_sift_correlates_with_vlfeat(scene15_dir):
 
 def test_tiny_image_centers_and_normalizes():
     image = np.array([0, 10, 20, 50], np.uint8).reshape(1, 2, 2, 1)
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(TinyImage()(image))[0], np.array([-20, -10, 0, 30]) / 60, rtol=1e-6)
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(TinyImage(norm="l2")(image))[0], np.array([-20, -10, 0, 30]) / 1400**0.5, rtol=1e-6)
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(TinyImage(center=False, norm="none")(image))[0], [0, 10, 20, 50])
-    assert not keras.ops.convert_to_numpy(TinyImage()(np.full((1, 4, 4, 3), 9, np.uint8))).any()
+    np.testing.assert_allclose(numpy(TinyImage()(image))[0], np.array([-20, -10, 0, 30]) / 60, rtol=1e-6)
+    np.testing.assert_allclose(numpy(TinyImage(norm="l2")(image))[0], np.array([-20, -10, 0, 30]) / 1400**0.5, rtol=1e-6)
+    np.testing.assert_allclose(numpy(TinyImage(center=False, norm="none")(image))[0], [0, 10, 20, 50])
+    assert not numpy(TinyImage()(np.full((1, 4, 4, 3), 9, np.uint8))).any()

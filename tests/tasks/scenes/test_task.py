@@ -240,7 +240,7 @@ def test_settings_that_do_not_go_together_are_refused(settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"words": 900}, "at most as many words as descriptors"),
+        ({"words": 900}, "more words than distinct descriptors"),
         ({"compress": 300, "feature": "fisher", "norm": "power", "words": 2}, "compressed to 1 to as many; received 300"),
     ],
 )
@@ -253,10 +253,10 @@ def test_settings_that_the_data_cannot_meet_are_refused(settings, message, strip
 def test_more_neighbours_than_pictures_and_classes_without_any_are_refused_before_the_work(stripes):
     splits, info = stripes
     task = get_task("scenes")
-    with pytest.raises(InputError, match="k is 1 to the number of training images, 30; received 31"):
+    with pytest.raises(InputError, match="k must be 1 to the number of training images, 30; received 31"):
         task.label(recipe(k=31), splits, info, None)
     two = dataclasses.replace(splits, train=splits.train.take(np.flatnonzero(splits.train.targets != 1)))
-    with pytest.raises(InputError, match="needs images of every class; class along has none in train"):
+    with pytest.raises(InputError, match="need images of every class; class along has none in train"):
         task.label(recipe(classifier="linear"), two, info, None)
     chosen = recipe(feature="tiny", refit=False)
     model, _, _ = task.fit(chosen, *task.label(chosen, two, info, None))
