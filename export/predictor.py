@@ -406,5 +406,5 @@ def expand_paths(paths: Iterable[str | Path]) -> list[Path]:
                 raise ImageError(f"no picture matches {path}")
             found += matched
         else:
-            raise ImageError(f"no such picture: {path}")
+            raise ImageError(f"no such image: {path}")
     return found

@@ -42,7 +42,7 @@ def look(
     from kerascv_course.core.environment import start_tensorflow
 
     if not image.is_file():
-        raise InputError(f"no such picture: {image}")
+        raise InputError(f"no such image: {image}")
     resize, path = _find(network)
     start_tensorflow()
     import numpy as np

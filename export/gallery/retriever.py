@@ -19,9 +19,8 @@ from export.files import describe, replace_model, rewrite_contract, save_model
 from export.gallery.rank_lists import MIN_EQUAL, TIE
 from export.predictor import OnnxModel, open_session
 from kerascv_course.core.errors import CourseError, DataError, InputError
-from kerascv_course.core.images import ImageError
+from kerascv_course.core.images import ImageError, image_files
 from kerascv_course.core.ranking import nearest
-from kerascv_course.data.folder import pictures_in
 
 __all__ = ["RetrieverError", "build_retriever", "enrol", "prove", "read_gallery"]
 
@@ -51,9 +50,9 @@ def read_gallery(folder: Path) -> tuple[list[Path], list[str]]:
     """
     if not folder.is_dir():
         raise DataError(f"a gallery is a folder with one folder an identity; no such folder: {folder}")
-    entries = [(path, path.stem) for path in pictures_in(folder)]
+    entries = [(path, path.stem) for path in image_files(folder)]
     for inside in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        entries += [(path, inside.name) for path in pictures_in(inside)]
+        entries += [(path, inside.name) for path in image_files(inside)]
     if not entries:
         raise DataError(f"the gallery {folder} is empty: it holds one folder an identity, with one picture or more")
     return [path for path, _ in entries], [name for _, name in entries]

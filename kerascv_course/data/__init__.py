@@ -1,4 +1,4 @@
-"""Data sources: a name to three splits of uint8 images, read where they stand; then tf.data (`kerascv_course.data.pipeline`)."""
+"""Data sources: a name to three splits of uint8 images. Batches for training are in `kerascv_course.data.pipeline`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from pathlib import Path
 
 from kerascv_course.config import Data
 from kerascv_course.core.errors import DataError, UnknownNameError
-from kerascv_course.data.cifar10 import load_cifar10
-from kerascv_course.data.digits import load_digits
-from kerascv_course.data.folder import load_folder
 from kerascv_course.data.identities import load_identities
+from kerascv_course.data.sources import load_cifar10, load_digits, load_folder
 from kerascv_course.data.splits import DataInfo, Split, Splits
 
 __all__ = ["SOURCES", "DataInfo", "Split", "Splits", "check_source", "load"]
@@ -25,7 +23,7 @@ SOURCES: dict[str, Callable[[Data, Path | None], tuple[Splits, DataInfo]]] = {
 
 
 def check_source(config: Data, data_dir: Path | None) -> None:
-    """Refuse an unknown source or a data folder that is not there, before anything heavy is imported.
+    """Refuse an unknown source or a missing data folder before anything heavy is imported.
 
     Raises:
         UnknownNameError: no such source.
@@ -41,12 +39,12 @@ def load(config: Data, data_dir: Path | None = None) -> tuple[Splits, DataInfo]:
     """Load a source.
 
     Args:
-        config: the recipe's data part.
-        data_dir: where the data stands; what None means is the source's to say.
+        config: the recipe's data section.
+        data_dir: folder of the data; None: the source's default.
 
     Raises:
         UnknownNameError: no such source.
-        DataError: data that is missing, empty, damaged or of the wrong shape.
+        DataError: missing, empty, damaged or unsuitable data.
     """
     check_source(config, data_dir)
     return SOURCES[config.source](config, data_dir)

@@ -1,9 +1,8 @@
-"""Random changes of a batch of images, for tf.data: uint8 in, uint8 of the same shape out, decided by a seed alone.
+"""Random augmentation of image batches for tf.data: uint8 in, uint8 of the same shape out, determined by a seed alone.
 
-Each takes a stateless seed (int32 tensor of shape (2,)): the same seed changes the same batch the same way, eagerly and inside a
-pipeline, however the pipeline is run, and on any machine (but for the rounding of rotated and jittered pixels). Each image of a
-batch is changed in its own way. Images are uint8 (batch, height, width, channels) throughout; all but the batch must be known when
-the pipeline is built.
+Each operation takes a stateless seed (int32 tensor of shape (2,)): the same seed changes the same batch the same way, eagerly or in
+a pipeline, whatever the parallelism, and on any machine (up to rounding in rotation and color jitter). Each image of a batch draws
+its own numbers. Images are uint8 (batch, height, width, channels); all but the batch size must be known when the graph is built.
 """
 
 from __future__ import annotations
@@ -25,8 +24,10 @@ __all__ = [
     "augment",
     "check_augmentation",
     "color_jitter",
+    "cutmix",
     "cutout",
-    "draw_places",
+    "mix",
+    "mixup",
     "paint_boxes",
     "random_erase",
     "random_flip",
@@ -37,17 +38,19 @@ __all__ = [
 #: Luma of red, green and blue (ITU-R BT.601).
 LUMA = (0.299, 0.587, 0.114)
 
-#: What each change's seed is derived with. Flip and translate have theirs from a split, as they had before there were others:
-#: a new change must not alter what the old ones draw.
+#: Number folded into the seed of each operation. Flip and translate split the seed instead, as they did before there were other
+#: operations: a new operation must not alter what the others draw.
 SEEDS = {"rotate": 2, "color_jitter": 3, "cutout": 4, "erase": 5, "mix": 6}
+
+Border = Literal["zeros", "reflect"]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Some images of a batch, whose others are changed elsewhere. What is drawn at random is drawn for the whole batch.
+    """Part of a batch whose other images are augmented elsewhere; random numbers are drawn for the whole batch.
 
     Attributes:
-        part: which of them.
+        part: the rows of the batch.
         batch: size of the whole batch.
     """
 
@@ -55,20 +58,11 @@ class Rows:
     batch: int
 
 
-def _draw(
-    images: tf.Tensor, seed: tf.Tensor, before: tuple[int, ...], after: tuple[int, ...], rows: Rows | None, *limits: Any
-) -> tf.Tensor:
-    """Random numbers (before…, batch, after…), of which `rows` are kept; `limits`: minval, maxval, dtype of `stateless_uniform`."""
-    batch = rows.batch if rows else tf.shape(images)[0]
-    drawn = tf.random.stateless_uniform((*before, batch, *after), seed, *limits)
-    return drawn[(*[slice(None)] * len(before), rows.part)] if rows else drawn
-
-
 def check_augmentation(config: Augmentation, image_shape: Sequence[int]) -> None:
-    """Refuse what images of this shape (height, width, channels) cannot bear.
+    """Refuse an augmentation that does not suit images of the shape (height, width, channels).
 
     Raises:
-        InputError: a reflected border as wide as the image; jittered colours of images that have neither 1 nor 3 channels.
+        InputError: a reflected border as wide as the image, or color jitter of images with neither 1 nor 3 channels.
     """
     smallest, channels = min(image_shape[:2]), image_shape[2]
     if config.border == "reflect" and config.translate >= smallest:
@@ -77,7 +71,9 @@ def check_augmentation(config: Augmentation, image_shape: Sequence[int]) -> None
             f"{config.translate}: use a smaller --augmentation.translate, or --augmentation.border zeros"
         )
     if config.color_jitter and channels not in (1, 3):
-        raise InputError(f"augmentation.color_jitter goes with 1 or 3 channels; the images have {channels}: leave it 0")
+        raise InputError(
+            f"augmentation.color_jitter needs images with 1 or 3 channels; received {channels} channels: set it to 0"
+        )
 
 
 def augment(
@@ -90,16 +86,16 @@ def augment(
     fill: Sequence[float] = (0.0,),
     rows: Rows | None = None,
 ) -> tf.Tensor:
-    """Apply what the recipe asks for, each change with a seed of its own; mixing is apart (`kerascv_course.data.mixing`).
+    """Apply the recipe's augmentation except `mix`, each operation with its own seed.
 
     Args:
         images: uint8 (batch, height, width, channels).
         seed: int32 (2,).
         config: the recipe's augmentation.
-        starts_mirrored: bool (batch,), for the alternating flip: the images that are mirrored in the first epoch.
-        epoch: for the alternating flip: how many epochs went before.
-        fill: for cutout: see there.
-        rows: which images of a batch these are, where they are not all.
+        starts_mirrored: bool (batch,), images that `alternating_flip` mirrors in epoch 0.
+        epoch: number of finished epochs, for `alternating_flip`.
+        fill: color for `cutout`.
+        rows: which rows of a batch the images are; None: all.
     """
     flip_seed, translate_seed = tf.unstack(tf.random.split(seed, 2))
     mirrored = offsets = None
@@ -110,7 +106,7 @@ def augment(
     if config.translate:
         offsets = _draw_offsets(images, translate_seed, config.translate, rows)
     if mirrored is not None or offsets is not None:
-        images = _move(images, mirrored, offsets, config.translate, config.border)
+        images = _flip_and_crop(images, mirrored, offsets, config.translate, config.border)
     if config.rotate:
         images = random_rotate(images, tf.random.fold_in(seed, SEEDS["rotate"]), config.rotate, config.border, rows)
     if config.color_jitter:
@@ -122,41 +118,48 @@ def augment(
     return images
 
 
-# --- Where pixels come from: flips and shifts, all of them in one gather, several times faster than one after the other ---
+def _draw(
+    images: tf.Tensor, seed: tf.Tensor, before: tuple[int, ...], after: tuple[int, ...], rows: Rows | None, *limits: Any
+) -> tf.Tensor:
+    """Random numbers (before…, batch, after…), reduced to `rows`; `limits`: minval, maxval, dtype of `stateless_uniform`."""
+    batch = rows.batch if rows else tf.shape(images)[0]
+    drawn = tf.random.stateless_uniform((*before, batch, *after), seed, *limits)
+    return drawn[(*[slice(None)] * len(before), rows.part)] if rows else drawn
+
+
+# --- Geometry: flip and translation share one gather, several times faster than one after the other ---
 
 
 def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Mirror left and right, each image with probability 1/2."""
-    return _move(images, _draw_flips(images, seed), None)
+    """Mirror each image horizontally with probability 1/2."""
+    return _flip_and_crop(images, _draw_flips(images, seed), None)
 
 
 def alternating_flip(images: tf.Tensor, starts_mirrored: tf.Tensor, epoch: tf.Tensor | int) -> tf.Tensor:
-    """Mirror left and right in every other epoch (Jordan 2024, "94 % on CIFAR-10 in 3.29 seconds on a single GPU", section 3.6).
+    """Mirror each image horizontally in every other epoch (Jordan 2024, "94 % on CIFAR-10 in 3.29 seconds …", section 3.6).
 
-    Two epochs then show both views of every image, where independent flips show half of the images twice the same way.
+    Two epochs thus show both versions of every image; independent flips show half of the images twice the same way.
 
     Args:
         images: uint8 (batch, height, width, channels).
-        starts_mirrored: bool (batch,), the images that are mirrored in even epochs; the others are in odd ones.
-        epoch: how many epochs went before.
+        starts_mirrored: bool (batch,), images mirrored in even epochs; the others are mirrored in odd ones.
+        epoch: number of finished epochs.
     """
-    return _move(images, _alternate(starts_mirrored, epoch), None)
+    return _flip_and_crop(images, _alternate(starts_mirrored, epoch), None)
 
 
-def random_translate(
-    images: tf.Tensor, seed: tf.Tensor, pixels: int, border: Literal["zeros", "reflect"] = "zeros"
-) -> tf.Tensor:
-    """Shift by −pixels … pixels down and right, independently, each shift equally likely.
+def random_translate(images: tf.Tensor, seed: tf.Tensor, pixels: int, border: Border = "zeros") -> tf.Tensor:
+    """Shift by −pixels … pixels down and right, independently and uniformly.
 
-    The same as padding and cropping at random (He et al. 2016, section 4.2), with the padding equal to `pixels`.
+    Equals padding by `pixels` and random cropping (He et al. 2016, section 4.2).
 
     Args:
         images: uint8 (batch, height, width, channels).
         seed: int32 (2,).
-        pixels: largest shift; for a reflected border less than height and width.
-        border: what comes in: zeros, or the image mirrored at its outermost pixels, which are not repeated.
+        pixels: largest shift; with a reflected border less than height and width.
+        border: fill with zeros, or reflect the image without repeating its outermost pixels.
     """
-    return _move(images, None, _draw_offsets(images, seed, pixels), pixels, border)
+    return _flip_and_crop(images, None, _draw_offsets(images, seed, pixels), pixels, border)
 
 
 def _draw_flips(images: tf.Tensor, seed: tf.Tensor, rows: Rows | None = None) -> tf.Tensor:
@@ -168,18 +171,14 @@ def _alternate(starts_mirrored: tf.Tensor, epoch: tf.Tensor | int) -> tf.Tensor:
 
 
 def _draw_offsets(images: tf.Tensor, seed: tf.Tensor, pixels: int, rows: Rows | None = None) -> tf.Tensor:
-    """Where the crop of the padded image begins: int (2, batch, 1), rows and columns, 0 to 2·pixels."""
+    """First row and column of the crop from the padded image: int (2, batch, 1), 0 to 2·pixels."""
     return _draw(images, seed, (2,), (1,), rows, 0, 2 * pixels + 1, tf.int32)
 
 
-def _move(
-    images: tf.Tensor,
-    mirrored: tf.Tensor | None,
-    offsets: tf.Tensor | None,
-    pixels: int = 0,
-    border: Literal["zeros", "reflect"] = "zeros",
+def _flip_and_crop(
+    images: tf.Tensor, mirrored: tf.Tensor | None, offsets: tf.Tensor | None, pixels: int = 0, border: Border = "zeros"
 ) -> tf.Tensor:
-    """Mirror the images that are chosen, pad all by `pixels` and crop each at its offsets."""
+    """Mirror the chosen images, pad all by `pixels` and crop each at its offsets."""
     height, width, channels = images.shape[1:]
     if offsets is None:
         offsets, pixels = tf.zeros((2, 1, 1), tf.int32), 0
@@ -196,40 +195,35 @@ def _move(
 
 
 def _reflect(index: tf.Tensor, size: int) -> tf.Tensor:
-    """Places beyond either end of 0 … size − 1, mirrored at the end."""
+    """Indices outside 0 … size − 1, reflected at the ends."""
     return size - 1 - tf.abs(size - 1 - tf.abs(index))
 
 
 def random_rotate(
-    images: tf.Tensor,
-    seed: tf.Tensor,
-    degrees: float,
-    border: Literal["zeros", "reflect"] = "zeros",
-    rows: Rows | None = None,
+    images: tf.Tensor, seed: tf.Tensor, degrees: float, border: Border = "zeros", rows: Rows | None = None
 ) -> tf.Tensor:
-    """Turn about the centre by −degrees … degrees, uniformly drawn, interpolated bilinearly and rounded.
+    """Rotate about the center by a uniform angle of −degrees … degrees, with bilinear interpolation and rounding.
 
     Args:
         images: uint8 (batch, height, width, channels).
         seed: int32 (2,).
-        degrees: largest angle, either way.
-        border: what comes into the corners: zeros, or the image mirrored at its edge.
+        degrees: largest angle in either direction.
+        border: fill the corners with zeros, or reflect the image at its edge.
         rows: see `augment`.
     """
     limit = math.radians(degrees)
-    angles = _draw(images, seed, (), (), rows, -limit, limit)
-    return _rotate(images, angles, border)
+    return _rotate(images, _draw(images, seed, (), (), rows, -limit, limit), border)
 
 
-def _rotate(images: tf.Tensor, angles: tf.Tensor, border: Literal["zeros", "reflect"] = "zeros") -> tf.Tensor:
-    """Turn each image anticlockwise by its angle in radians, (batch,)."""
+def _rotate(images: tf.Tensor, angles: tf.Tensor, border: Border = "zeros") -> tf.Tensor:
+    """Rotate each image counterclockwise by its angle in radians, (batch,)."""
     height, width, _ = images.shape[1:]
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
     cos, sin, zero = tf.cos(angles), tf.sin(angles), tf.zeros_like(angles)
-    # The output pixel (x, y) is what stood at (cos·x − sin·y + …, sin·x + cos·y + …), y pointing down.
+    # The output pixel (x, y) comes from (cos·x − sin·y + …, sin·x + cos·y + …), y pointing down.
     shift_x = middle_x - cos * middle_x + sin * middle_y
     shift_y = middle_y - sin * middle_x - cos * middle_y
-    turned = tf.raw_ops.ImageProjectiveTransformV3(
+    rotated = tf.raw_ops.ImageProjectiveTransformV3(
         images=tf.cast(images, tf.float32),
         transforms=tf.stack([cos, -sin, shift_x, sin, cos, shift_y, zero, zero], axis=1),
         output_shape=[height, width],
@@ -237,17 +231,17 @@ def _rotate(images: tf.Tensor, angles: tf.Tensor, border: Literal["zeros", "refl
         interpolation="BILINEAR",
         fill_mode={"zeros": "CONSTANT", "reflect": "REFLECT"}[border],
     )
-    return tf.cast(tf.round(turned), tf.uint8)
+    return tf.cast(tf.round(rotated), tf.uint8)
 
 
-# --- What pixels are worth ---
+# --- Color ---
 
 
 def color_jitter(images: tf.Tensor, seed: tf.Tensor, strength: float, rows: Rows | None = None) -> tf.Tensor:
     """Change brightness, contrast and saturation, in this order, each by a factor of 1 − strength to 1 + strength.
 
-    Brightness multiplies all values; contrast their distance from the image's mean luma; saturation their distance from the
-    pixel's luma, which leaves grey images as they are. Rounded and clipped to 0–255 once, at the end.
+    Brightness scales all values; contrast scales their distance from the image's mean luma; saturation their distance from the
+    pixel's luma, so gray images stay gray. Values are rounded and clipped to 0–255 once, at the end.
 
     Args:
         images: uint8 (batch, height, width, 1 or 3).
@@ -256,10 +250,9 @@ def color_jitter(images: tf.Tensor, seed: tf.Tensor, strength: float, rows: Rows
         rows: see `augment`.
     """
     height, width, channels = images.shape[1:]
-    factors = _draw(images, seed, (3,), (1, 1), rows, 1 - strength, 1 + strength)
-    brightness, contrast, saturation = tf.unstack(factors)
+    brightness, contrast, saturation = tf.unstack(_draw(images, seed, (3,), (1, 1), rows, 1 - strength, 1 + strength))
     pixels = tf.cast(tf.reshape(images, (-1, height * width, channels)), tf.float32)
-    # All three are linear: one 3×3 matrix an image, and the same offset for all of its pixels.
+    # All three are linear: one 3×3 matrix per image, and the same offset for all of its pixels.
     luma = tf.constant(LUMA if channels == 3 else (1.0,))
     matrix = saturation * tf.eye(channels) + (1 - saturation) * luma[:, None]
     mean_luma = tf.tensordot(tf.reduce_mean(pixels, axis=1), luma, 1)[:, None, None]
@@ -267,44 +260,43 @@ def color_jitter(images: tf.Tensor, seed: tf.Tensor, strength: float, rows: Rows
     return tf.reshape(tf.cast(tf.clip_by_value(tf.round(changed), 0, 255), tf.uint8), tf.shape(images))
 
 
-# --- What is hidden ---
+# --- Occlusion ---
 
 
 def cutout(
     images: tf.Tensor, seed: tf.Tensor, side: int, fill: Sequence[float] = (0.0,), rows: Rows | None = None
 ) -> tf.Tensor:
-    """Hide a square of each image (DeVries and Taylor 2017, section 3.2).
+    """Fill a square of each image with one color (DeVries and Taylor 2017, section 3.2).
 
-    Its centre is any pixel, so that a part of the square may lie outside. The paper fills with zeros after normalisation: `fill`
-    is then the mean that is subtracted.
+    The center is any pixel, so part of the square may be outside. The paper fills with zeros after normalization, which is a
+    `fill` of the mean that is subtracted.
 
     Args:
         images: uint8 (batch, height, width, channels).
         seed: int32 (2,).
-        side: of the square, pixels; an even square has its centre after the middle.
-        fill: 0–1, where 1 is 255; one value, or one for each channel.
+        side: side of the square, pixels; the center of an even square is right of and below its middle.
+        fill: 0–1 for 0–255; one value, or one per channel.
         rows: see `augment`.
     """
     height, width, channels = images.shape[1:]
-    top, left = tf.unstack(draw_places(images, seed, (height, width), rows) - side // 2)
-    shade = np.rint(255 * np.broadcast_to(np.asarray(fill, np.float64), (channels,))).astype(np.uint8)
-    return paint_boxes(images, tf.constant(np.tile(shade, width)), top, left, side, side)
+    top, left = tf.unstack(_draw_places(images, seed, (height, width), rows) - side // 2)
+    color = np.rint(255 * np.broadcast_to(np.asarray(fill, np.float64), (channels,))).astype(np.uint8)
+    return paint_boxes(images, tf.constant(np.tile(color, width)), top, left, (side, side))
 
 
 def random_erase(images: tf.Tensor, seed: tf.Tensor, probability: float, rows: Rows | None = None) -> tf.Tensor:
     """Fill a rectangle with noise (Zhong et al. 2020, algorithm 1, with the paper's area of 0.02–0.4 of the image).
 
-    The aspect ratio is drawn evenly on a logarithmic scale from 0.3 to 1/0.3, where the paper draws the ratio itself: tall and
-    wide rectangles are then equally likely. One that does not fit is drawn again, up to ten times in all; an image for which none
-    fits stays whole.
+    The aspect ratio is log-uniform from 0.3 to 1/0.3, which makes tall and wide rectangles equally likely; the paper draws the ratio
+    itself. A rectangle that does not fit is drawn again, up to ten times in all; then the image stays unchanged.
 
     Args:
         images: uint8 (batch, height, width, channels).
         seed: int32 (2,).
-        probability: of an image's being changed.
+        probability: of changing an image.
         rows: see `augment`.
     """
-    height, width, _ = images.shape[1:]
+    height, width, channels = images.shape[1:]
     chosen_seed, shape_seed, place_seed, noise_seed = tf.unstack(tf.random.split(seed, 4))
     draws = _draw(images, shape_seed, (2,), (10,), rows)
     area = (0.02 + (0.4 - 0.02) * draws[0]) * (height * width)
@@ -314,44 +306,134 @@ def random_erase(images: tf.Tensor, seed: tf.Tensor, probability: float, rows: R
     first = tf.argmax(fits, axis=1, output_type=tf.int32)
     tall, wide = tf.gather(tall, first, batch_dims=1), tf.gather(wide, first, batch_dims=1)
     chosen = (_draw(images, chosen_seed, (), (), rows) < probability) & tf.reduce_any(fits, axis=1)
-    top, left = tf.unstack(draw_places(images, place_seed, (height - tall + 1, width - wide + 1), rows))
-    return paint_boxes(images, _noise(images, noise_seed, rows), top, left, tf.where(chosen, tall, 0), wide)
+    top, left = tf.unstack(_draw_places(images, place_seed, (height - tall + 1, width - wide + 1), rows))
+    # uniform bytes, four per random number: (batch, height, width·channels)
+    line = width * channels
+    words = _draw(images, noise_seed, (), (height, -(-line // 4)), rows, None, None, tf.int32)
+    noise = tf.reshape(tf.bitcast(words, tf.uint8), (-1, height, 4 * -(-line // 4)))[:, :, :line]
+    return paint_boxes(images, noise, top, left, (tf.where(chosen, tall, 0), wide))
 
 
-def draw_places(
+def _draw_places(
     images: tf.Tensor, seed: tf.Tensor, sizes: tuple[tf.Tensor | int, tf.Tensor | int], rows: Rows | None = None
 ) -> tf.Tensor:
-    """A row and a column for each image, int32 (2, batch): 0 to size − 1; a size is one number or (batch,)."""
+    """A row and a column per image, int32 (2, batch): 0 to size − 1; a size is one number or (batch,)."""
     shares = tf.unstack(_draw(images, seed, (2,), (), rows))
     return tf.stack([tf.cast(share * tf.cast(size, tf.float32), tf.int32) for share, size in zip(shares, sizes, strict=True)])
 
 
-def _noise(images: tf.Tensor, seed: tf.Tensor, rows: Rows | None) -> tf.Tensor:
-    """Random uint8, (batch, height, width·channels), each value equally likely; four to a random number."""
-    height, line = images.shape[1], images.shape[2] * images.shape[3]
-    numbers = _draw(images, seed, (), (height, -(-line // 4)), rows, None, None, tf.int32)
-    return tf.reshape(tf.bitcast(numbers, tf.uint8), (-1, height, 4 * -(-line // 4)))[:, :, :line]
-
-
 def paint_boxes(
-    images: tf.Tensor, other: tf.Tensor, top: tf.Tensor, left: tf.Tensor, tall: tf.Tensor | int, wide: tf.Tensor | int
+    images: tf.Tensor, other: tf.Tensor, top: tf.Tensor, left: tf.Tensor, size: tuple[tf.Tensor | int, tf.Tensor | int]
 ) -> tf.Tensor:
-    """Put something else into a box of each image.
+    """Replace a box of each image.
 
     Args:
         images: uint8 (batch, height, width, channels).
-        other: uint8, of a shape that broadcasts to (batch, height, width·channels).
-        top: int (batch,), the first row of each box; it may lie outside the image, as any part of the box may.
-        left: int (batch,), the first column.
-        tall: rows of each box, (batch,) or one number; 0: nothing is painted.
-        wide: columns, likewise.
+        other: uint8, broadcastable to (batch, height, width·channels).
+        top: int (batch,), first row of each box, which may extend beyond the image on any side.
+        left: int (batch,), first column.
+        size: height and width of each box, (batch,) or one number; 0: unchanged.
     """
     height, width, channels = images.shape[1:]
     rows = tf.range(height) - top[:, None]
     columns = tf.repeat(tf.range(width), channels) - left[:, None]
-    tall, wide = (tf.reshape(size, (-1, 1)) for size in (tall, wide))
+    tall, wide = (tf.reshape(part, (-1, 1)) for part in size)
     inside_rows, inside_columns = (rows >= 0) & (rows < tall), (columns >= 0) & (columns < wide)
     # Rows of width·channels values: broadcasting over a last axis of three is three times slower.
     lines = tf.reshape(images, (-1, height, width * channels))
     painted = tf.where(inside_rows[:, :, None] & inside_columns[:, None, :], other, lines)
     return tf.reshape(painted, tf.shape(images))
+
+
+# --- Mixing: two images into one, with soft targets ---
+
+
+def mix(
+    images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, config: Augmentation, classes: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mixup or cutmix as the recipe asks; with both, each batch gets one of them with equal probability.
+
+    Args:
+        images: uint8 (batch, height, width, channels).
+        targets: int (batch,), 0 to classes − 1.
+        seed: int32 (2,).
+        config: the recipe's augmentation, with mixup or cutmix.
+        classes: number of classes.
+
+    Returns:
+        Images of the same shape, and targets as probabilities, float32 (batch, classes).
+    """
+    which_seed, mix_seed = tf.unstack(tf.random.split(tf.random.fold_in(seed, SEEDS["mix"]), 2))
+    soft = tf.one_hot(targets, classes)
+    if not config.cutmix:
+        return mixup(images, soft, mix_seed, config.mixup)
+    if not config.mixup:
+        return cutmix(images, soft, mix_seed, config.cutmix)
+    return tf.cond(
+        tf.random.stateless_uniform((), which_seed) < 0.5,
+        lambda: mixup(images, soft, mix_seed, config.mixup),
+        lambda: cutmix(images, soft, mix_seed, config.cutmix),
+    )
+
+
+def mixup(images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, alpha: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """Blend each image with another of the batch: λ of one, 1 − λ of the other, pixels and targets (Zhang et al. 2018).
+
+    λ is from Beta(alpha, alpha), drawn per image (the authors' code draws one per batch).
+
+    Args:
+        images: uint8 (batch, height, width, channels).
+        targets: float32 (batch, classes), rows summing to 1.
+        seed: int32 (2,).
+        alpha: above 0; 1: λ is uniform; towards 0: hardly any blending.
+
+    Returns:
+        Rounded images and targets, of the same shapes and types.
+    """
+    partner_seed, share_seed = tf.unstack(tf.random.split(seed, 2))
+    partner, share = _draw_partners(images, partner_seed), _draw_beta(images, share_seed, alpha)[:, None]
+    flat = tf.reshape(images, (tf.shape(images)[0], -1))
+    other = tf.cast(tf.gather(flat, partner), tf.float32)
+    blended = other + share * (tf.cast(flat, tf.float32) - other)
+    pixels = tf.reshape(tf.cast(tf.round(blended), tf.uint8), tf.shape(images))
+    return tf.ensure_shape(pixels, images.shape), share * targets + (1 - share) * tf.gather(targets, partner)
+
+
+def cutmix(images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, alpha: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """Replace a box of each image by that of another image; targets are weighted by area (Yun et al. 2019, algorithm 1).
+
+    The box covers 1 − λ of the image, λ from Beta(alpha, alpha), and has the image's aspect ratio and any pixel as its center; it is
+    clipped to the image, and targets follow the clipped area.
+
+    Args:
+        images: uint8 (batch, height, width, channels).
+        targets: float32 (batch, classes), rows summing to 1.
+        seed: int32 (2,).
+        alpha: above 0; 1: λ is uniform.
+
+    Returns:
+        Images and targets, of the same shapes and types.
+    """
+    height, width, channels = images.shape[1:]
+    partner_seed, share_seed, place_seed = tf.unstack(tf.random.split(seed, 3))
+    partner, side = _draw_partners(images, partner_seed), tf.sqrt(1 - _draw_beta(images, share_seed, alpha))
+    sizes = tf.cast(tf.round(tf.stack([side * height, side * width])), tf.int32)
+    corners = _draw_places(images, place_seed, (height, width)) - sizes // 2
+    start, end = tf.maximum(corners, 0), tf.minimum(corners + sizes, tf.constant([[height], [width]]))
+    top, left = tf.unstack(start)
+    tall, wide = tf.unstack(end - start)
+    other = tf.gather(tf.reshape(images, (-1, height, width * channels)), partner)
+    share = 1 - tf.cast(tall * wide, tf.float32)[:, None] / (height * width)
+    return paint_boxes(images, other, top, left, (tall, wide)), share * targets + (1 - share) * tf.gather(targets, partner)
+
+
+def _draw_partners(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Index of the image that each is mixed with: a permutation, (batch,), possibly with fixed points."""
+    return tf.random.experimental.stateless_shuffle(tf.range(tf.shape(images)[0]), seed)
+
+
+def _draw_beta(images: tf.Tensor, seed: tf.Tensor, alpha: float) -> tf.Tensor:
+    """A draw from Beta(alpha, alpha) per image, float32 (batch,)."""
+    # In float64: for a small alpha both gammas may be below what float32 can tell from zero.
+    gammas = tf.random.stateless_gamma((2, tf.shape(images)[0]), seed, tf.constant(alpha, tf.float64), dtype=tf.float64)
+    return tf.cast(tf.math.divide_no_nan(gammas[0], gammas[0] + gammas[1]), tf.float32)

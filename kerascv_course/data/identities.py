@@ -12,8 +12,9 @@ import numpy as np
 
 from kerascv_course.config import Data
 from kerascv_course.core.errors import DataError, UnknownNameError
+from kerascv_course.core.images import image_files
 from kerascv_course.core.retrieval_metrics import DISTRACTOR, JUNK
-from kerascv_course.data.folder import SPLIT_FOLDERS, pictures_in, read_pictures
+from kerascv_course.data.sources import read_images, split_folders
 from kerascv_course.data.splits import DataInfo, Split, Splits, make_info
 
 __all__ = ["load_identities"]
@@ -85,17 +86,13 @@ def load_identities(config: Data, data_dir: Path | None) -> tuple[Splits, DataIn
 
 
 def _read_folders(root: Path) -> list[IdentityImage]:
-    found = {
-        name: next((root / choice for choice in choices if (root / choice).is_dir()), None)
-        for name, choices in SPLIT_FOLDERS.items()
-    }
-    places = {name: path for name, path in found.items() if path is not None} if found["train"] else {"": root}
+    places = split_folders(root) or {"": root}
     images = [
         IdentityImage(path, folder.name, name)
         for name, place in places.items()
         for folder in sorted(place.iterdir())
         if folder.is_dir() and not folder.name.startswith(".")
-        for path in pictures_in(folder)
+        for path in image_files(folder)
     ]
     if not images:
         raise DataError(f"no images in {root}: it must hold one folder per identity, or train/, val/ and test/ of such folders")
@@ -107,7 +104,7 @@ def _read_market(root: Path) -> list[IdentityImage]:
     for folder, split in MARKET_FOLDERS.items():
         if not (root / folder).is_dir():
             raise DataError(f"Market-1501 has the folders {', '.join(MARKET_FOLDERS)}; {root} has no {folder}")
-        for path in pictures_in(root / folder):
+        for path in image_files(root / folder):
             match = MARKET_NAME.match(path.name)
             if not match:
                 raise DataError(f"Market-1501 file names look like 0002_c1s1_000451_03.jpg; received {path}")
@@ -207,5 +204,5 @@ def _read(images: list[IdentityImage], labels: tuple[str, ...], config: Data) ->
     targets = np.array([DISTRACTOR if one.identity is None else index[one.identity] for one in images], np.int64)
     cameras = None if any(one.camera is None for one in images) else np.array([one.camera for one in images], np.int64)
     queries = np.array([one.split == "query" for one in images])
-    pixels = read_pictures([one.path for one in images], config)
+    pixels = read_images([one.path for one in images], config)
     return Split(pixels, targets, cameras, queries if queries.any() else None)

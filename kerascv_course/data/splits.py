@@ -1,4 +1,4 @@
-"""What every data source returns: three splits of uint8 images with their targets, and a description; NumPy only."""
+"""Splits of uint8 images with their targets, and their description."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Split:
 
     Attributes:
         images: uint8 (N, height, width, channels), 0–255.
-        targets: what a source gives: int64 (N,), 0 to classes − 1; a task may put others in their place.
-        cameras: int64 (N,), which camera took each image; None: not known.
-        queries: bool (N,), which images are to be looked for among the others; None: not marked.
+        targets: int64 (N,), 0 to classes − 1; a task may replace them by its own.
+        cameras: int64 (N,), the camera of each image; None: unknown.
+        queries: bool (N,), the query images of a retrieval test; None: not marked.
     """
 
     images: np.ndarray
@@ -32,35 +32,35 @@ class Split:
         return len(self.images)
 
     def take(self, index: np.ndarray) -> Split:
-        """The images and targets at these positions, in this order."""
+        """The images and targets at these indices, in this order."""
         marks = (None if values is None else values[index] for values in (self.cameras, self.queries))
         return Split(self.images[index], self.targets[index], *marks)
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Train is learnt from, validation chooses, test measures once."""
+    """Training images, validation images for choosing, and test images for one final measurement."""
 
     train: Split
     validation: Split
     test: Split
 
     def items(self) -> list[tuple[str, Split]]:
-        """Name and split of each."""
+        """Name and split pairs."""
         return [("train", self.train), ("validation", self.validation), ("test", self.test)]
 
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What a run records of its data.
+    """Description of a run's data.
 
     Attributes:
         source: name of the source.
         labels: class names, in the order of the targets.
         image_shape: (height, width, channels).
-        sizes: images of train, validation and test.
-        fingerprint: SHA-256 over all images and targets in split order: two runs saw the same data if it is equal.
-        citation: whom to name, and the licence where one is stated.
+        sizes: number of images of train, validation and test.
+        fingerprint: SHA-256 of all images and targets in split order: equal for two runs on the same data.
+        citation: reference, and the license where one is given.
     """
 
     source: str
@@ -80,7 +80,7 @@ def make_info(source: str, labels: tuple[str, ...], citation: str, splits: Split
     digest = hashlib.sha256()
     for name, split in splits.items():
         if not len(split):
-            raise DataError(f"the {name} split of {source} has no images: more images, or another share, are needed")
+            raise DataError(f"the {name} split of {source} has no images: add images or change the share")
         digest.update(f"{name}{split.images.shape}".encode())
         digest.update(np.ascontiguousarray(split.images).data)
         for numbers in (split.targets, split.cameras, split.queries):
@@ -92,18 +92,18 @@ def make_info(source: str, labels: tuple[str, ...], citation: str, splits: Split
 
 
 def keep_classes(split: Split, labels: tuple[str, ...], only: tuple[str, ...]) -> tuple[Split, tuple[str, ...]]:
-    """Leave out the images of other classes.
+    """Keep the images of some classes.
 
     Args:
         split: with int targets (N,).
         labels: class names, in the order of the targets.
-        only: the classes to keep; none: all.
+        only: the classes to keep; empty: all.
 
     Returns:
-        The split, its targets numbered anew, and the names kept, in the order of `labels`.
+        The split with renumbered targets, and the names kept, in the order of `labels`.
 
     Raises:
-        UnknownNameError: a class that `labels` has not.
+        UnknownNameError: a class not in `labels`.
         DataError: a class without images.
     """
     if not only:
@@ -114,37 +114,37 @@ def keep_classes(split: Split, labels: tuple[str, ...], only: tuple[str, ...]) -
     kept = [number for number, name in enumerate(labels) if name in only]
     for number in kept:
         if not (split.targets == number).any():
-            raise DataError(f"data.only keeps classes that have images; {labels[number]!r} has none: leave it out")
+            raise DataError(f"data.only must name classes with images; {labels[number]!r} has none: leave it out")
     chosen = split.take(np.flatnonzero(np.isin(split.targets, kept)))
     return Split(chosen.images, np.searchsorted(kept, chosen.targets)), tuple(labels[number] for number in kept)
 
 
 def hold_out(split: Split, share: float, seed: int, *, stratify: bool) -> tuple[Split, Split]:
-    """Set a random share of a split aside.
+    """Hold out a random share of a split.
 
     Args:
-        split: what is divided.
-        share: share of the images set aside, above 0 and below 1.
+        split: the split to divide.
+        share: share of the images to hold out, above 0 and below 1.
         seed: the same seed divides the same images the same way.
-        stratify: keep the classes' shares equal in both parts (for small sets); otherwise draw from all images alike.
+        stratify: keep the class proportions in both parts (for small sets).
 
     Returns:
-        (rest, set aside), each in the order of `split`.
+        (rest, held out), each in the order of `split`.
 
     Raises:
-        DataError: too few images, or a class with fewer than two, to divide.
+        DataError: too few images, or a class with fewer than two.
     """
     count = round(len(split) * share)
     if not 0 < count < len(split):
-        raise DataError(f"a share of {share} of {len(split)} images leaves a split empty: use more images or another share")
+        raise DataError(f"a share of {share} of {len(split)} images leaves a split empty: add images or change the share")
     if stratify:
         from sklearn.model_selection import train_test_split
 
         classes, sizes = np.unique(split.targets, return_counts=True)
         if sizes.min() < 2 or min(count, len(split) - count) < len(classes):
             raise DataError(
-                f"to divide {len(split)} images of {len(classes)} classes by a share of {share}, each class needs two images or "
-                f"more and each part one of each class; the smallest class has {sizes.min()}: add images, or choose another share"
+                f"a share of {share} of {len(split)} images in {len(classes)} classes needs two or more images per class, and one "
+                f"of each class in both parts; the smallest class has {sizes.min()}: add images or change the share"
             )
         _, held = train_test_split(np.arange(len(split)), test_size=count, random_state=seed, stratify=split.targets)
     else:

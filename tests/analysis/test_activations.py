@@ -98,7 +98,7 @@ def test_the_command(command, tiny_run, tmp_path):
     page = (tiny_run / "report.html").read_text()
     assert "Filters of the first convolution" in page and "Outputs of the last convolution" in page
     for words, told in (
-        ([tiny_run.path, "--image", "none.png"], "no such picture: none.png"),
+        ([tiny_run.path, "--image", "none.png"], "no such image: none.png"),
         (["lenet", "--image", sample], "unknown model 'lenet'"),
     ):
         done = command("kerascv_course.look", *words)

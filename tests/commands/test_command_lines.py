@@ -175,8 +175,8 @@ def test_a_file_that_fails_the_gate_ends_with_1(command, tiny_run, tmp_path):
     ("arguments", "words"),
     [
         (["predict", "none.onnx", "x.png"], ["no such file: none.onnx"]),
-        (["predict", "MODEL", "none.png"], ["no such picture: none.png"]),
-        (["predict", "MODEL", "notes.txt"], ["notes.txt is not a picture"]),
+        (["predict", "MODEL", "none.png"], ["no such image: none.png"]),
+        (["predict", "MODEL", "notes.txt"], ["notes.txt is not an image"]),
         (["predict", "notes.txt", "notes.txt"], ["is not an ONNX model"]),
         (["predict", "--top", "0", "MODEL", "notes.txt"], ["--top is 1 or more"]),
         (["predict"], ["required"]),
@@ -228,7 +228,7 @@ def test_own_pictures(command, pictures, tmp_path):
     broken = pictures / "eins" / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n")
     arguments = ["folder-classify", "--data-dir", pictures, "--epochs", 1, "--batch-size", 8, "--data.image-size", 16, 16]
-    assert_mended_by_the_user(command("kerascv_course.train", *arguments), "1 of 41 pictures cannot be used", "broken.png")
+    assert_mended_by_the_user(command("kerascv_course.train", *arguments), "1 of 41 images are unusable", "broken.png")
     broken.unlink()
     done = command("kerascv_course.train", *arguments)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Every random change of the training images: exactly what it does, eagerly and inside the pipeline."""
+"""Augmentation operations: worked by hand, and equal eagerly and in the pipeline."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from kerascv_course.data.augment import (
     augment,
     check_augmentation,
     color_jitter,
+    cutmix,
     cutout,
+    mix,
+    mixup,
     paint_boxes,
     random_erase,
     random_flip,
     random_rotate,
     random_translate,
 )
-from kerascv_course.data.mixing import cutmix, mix, mixup
 from kerascv_course.data.pipeline import training_batches
 from kerascv_course.data.splits import Split
 from kerascv_course.recipes import get_recipe
@@ -56,8 +58,8 @@ def stream(count, *, split=SPLIT, seed=3, **augmentation):
     ],
     ids=str,
 )
-def test_the_streams_of_the_first_recipes_stay_as_they_were(augmentation, digest):
-    """The docs name runs with these; whoever breaks this breaks their reproduction."""
+def test_augmented_streams_never_change(augmentation, digest):
+    """Published runs depend on these exact streams."""
     seen = hashlib.sha256()
     for images, targets in stream(7, **augmentation):
         seen.update(images.tobytes())
@@ -65,7 +67,24 @@ def test_the_streams_of_the_first_recipes_stay_as_they_were(augmentation, digest
     assert seen.hexdigest()[:16] == digest
 
 
-def test_an_alternating_flip_shows_both_views_of_each_image_in_two_epochs():
+def test_random_flip_mirrors_about_half_of_the_images():
+    images = np.random.default_rng(1).integers(0, 256, (1000, 2, 3, 1), np.uint8)
+    flipped = random_flip(tf.constant(images), tf.constant([0, 1])).numpy()
+    mirrored = (flipped == images[:, :, ::-1]).all((1, 2, 3))
+    kept = (flipped == images).all((1, 2, 3))
+    assert (mirrored | kept).all() and 400 < mirrored.sum() < 600
+
+
+def test_random_translate_draws_all_shifts():
+    image = np.arange(1, 13, dtype=np.uint8).reshape(3, 4, 1)
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
+    shifts = [padded[y : y + 3, x : x + 4] for y in range(3) for x in range(3)]
+    moved = random_translate(tf.constant(np.repeat(image[None], 300, 0)), tf.constant([5, 6]), 1).numpy()
+    which = [next(i for i, shift in enumerate(shifts) if (shift == one).all()) for one in moved]
+    assert set(which) == set(range(9))
+
+
+def test_alternating_flip_shows_both_versions_in_two_epochs():
     count = 64
     split = Split(np.random.default_rng(1).integers(0, 256, (count, 2, 3, 1), np.uint8), np.arange(count))
     batches = stream(3 * count // 8, split=split, alternating_flip=True)
@@ -81,13 +100,13 @@ def test_an_alternating_flip_shows_both_views_of_each_image_in_two_epochs():
     assert any((a[0][a[1].argsort()] != b[0][b[1].argsort()]).any() for a, b in zip(batches, other, strict=False))
 
 
-def test_an_alternating_flip_by_hand():
+def test_alternating_flip_by_hand():
     images = tf.constant([[[[1], [2]]], [[[3], [4]]]], tf.uint8)
     even, odd = (alternating_flip(images, tf.constant([True, False]), epoch).numpy().ravel().tolist() for epoch in (0, 1))
     assert even == [2, 1, 3, 4] and odd == [1, 2, 4, 3]
 
 
-def test_a_reflected_border_by_hand():
+def test_random_translate_with_reflected_border_by_hand():
     image = np.arange(1, 13, dtype=np.uint8).reshape(3, 4, 1)
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), "reflect")
     shifts = [padded[y : y + 3, x : x + 4] for y in range(3) for x in range(3)]
@@ -113,7 +132,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_change_is_the_same_eagerly_and_inside_the_pipeline(name):
+def test_operations_are_the_same_eagerly_and_in_the_pipeline(name):
     change, seed = CHANGES[name], tf.constant([3, 4])
     dataset = tf.data.Dataset.from_tensors(SPLIT.images).map(lambda images: change(images, seed))
     parts = zip(*(tf.nest.flatten(result) for result in (change(IMAGES, seed), next(iter(dataset)))), strict=True)
@@ -124,7 +143,7 @@ def test_a_change_is_the_same_eagerly_and_inside_the_pipeline(name):
     assert (eager[0] != tf.nest.flatten(change(IMAGES, tf.constant([3, 5])))[0].numpy()).any()
 
 
-def test_the_whole_stream_is_decided_by_the_seed():
+def test_augmented_streams_depend_on_the_seed_alone():
     whole = dataclasses.asdict(EVERYTHING)
     first, again, other = (stream(4, seed=seed, **whole) for seed in (1, 1, 2))
     for (images, targets), (same, likewise) in zip(first, again, strict=True):
@@ -133,7 +152,7 @@ def test_the_whole_stream_is_decided_by_the_seed():
     assert (first[0][0] != other[0][0]).any()
 
 
-def test_flip_and_translate_together_are_one_after_the_other():
+def test_augment_combines_flip_and_translate_in_order():
     seed = tf.constant([3, 4])
     flip_seed, translate_seed = tf.unstack(tf.random.split(seed, 2))
     for border in ("zeros", "reflect"):
@@ -142,7 +161,7 @@ def test_flip_and_translate_together_are_one_after_the_other():
         assert (both.numpy() == in_turn.numpy()).all()
 
 
-def test_a_quarter_turn_is_numpys_and_none_is_none():
+def test_rotate_by_quarter_turns_equals_numpy():
     square = np.random.default_rng(2).integers(0, 256, (4, 7, 7, 3), np.uint8)
     angles = tf.constant([0.0, np.pi / 2, np.pi, -np.pi / 2], tf.float32)
     turned = _rotate(tf.constant(square), angles).numpy()
@@ -150,7 +169,7 @@ def test_a_quarter_turn_is_numpys_and_none_is_none():
         assert (np.rot90(image, quarters)[1:-1, 1:-1] == result[1:-1, 1:-1]).all(), quarters
 
 
-def test_a_rotation_keeps_flat_images_inside_and_fills_the_corners():
+def test_random_rotate_fills_the_corners():
     flat = tf.fill((40, 9, 9, 1), tf.constant(200, tf.uint8))
     zeros = random_rotate(flat, tf.constant([1, 2]), 45.0).numpy()
     assert (zeros[:, 2:7, 2:7] == 200).all() and (zeros[:, 0, 0] < 200).any()
@@ -171,7 +190,7 @@ def test_color_jitter_by_hand():
     assert np.abs(jittered - expected).max() < 0.51 and (factors > 1).any() and (factors < 1).any()
 
 
-def test_color_jitter_leaves_grey_grey_and_does_nothing_at_strength_0():
+def test_color_jitter_keeps_gray_images_gray():
     gray = np.repeat(SPLIT.images[..., :1], 3, axis=-1)
     jittered = color_jitter(tf.constant(gray), tf.constant([5, 6]), 0.5).numpy()
     assert (jittered == jittered[..., :1]).all() and (jittered != gray).any()
@@ -181,11 +200,11 @@ def test_color_jitter_leaves_grey_grey_and_does_nothing_at_strength_0():
 
 
 @pytest.mark.parametrize("side", [3, 4])
-def test_cutout_hides_a_square_around_any_pixel(side):
+def test_cutout_fills_a_square_around_any_pixel(side):
     white = np.full((2000, 6, 5, 3), 255, np.uint8)
     hidden = cutout(tf.constant(white), tf.constant([1, 2]), side, (0.5, 0.1, 0.0)).numpy()
     gone = (hidden != 255).all(-1)
-    assert (hidden[gone] == [128, 26, 0]).all(), "the mean colour, to the nearest step"
+    assert (hidden[gone] == [128, 26, 0]).all(), "the mean color, rounded"
     expected = set()
     for y, x in itertools.product(range(6), range(5)):
         mask = np.zeros((6, 5), bool)
@@ -195,7 +214,7 @@ def test_cutout_hides_a_square_around_any_pixel(side):
     assert gone.sum((1, 2)).max() == side**2
 
 
-def test_erasing_fills_whole_rectangles_of_the_papers_area_with_noise():
+def test_random_erase_fills_rectangles_of_the_papers_area_with_noise():
     black = np.zeros((2000, 32, 32, 3), np.uint8)
     erased = random_erase(tf.constant(black), tf.constant([1, 2]), 0.5).numpy()
     areas, ratios = [], []
@@ -203,7 +222,7 @@ def test_erasing_fills_whole_rectangles_of_the_papers_area_with_noise():
         seen = image.any(-1)
         rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
         tall, wide = rows.max() - rows.min() + 1, columns.max() - columns.min() + 1
-        assert seen.sum() == tall * wide, "filled without a gap (three zeros in one pixel: 1 of 17 million)"
+        assert seen.sum() == tall * wide, "filled without gaps (three zeros in a pixel: 1 of 17 million)"
         areas.append(tall * wide / 1024)
         ratios.append(tall / wide)
     assert 900 < len(areas) < 1100
@@ -214,16 +233,16 @@ def test_erasing_fills_whole_rectangles_of_the_papers_area_with_noise():
     assert (random_erase(tf.constant(black[:9]), tf.constant([1, 2]), 0.0).numpy() == 0).all()
 
 
-def test_a_box_may_lie_outside_or_be_empty():
+def test_paint_boxes_outside_or_empty():
     images, other = np.zeros((4, 3, 4, 1), np.uint8), tf.constant(9, tf.uint8)
     top, left, tall, wide = (tf.constant(values) for values in ([-1, 2, 0, 5], [-1, 3, 0, 0], [2, 5, 0, 1], [2, 5, 4, 1]))
-    painted = paint_boxes(tf.constant(images), other, top, left, tall, wide).numpy()
+    painted = paint_boxes(tf.constant(images), other, top, left, (tall, wide)).numpy()
     expected = images.copy()
     expected[0, 0, 0] = expected[1, 2, 3] = 9
     assert (painted == expected).all()
 
 
-def test_mixup_blends_pixels_and_targets_alike():
+def test_mixup_blends_pixels_and_targets_equally():
     images = np.broadcast_to(np.arange(0, 240, 8, dtype=np.uint8)[:, None, None, None], (30, 2, 2, 3))
     targets = tf.one_hot(tf.range(30), 30)
     mixed, soft = (part.numpy() for part in mixup(tf.constant(images), targets, tf.constant([1, 2]), 1.0))
@@ -232,10 +251,10 @@ def test_mixup_blends_pixels_and_targets_alike():
     expected = soft @ images[:, 0, 0, 0]
     assert np.abs(mixed - expected[:, None, None, None]).max() < 0.51
     own = soft.diagonal()
-    assert own.min() < 0.3 and own.max() > 0.7 and len(np.unique(own)) > 25, "a share for each image"
+    assert own.min() < 0.3 and own.max() > 0.7 and len(np.unique(own)) > 25, "one share per image"
 
 
-def test_cutmix_targets_are_the_shares_of_the_area():
+def test_cutmix_weights_targets_by_area():
     images = np.broadcast_to(np.arange(30, dtype=np.uint8)[:, None, None, None], (30, 8, 6, 3))
     mixed, soft = (part.numpy() for part in cutmix(tf.constant(images), tf.one_hot(tf.range(30), 30), tf.constant([1, 2]), 1.0))
     for own, (image, target) in enumerate(zip(mixed, soft, strict=True)):
@@ -246,12 +265,12 @@ def test_cutmix_targets_are_the_shares_of_the_area():
     assert ((soft > 0).sum(1) == 2).any()
 
 
-def test_shares_of_a_small_alpha_are_near_0_and_1():
+def test_mixup_with_small_alpha_hardly_blends():
     share = mixup(tf.zeros((2000, 1, 1, 1), tf.uint8), tf.eye(2000), tf.constant([1, 2]), 0.01)[1].numpy().max(1)
     assert np.isfinite(share).all() and (share > 0.99).mean() > 0.9
 
 
-def test_each_batch_is_mixed_one_way_where_both_are_asked_for():
+def test_mix_chooses_mixup_or_cutmix_per_batch():
     images, targets = (
         tf.constant(np.arange(8, dtype=np.uint8)[:, None, None, None] * np.full((8, 9, 9, 1), 30, np.uint8)),
         tf.range(8),
@@ -262,12 +281,12 @@ def test_each_batch_is_mixed_one_way_where_both_are_asked_for():
     assert 4 < sum(blended) < 16
 
 
-def test_what_is_refused():
+def test_augmentation_refuses_unsuitable_settings():
     with pytest.raises(InputError, match=r"flip and augmentation.alternating_flip exclude each other.*leave one out"):
         Augmentation(flip=True, alternating_flip=True)
     with pytest.raises(InputError, match=r"reflected border must be less than the image's 5 pixels; received 5"):
         stream(1, translate=5, border="reflect")
-    with pytest.raises(InputError, match=r"color_jitter goes with 1 or 3 channels; the images have 2"):
+    with pytest.raises(InputError, match=r"color_jitter needs images with 1 or 3 channels; received 2"):
         check_augmentation(Augmentation(color_jitter=0.1), (8, 8, 2))
 
 
@@ -283,15 +302,15 @@ def test_what_is_refused():
     ],
     ids=str,
 )
-def test_values_out_of_range(values, message):
+def test_augmentation_refuses_values_out_of_range(values, message):
     with pytest.raises(InputError, match=message):
         Augmentation(**values)
 
 
-def test_mixing_is_for_classes_that_stay():
+def test_mixing_refuses_targets_that_depend_on_pixels():
     mixing = dataclasses.replace(RECIPE, augmentation=Augmentation(mixup=0.2))
     with pytest.raises(InputError, match=r"go with the task classify; received colorize"):
         dataclasses.replace(mixing, task="colorize")
     for options in ({"relabel": lambda images: images, "classes": 30}, {}):
-        with pytest.raises(InputError, match=r"one class an image, which stays"):
+        with pytest.raises(InputError, match=r"one class per image, which stays"):
             training_batches(SPLIT, mixing, **options)

@@ -110,7 +110,7 @@ def test_load_identities_from_a_table(table):
         (["a.png,Ann,training"], "split must be one of train, validation.*received 'training'"),
         (["a.png,Ann,train", "b.png,Bob,"], "must give split for all images or for none; line 3"),
         (["a.png,Ann,train", "b.png,Bob,validation"], "training needs two or more identities; the training split has 1"),
-        (["a.png,Ann,train", "b.png,Bob,train", "z.png,Cy,validation"], "1 of 1 pictures cannot be used.*z.png"),
+        (["a.png,Ann,train", "b.png,Bob,train", "z.png,Cy,validation"], "1 of 1 images are unusable.*z.png"),
         ([], "at least one row"),
     ],
 )
@@ -126,7 +126,7 @@ def test_load_identities_rejects_bad_folders(tmp_path, folders):
     with pytest.raises(InputError, match="no images in"):
         load(CONFIG, tmp_path / "empty")
     (folders / "p3" / "1.png").write_bytes(b"not an image")
-    with pytest.raises(InputError, match=r"1 of .* pictures cannot be used.*p3/1.png"):
+    with pytest.raises(InputError, match=r"1 of .* images are unusable.*p3/1.png"):
         load(CONFIG, folders)
     with pytest.raises(InputError, match="unknown identity 'p33'; did you mean 'p3'"):
         load(Data("identities", image_size=(4, 4), only=("p33",)), folders)

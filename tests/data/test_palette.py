@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kerascv_course.core.errors import DataError, UnknownNameError
+from kerascv_course.core.errors import DataError
 from kerascv_course.data.palette import (
     color_names,
     format_palette,
@@ -13,7 +13,6 @@ from kerascv_course.data.palette import (
     nearest_colors_tf,
     palette_of,
 )
-from kerascv_course.data.splits import Split, keep_classes
 
 THREE = np.array([[0, 0, 0], [255, 0, 0], [255, 255, 255]], np.uint8)
 
@@ -98,14 +97,3 @@ def test_load_palette_rejects_bad_csv_files(tmp_path, text, message):
         load_palette(tmp_path / "p.csv")
     with pytest.raises(DataError, match="no such palette"):
         load_palette(tmp_path / "none.csv")
-
-
-def test_keep_classes_by_name():
-    split = Split(np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1), np.array([0, 1, 2, 0, 2, 2]))
-    kept, labels = keep_classes(split, ("a", "b", "c", "d"), ("c", "a"))
-    assert labels == ("a", "c") and kept.targets.tolist() == [0, 1, 0, 1, 1] and kept.images.ravel().tolist() == [0, 2, 3, 4, 5]
-    assert keep_classes(split, ("a", "b", "c", "d"), ())[0] is split
-    with pytest.raises(UnknownNameError, match="unknown class 'hors'; did you mean 'horse'"):
-        keep_classes(split, ("horse", "b", "c"), ("hors",))
-    with pytest.raises(DataError, match=r"data\.only keeps classes that have images; 'd' has none"):
-        keep_classes(split, ("a", "b", "c", "d"), ("a", "d"))

@@ -1,3 +1,5 @@
+"""Dividing and describing splits."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -5,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kerascv_course.core.errors import DataError
-from kerascv_course.data.splits import Split, Splits, hold_out, make_info
+from kerascv_course.core.errors import DataError, UnknownNameError
+from kerascv_course.data.splits import Split, Splits, hold_out, keep_classes, make_info
 
 
 def numbered(count: int, classes: int = 2) -> Split:
@@ -15,38 +17,38 @@ def numbered(count: int, classes: int = 2) -> Split:
 
 
 @given(st.integers(20, 200), st.floats(0.1, 0.9), st.integers(0, 10), st.booleans())
-def test_parts_are_disjoint_and_whole(count, share, seed, stratify):
+def test_hold_out_parts_are_disjoint_and_complete(count, share, seed, stratify):
     rest, held = hold_out(numbered(count), share, seed, stratify=stratify)
     assert len(held) == round(count * share)
     assert sorted([*rest.images.ravel(), *held.images.ravel()]) == list(range(count))
     assert (np.diff(rest.images.ravel().astype(int)) > 0).all()
 
 
-def test_the_same_seed_divides_alike_and_another_does_not():
+def test_hold_out_depends_on_the_seed():
     first, again, other = (hold_out(numbered(100), 0.2, seed, stratify=False)[1].images.ravel() for seed in (3, 3, 4))
     assert (first == again).all() and (first != other).any()
 
 
-def test_stratified_parts_keep_the_classes_shares():
+def test_hold_out_stratified_keeps_class_proportions():
     _, held = hold_out(numbered(100, classes=4), 0.2, 0, stratify=True)
     assert np.bincount(held.targets).tolist() == [5, 5, 5, 5]
 
 
 @pytest.mark.parametrize("share", [0.001, 0.999])
-def test_an_empty_part_is_refused(share):
+def test_hold_out_refuses_an_empty_part(share):
     with pytest.raises(DataError, match="leaves a split empty"):
         hold_out(numbered(10), share, 0, stratify=False)
 
 
-def test_a_class_of_one_image_cannot_be_divided():
+def test_hold_out_stratified_refuses_small_classes():
     split = Split(np.zeros((10, 1, 1, 1), np.uint8), np.array([0] * 9 + [1]))
-    with pytest.raises(DataError, match=r"each class needs two images or more .* the smallest class has 1"):
+    with pytest.raises(DataError, match=r"two or more images per class.*the smallest class has 1"):
         hold_out(split, 0.5, 0, stratify=True)
-    with pytest.raises(DataError, match="each part one of each class"):
+    with pytest.raises(DataError, match="one of each class in both parts"):
         hold_out(numbered(20, classes=5), 0.1, 0, stratify=True)
 
 
-def test_the_fingerprint_sees_every_pixel_target_and_split():
+def test_make_info_fingerprint_covers_pixels_targets_and_splits():
     base = Splits(numbered(4), numbered(3), numbered(2))
     prints = {make_info("x", ("a", "b"), "", base).fingerprint}
     pixel = numbered(4)
@@ -63,6 +65,17 @@ def test_the_fingerprint_sees_every_pixel_target_and_split():
     assert make_info("x", ("a", "b"), "", base).fingerprint in prints
 
 
-def test_an_empty_split_is_refused():
+def test_make_info_refuses_an_empty_split():
     with pytest.raises(DataError, match="the test split of x has no images"):
         make_info("x", ("a",), "", Splits(numbered(1), numbered(1), numbered(0)))
+
+
+def test_keep_classes_by_name():
+    split = Split(np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1), np.array([0, 1, 2, 0, 2, 2]))
+    kept, labels = keep_classes(split, ("a", "b", "c", "d"), ("c", "a"))
+    assert labels == ("a", "c") and kept.targets.tolist() == [0, 1, 0, 1, 1] and kept.images.ravel().tolist() == [0, 2, 3, 4, 5]
+    assert keep_classes(split, ("a", "b", "c", "d"), ())[0] is split
+    with pytest.raises(UnknownNameError, match="unknown class 'hors'; did you mean 'horse'"):
+        keep_classes(split, ("horse", "b", "c"), ("hors",))
+    with pytest.raises(DataError, match=r"data\.only must name classes with images; 'd' has none"):
+        keep_classes(split, ("a", "b", "c", "d"), ("a", "d"))

@@ -122,7 +122,7 @@ def test_colours_laid_over_grey(model, photo):
     [
         (lambda m: m.colorize(np.zeros((4, 4, 3), np.float32)), ImageError, "received an array of float32"),
         (lambda m: m.colorize(np.zeros((0, 4, 3), np.uint8)), ImageError, "received"),
-        (lambda m: m.colorize("no/such.jpg"), ImageError, "no such picture"),
+        (lambda m: m.colorize("no/such.jpg"), ImageError, "no such image"),
         (lambda m: m.colorize(np.zeros((4, 4), np.uint8), tile=0), InputError, "tile and colors_at are 1 pixel or more"),
         (lambda m: m.colorize(np.zeros((4, 4), np.uint8), colors_at=0), InputError, "1 pixel or more"),
         (

@@ -71,7 +71,7 @@ def test_the_best_classes_come_in_order(model, seven):
         (np.zeros(5, np.uint8), r"received \(5,\)"),
         (np.zeros((0, 5), np.uint8), "received"),
         ([], "no pictures to predict"),
-        ("no/such.png", "no such picture"),
+        ("no/such.png", "no such image"),
     ],
 )
 def test_what_is_no_picture_is_refused(model, images, message):
@@ -118,7 +118,7 @@ def test_folders_are_expanded_to_their_pictures(tmp_path, seven):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImageError, match="no pictures in the folder"):
         expand_paths([tmp_path / "empty"])
-    with pytest.raises(ImageError, match="no such picture"):
+    with pytest.raises(ImageError, match="no such image"):
         expand_paths([tmp_path / "none"])
 
 

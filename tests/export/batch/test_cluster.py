@@ -184,7 +184,7 @@ def test_where_nothing_can_be_predicted_the_command_fails(connected, classifier,
     (tmp_path / "pictures/a.png").touch()
     with pytest.raises(InputError, match=r"none of 1 pictures could be used: .*unreadable says why"):
         main(["predict-many", str(classifier), str(tmp_path / "pictures"), "--output", str(tmp_path / "out")])
-    assert "a.png is not a picture" in parquet.read_table(tmp_path / "out/unreadable").to_pylist()[0]["reason"]
+    assert "a.png is not an image" in parquet.read_table(tmp_path / "out/unreadable").to_pylist()[0]["reason"]
 
 
 # --- what a worker does, here -----------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def test_a_table_names_pictures_and_none_outside_its_root(classifier, folder, tm
     assert rows[1]["labels"] == rows[2]["labels"] and rows[2]["number"] == 6
     reasons = {name: reason for _, name, reason in apart}
     assert len(rows) + len(apart) == len(names)
-    assert reasons[""] == "this row names no picture" and "no such picture" in reasons["b/none.png"]
+    assert reasons[""] == "this row names no picture" and "no such image" in reasons["b/none.png"]
     assert all("leads out of the folder" in reasons[name] for name in ("../secret.png", "/etc/passwd"))
 
     rows, _ = answer_all(*begin(table, tmp_path / "above", classifier, column="file", root=tmp_path))

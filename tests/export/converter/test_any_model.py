@@ -215,7 +215,7 @@ def test_a_keras_file_without_pictures(keras_file, tmp_path, capsys):
         (["--tolerance", "-1", "--noise"], "--tolerance is above 0; received -1"),
         (["--preprocessing", "1", "2", "3", "--noise"], "three means and three stds; received 1 2 3"),
         (["--preprocessing", "cafe", "--noise"], "did you mean 'caffe'"),
-        (["--images", "nowhere"], "no such picture: nowhere"),
+        (["--images", "nowhere"], "no such image: nowhere"),
     ],
 )
 def test_what_is_wrong_with_the_options_is_told(keras_file, words, message):
