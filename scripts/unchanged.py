@@ -140,7 +140,8 @@ def record(folder: Path, only: str = "") -> dict[str, Any]:
         found["runs"][name] = read_run(folder / "runs" / name)
     if re.search(only, "reports"):
         reports = folder / "reports"
-        run(REPORT, "all", "--quick", "--output", str(reports), log=folder / "reports.txt")
+        if not (reports / "index.html").is_file():
+            run(REPORT, "all", "--quick", "--output", str(reports), log=folder / "reports.txt")
         for path in sorted((reports / "quick").glob("*/metrics.json")):
             found["runs"][f"quick {path.parent.name}"] = read_run(path.parent)
         found["reports"] = {path.parent.name: page_numbers(path) for path in sorted(reports.glob("*/README.md"))}
