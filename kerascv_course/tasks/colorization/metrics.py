@@ -1,14 +1,12 @@
-"""How near coloured pictures come to the true ones, and what is had without learning. NumPy; SSIM by TensorFlow.
+"""Colorization metrics, and baselines without a network.
 
-Definitions:
-
-* pixel accuracy: share of pixels given the class of the nearest palette colour (CSC413 assignment 2);
-* balanced accuracy: mean over the classes that occur of the share of their pixels recognised (Brodersen et al., ICPR 2010);
-* PSNR: 10·log₁₀(255²/MSE) in dB over the pixels and channels of a picture, then the mean over pictures;
+* pixel accuracy: fraction of pixels assigned the class of their nearest palette color (CSC413 assignment 2);
+* balanced accuracy: mean recall of the classes that occur (Brodersen et al., ICPR 2010);
+* PSNR: 10·log₁₀(255²/MSE) in dB over the pixels and channels of an image, averaged over images;
 * SSIM: Wang, Bovik, Sheikh, Simoncelli, IEEE TIP 2004: 11×11 Gaussian window of σ 1.5, K₁ 0.01, K₂ 0.03, mean of the channels;
-* ΔE: mean over pixels of the distance ΔE*ab (CIE 1976) in CIELAB; ab-RMSE: root of the mean over pixels and both channels of the
-  squared error in a and b (after Deshpande, Rock, Forsyth, ICCV 2015);
-* CIELAB: from sRGB (IEC 61966-2-1) with the white D65, 2° observer.
+* ΔE: mean over pixels of the distance ΔE*ab (CIE 1976) in CIELAB; ab-RMSE: root mean square error of a and b over pixels and both
+  channels (after Deshpande, Rock, Forsyth, ICCV 2015);
+* CIELAB: from sRGB (IEC 61966-2-1) with white D65, 2° observer.
 """
 
 from __future__ import annotations
@@ -17,25 +15,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
+from scipy.special import log_softmax
+from sklearn.metrics import confusion_matrix
 
 __all__ = ["PixelReport", "entropy", "floors", "rgb_to_lab"]
 
-#: Matrix of sRGB (IEC 61966-2-1) from linear RGB to XYZ, and the white it maps (1, 1, 1) to.
+#: Matrix from linear sRGB (IEC 61966-2-1) to XYZ, and its white.
 SRGB_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 WHITE = SRGB_TO_XYZ.sum(1)
 
-#: PSNR of a picture that is met exactly, where the definition gives infinity.
+#: PSNR of identical images, infinite by definition.
 MAX_PSNR = 99.0
 
-#: Window of SSIM; smaller pictures have none.
+#: Window of SSIM; it is undefined for smaller images.
 SSIM_WINDOW = 11
 
-#: Floor of the nearest neighbours: pixels drawn of either split, neighbours, sides of the squares whose mean grey is compared.
-KNN_PIXELS, KNN_NEIGHBOURS, KNN_SQUARES = 20_000, 15, (1, 3, 5)
+#: Nearest-neighbor baseline: pixels sampled per split, neighbors, sides of the squares whose mean gray levels are compared.
+KNN_PIXELS, KNN_NEIGHBORS, KNN_SQUARES = 20_000, 15, (1, 3, 5)
 
 
 def rgb_to_lab(images: np.ndarray) -> np.ndarray:
-    """sRGB to CIELAB (CIE 15:2004): uint8 (…, 3) to float32 (…, 3): L 0–100, a, b."""
+    """Convert sRGB to CIELAB (CIE 15:2004): uint8 (…, 3) to float32 (…, 3): L 0–100, a, b."""
     levels = np.arange(256) / 255
     linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
     ratios = linear.astype(np.float32)[images] @ (SRGB_TO_XYZ / WHITE[:, None]).T.astype(np.float32)
@@ -46,7 +47,7 @@ def rgb_to_lab(images: np.ndarray) -> np.ndarray:
 
 @dataclass
 class PixelReport:
-    """Sums over batches; `result` makes the figures of them.
+    """Metrics accumulated over batches.
 
     Attributes:
         colors: number of classes.
@@ -67,39 +68,35 @@ class PixelReport:
     def add(
         self, logits: np.ndarray | None, classes: np.ndarray, targets: np.ndarray, shown: np.ndarray, true: np.ndarray
     ) -> None:
-        """Take a batch in.
+        """Add a batch.
 
         Args:
-            logits: float (N, height, width, colours); None: the loss is left out.
-            classes: whole numbers (N, height, width), the answers.
-            targets: likewise, the truth.
-            shown: uint8 (N, height, width, 3), the coloured pictures.
-            true: likewise, the true ones.
+            logits: float (N, height, width, colors); None: without loss.
+            classes: integers (N, height, width), predicted.
+            targets: integers (N, height, width), true.
+            shown: uint8 (N, height, width, 3), colorized images.
+            true: uint8 (N, height, width, 3), original images.
         """
-        pairs = targets.astype(np.int64).ravel() * self.colors + classes.astype(np.int64).ravel()
-        self.confusion += np.bincount(pairs, minlength=self.colors**2).reshape(self.colors, self.colors)
+        self.confusion += confusion_matrix(targets.ravel(), classes.ravel(), labels=np.arange(self.colors))
         self.images += len(true)
         if logits is not None:
-            shifted = logits - logits.max(-1, keepdims=True)
-            chosen = np.take_along_axis(shifted, targets[..., None].astype(np.int64), -1)[..., 0]
-            self.loss += float((np.log(np.exp(shifted).sum(-1)) - chosen).sum(dtype=np.float64))
+            chosen = np.take_along_axis(log_softmax(logits, axis=-1), targets[..., None].astype(np.int64), -1)
+            self.loss -= float(chosen.sum(dtype=np.float64))
         squares = ((shown.astype(np.float32) - true.astype(np.float32)) ** 2).mean((1, 2, 3))
         with np.errstate(divide="ignore"):
             self.psnr += float(np.minimum(10 * np.log10(255.0**2 / squares), MAX_PSNR).sum(dtype=np.float64))
         if min(true.shape[1:3]) >= SSIM_WINDOW:
-            import tensorflow as tf
-
             self.ssim += float(tf.reduce_sum(tf.image.ssim(shown, true, 255)))
         difference = rgb_to_lab(shown) - rgb_to_lab(true)
         self.delta_e += float(np.sqrt((difference**2).sum(-1)).sum(dtype=np.float64))
         self.ab_squares += float((difference[..., 1:] ** 2).sum(dtype=np.float64))
 
     def result(self, *, loss: bool = True) -> dict[str, Any]:
-        """The figures.
+        """The metrics.
 
         Returns:
-            ``images``, ``loss`` (nats a pixel), ``accuracy``, ``balanced_accuracy``, ``psnr`` (dB), ``ssim``, ``delta_e`` and
-            ``ab_rmse``; ``ssim`` is 0 for pictures smaller than its window.
+            ``images``, ``loss`` (nats per pixel), ``accuracy``, ``balanced_accuracy``, ``psnr`` (dB), ``ssim``, ``delta_e`` and
+            ``ab_rmse``; ``ssim`` is 0 for images smaller than its window.
         """
         pixels = int(self.confusion.sum())
         return {
@@ -115,13 +112,13 @@ class PixelReport:
 
 
 def balanced_accuracy(confusion: np.ndarray) -> float:
-    """Mean share recognised over the classes that occur; rows of `confusion` are the true ones."""
+    """Mean recall of the classes that occur; rows of `confusion` are true classes."""
     totals = confusion.sum(1)
     return float((np.diag(confusion)[totals > 0] / totals[totals > 0]).mean())
 
 
 def entropy(counts: np.ndarray) -> float:
-    """Entropy of a distribution given by counts, nats."""
+    """Entropy of a distribution given as counts, in nats."""
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 
@@ -129,29 +126,29 @@ def entropy(counts: np.ndarray) -> float:
 def floors(
     train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], colors: int, seed: int = 0
 ) -> dict[str, float]:
-    """What is had from the palette's distribution alone and from the grey level alone.
+    """Baselines from the distribution of classes and from gray levels alone.
 
     Args:
         train: uint8 images (N, height, width, 3) and their classes (N, height, width).
         test: likewise.
         colors: number of classes.
-        seed: of the pixels drawn for kNN.
+        seed: of the pixels sampled for kNN.
 
     Returns:
-        ``entropy``: of the training pixels' classes, nats: the loss of a constant answer that knows their shares;
+        ``entropy`` of the training classes, nats: the loss of a constant prediction that knows their frequencies;
         ``entropy_bits``: the same in bits; ``majority_accuracy``: test accuracy of the most frequent class;
-        ``lookup_accuracy``, ``lookup_loss``: of the most frequent class, and of the shares, at each grey level;
-        ``knn_accuracy``: of the majority among the 15 nearest of 20,000 training pixels by three numbers, the grey of the
-        pixel and the mean grey of the 3×3 and the 5×5 pixels around it, on 20,000 test pixels.
+        ``lookup_accuracy`` and ``lookup_loss``: of the most frequent class, and of the class frequencies, at each gray level;
+        ``knn_accuracy``: of the 15 nearest of 20,000 training pixels by the gray level of the pixel and the mean gray levels of the
+        3×3 and the 5×5 pixels around it, on 20,000 test pixels.
     """
     (images, targets), (test_images, test_targets) = train, test
     counts = np.bincount(targets.ravel(), minlength=colors)
     levels, test_levels = _gray_levels(images), _gray_levels(test_images)
     table = np.bincount(levels.ravel() * colors + targets.ravel(), minlength=256 * colors).reshape(256, colors)
-    # a level that training has not seen answers with the classes of all
+    # gray levels absent from training use the overall frequencies
     seen = np.where(table.sum(1, keepdims=True) > 0, table, counts)
-    shares = (seen + counts / counts.sum()) / (seen.sum(1, keepdims=True) + 1)
-    chosen = shares[test_levels.ravel(), test_targets.ravel()]
+    frequencies = (seen + counts / counts.sum()) / (seen.sum(1, keepdims=True) + 1)
+    chosen = frequencies[test_levels.ravel(), test_targets.ravel()]
     return {
         "entropy": entropy(counts),
         "entropy_bits": entropy(counts) / float(np.log(2)),
@@ -171,21 +168,21 @@ def _knn_accuracy(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, 
 
     rng = np.random.default_rng(seed)
     features, labels = _surroundings(*train, rng)
-    knn = KNeighborsClassifier(min(KNN_NEIGHBOURS, len(labels))).fit(features, labels)
+    knn = KNeighborsClassifier(min(KNN_NEIGHBORS, len(labels))).fit(features, labels)
     return float(knn.score(*_surroundings(*test, rng)))
 
 
 def _surroundings(images: np.ndarray, targets: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Mean grey of squares around pixels drawn at random, the border repeated, (pixels, squares), and the pixels' classes."""
+    """Mean gray levels of squares around random pixels, border replicated, (pixels, squares), and the classes of the pixels."""
     total = targets.size
     chosen = np.sort(rng.choice(total, min(KNN_PIXELS, total), replace=False))
-    picture, row, column = np.unravel_index(chosen, targets.shape)
+    image, row, column = np.unravel_index(chosen, targets.shape)
     height, width = targets.shape[1:]
     means = []
     for side in KNN_SQUARES:
         reach = range(-(side // 2), side // 2 + 1)
         grays = [
-            images[picture, np.clip(row + y, 0, height - 1), np.clip(column + x, 0, width - 1)].mean(-1)
+            images[image, np.clip(row + y, 0, height - 1), np.clip(column + x, 0, width - 1)].mean(-1)
             for y in reach
             for x in reach
         ]
