@@ -92,8 +92,9 @@ def make_protocol(
 
 def _same_camera(identities: np.ndarray, cameras: np.ndarray, gallery: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     def excluded(queries: np.ndarray) -> np.ndarray:
-        same = identities[queries][:, None] == identities[gallery]
-        return same & (cameras[queries][:, None] == cameras[gallery])
+        same: np.ndarray = identities[queries][:, None] == identities[gallery]
+        same &= cameras[queries][:, None] == cameras[gallery]
+        return same
 
     return excluded
 

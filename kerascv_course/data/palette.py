@@ -121,7 +121,7 @@ def check_palette(values: np.ndarray, what: str) -> np.ndarray:
         raise DataError(f"{RULE}; {what} has a largest value of {worst}, or values below 0: scale it")
     if values.dtype.kind == "f" and values.max() <= 1:
         raise DataError(f"{RULE}; {what} has no value above 1: multiply it by 255")
-    palette = np.rint(values).astype(np.uint8)
+    palette: np.ndarray = np.rint(values).astype(np.uint8)
     _, first = np.unique(palette, axis=0, return_index=True)
     if len(first) < len(palette):
         duplicate = min(set(range(len(palette))) - set(first.tolist()))

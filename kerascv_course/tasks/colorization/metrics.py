@@ -160,7 +160,8 @@ def floors(
 
 
 def _gray_levels(images: np.ndarray) -> np.ndarray:
-    return (images.astype(np.int64).sum(-1) + 1) // 3
+    levels: np.ndarray = (images.astype(np.int64).sum(-1) + 1) // 3
+    return levels
 
 
 def _knn_accuracy(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], seed: int) -> float:

@@ -107,7 +107,7 @@ def _names(split: Split, labels: Sequence[str], indices: np.ndarray) -> list[str
 
 def _subsample(indices: np.ndarray, count: int) -> np.ndarray:
     """At most `count` indices, evenly spaced."""
-    return indices[np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int)]
+    return np.take(indices, np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int))
 
 
 def _nearest(vectors: np.ndarray, protocol: RetrievalProtocol, count: int) -> np.ndarray:

@@ -23,7 +23,8 @@ def pixel_vectors(images: np.ndarray) -> np.ndarray:
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
         vectors[row] = resize_image(image, PIXELS, PIXELS, "bilinear").ravel()
     vectors -= vectors.mean(axis=1, keepdims=True)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    return vectors
 
 
 def k_reciprocal(
@@ -108,7 +109,7 @@ def _largest_squares(vectors: np.ndarray) -> np.ndarray:
 
 def _reciprocal(ranks: np.ndarray, image: int, k: int) -> np.ndarray:
     forward = ranks[image, : k + 1]
-    return forward[(ranks[forward, : k + 1] == image).any(axis=1)]
+    return np.asarray(forward[(ranks[forward, : k + 1] == image).any(axis=1)])
 
 
 def _expanded(ranks: np.ndarray, image: int, k1: int) -> np.ndarray:

@@ -220,7 +220,7 @@ class KernelMap(FixedLayer):
         """κ(λ), table 1 of the paper."""
         if self.kernel == "intersection":
             return 2 / (np.pi * (1 + 4 * frequency**2))
-        return 1 / np.cosh(np.pi * frequency)
+        return 1 / float(np.cosh(np.pi * frequency))
 
     def call(self, vectors: Any) -> Any:
         """Nonnegative (batch, values) to (batch, values · (2 · order + 1)); zero stays zero."""

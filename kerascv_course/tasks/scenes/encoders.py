@@ -405,7 +405,8 @@ def find_words(sample: np.ndarray, words: int, seed: int) -> np.ndarray:
         machine = MiniBatchKMeans(words, init=centers, n_init=1, batch_size=batch, random_state=seed)
         for _ in tqdm(range(steps), desc=f"{words} words", leave=False, disable=None):
             machine.partial_fit(sample[rng.integers(0, len(sample), batch)])
-    return machine.cluster_centers_.astype(np.float32)
+    centers = machine.cluster_centers_
+    return np.asarray(centers, np.float32)
 
 
 def principal_axes(sample: np.ndarray, dimensions: int) -> tuple[np.ndarray, np.ndarray]:

@@ -179,7 +179,8 @@ def orientation_table(scale: int) -> np.ndarray:
     magnitude = np.hypot(horizontal, vertical) * scale
     position = np.arctan2(vertical, horizontal) / (np.pi / 4)
     parts = [magnitude * np.clip(1 - np.abs(position - bin), 0, 1) for bin in range(3)]
-    return np.rint(np.stack(parts).reshape(3, -1)).astype(np.float32)
+    table: np.ndarray = np.rint(np.stack(parts).reshape(3, -1)).astype(np.float32)
+    return table
 
 
 def _window(kind: str, bin_size: int) -> np.ndarray:

@@ -93,7 +93,7 @@ def cached(kind: str, key: str, compute: Callable[[], Mapping[str, np.ndarray]])
             return {name: file[name] for name in file.files}
     arrays = dict(compute())
     with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+        np.savez(file, allow_pickle=False, **arrays)
     return arrays
 
 
@@ -219,7 +219,7 @@ class _EncodingLearner:
     def _compressed_sample(self) -> np.ndarray:
         if self.compress is None:
             return self.sample
-        return ops.convert_to_numpy(ops.cast(self.compress(self.sample), "float32"))
+        return np.asarray(ops.convert_to_numpy(ops.cast(self.compress(self.sample), "float32")))
 
     def _learn_words(self) -> dict[str, np.ndarray]:
         log.info("finding %d words", self.config.words)
