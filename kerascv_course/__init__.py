@@ -4,6 +4,6 @@ Importing this package imports neither TensorFlow nor Keras.
 """
 
 from kerascv_course._version import __version__
-from kerascv_course.models.registry import create_model, list_models
+from kerascv_course.models import create_model, list_models
 
 __all__ = ["__version__", "create_model", "list_models"]

@@ -19,7 +19,7 @@ import keras
 from PIL import Image
 
 from kerascv_course import plots
-from kerascv_course.analysis.inside import first_and_last
+from kerascv_course.analysis.activations import first_and_last
 from kerascv_course.config import Recipe
 from kerascv_course.core.environment import package_versions, seconds_since_start
 from kerascv_course.core.errors import CourseError, InputError

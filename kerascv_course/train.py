@@ -138,7 +138,7 @@ def main() -> int:
 
     from kerascv_course.core.environment import start_tensorflow
     from kerascv_course.data import check_source
-    from kerascv_course.models.registry import check_model
+    from kerascv_course.models import check_model
     from kerascv_course.training.run_dir import Run
 
     # What can be told at once is, and not after TensorFlow's start.

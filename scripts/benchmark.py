@@ -77,7 +77,7 @@ def _measure(name: str, rounds: int) -> Measured:
     from export.predictor import open_session
     from kerascv_course import create_model
     from kerascv_course.analysis import summarize
-    from kerascv_course.models.registry import model_spec
+    from kerascv_course.models import model_spec
 
     spec = model_spec(name)
     shape, classes = (spec.input_shape, spec.num_classes) if spec.parameters < LARGE else ((32, 32, 3), 10)
@@ -149,7 +149,7 @@ def untrained(name: str, folder: Path) -> None:
     from export import export_model
     from export.serving import normalized, serving_classifier
     from kerascv_course import create_model
-    from kerascv_course.models.registry import model_spec
+    from kerascv_course.models import model_spec
 
     channels = model_spec(name).input_shape[-1]
     model = normalized(create_model(name, 10, (32, 32, channels)), (0.5,), (0.25,))

@@ -202,7 +202,7 @@ def _torch_engine(engine: str, name: str, batch: int, images: np.ndarray, target
     import torch
     from torch_networks import NETWORKS
 
-    from kerascv_course.models.registry import model_spec
+    from kerascv_course.models import model_spec
 
     torch.set_num_threads(core_count())
     model = NETWORKS[name]().train()

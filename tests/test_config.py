@@ -7,7 +7,7 @@ import pytest
 from kerascv_course import ablate, train
 from kerascv_course.config import Augmentation, Data, Optimizer, Recipe, Schedule
 from kerascv_course.core.errors import InputError, UnknownNameError
-from kerascv_course.models.registry import check_model
+from kerascv_course.models import check_model
 from kerascv_course.recipes import DEFAULT, all_recipes, get_recipe
 
 

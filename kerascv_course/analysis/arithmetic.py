@@ -1,7 +1,7 @@
-"""Sizes of convolutions, both ways: output from input, input from output, kernel and padding from sizes.
+"""Convolution arithmetic along one axis: output from input size, input from output size, kernel and padding from sizes.
 
-All functions work along one axis, in whole positions, and return objects that say what was asked and what came out. The
-formulas are those of Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016), with dilation:
+The functions return objects that print as the calculation they did. The formulas are those of Dumoulin and Visin, "A guide to
+convolution arithmetic for deep learning" (2016), with dilation:
 
     convolution              out = ⌊(in + before + after − d·(k − 1) − 1) / s⌋ + 1
     transposed convolution   out = (in − 1)·s − before − after + d·(k − 1) + 1 + output padding
@@ -32,7 +32,7 @@ __all__ = [
     "transposed_output",
 ]
 
-#: Zeros on both sides, or (before, after).
+#: Zeros on both sides, or (before, after); 0 or more.
 Padding = int | tuple[int, int]
 
 
@@ -41,11 +41,11 @@ class ConvSize:
     """A convolution or pooling along one axis.
 
     Attributes:
-        size: input positions.
+        size: input size.
         kernel, stride, dilation: of the window.
         padding: (before, after).
-        output: output positions.
-        unused: positions at the far end, padding included, that no window reaches.
+        output: output size.
+        unused: positions at the end, including padding, that no window reaches.
     """
 
     size: int
@@ -60,12 +60,12 @@ class ConvSize:
         reach = self.dilation * (self.kernel - 1) + 1
         added = f" + {self.padding[0]} + {self.padding[1]}" if any(self.padding) else ""
         text = f"⌊({self.size}{added} − {reach}) / {self.stride}⌋ + 1 = {self.output}"
-        return text + (f"   ({self.unused} at the far end unused)" if self.unused else "")
+        return text + (f"   ({self.unused} at the end unused)" if self.unused else "")
 
 
 @dataclass(frozen=True)
 class InputRange:
-    """All input sizes, `smallest` to `largest`, that give one output size."""
+    """All input sizes that give one output size: `smallest` to `largest`."""
 
     output: int
     smallest: int
@@ -79,7 +79,7 @@ class InputRange:
 
 @dataclass(frozen=True)
 class TransposedSize:
-    """A transposed convolution along one axis; attributes as in `ConvSize`, `output_padding` added at the far end."""
+    """A transposed convolution along one axis; attributes as in `ConvSize`, with `output_padding` added at the end."""
 
     size: int
     kernel: int
@@ -99,15 +99,16 @@ class TransposedSize:
 
 @dataclass(frozen=True)
 class PaddingSolution:
-    """Padding that brings one size to another.
+    """Padding for a given input and output size.
 
     Attributes:
         kernel, stride, dilation: of the window.
-        size, output: the sizes asked for.
-        transposed: of a transposed convolution.
+        size, output: input and output size.
+        transposed: whether the convolution is transposed.
         symmetric: every solution with equal padding on both sides, as (padding, output padding); output padding is 0 for a
-            convolution and below the larger of stride and dilation for a transposed one.
-        asymmetric: (before, after) where no symmetric solution exists, else None; the odd one goes after.
+            convolution and less than max(stride, dilation) for a transposed one.
+        asymmetric: (before, after) if there is no symmetric solution, with the extra zero after; None: there is one, or none at
+            all.
     """
 
     kernel: int
@@ -126,7 +127,7 @@ class PaddingSolution:
                 return head + " or ".join(f"padding {p}, output padding {o}" for p, o in self.symmetric)
             return head + " or ".join(f"padding {p}" for p, _ in self.symmetric)
         if self.asymmetric is None:
-            return head + "no padding does it"
+            return head + "no padding works"
         return head + f"no symmetric padding; {self.asymmetric[0]} before and {self.asymmetric[1]} after"
 
 
@@ -139,7 +140,7 @@ class ChainField:
 
     @property
     def size(self) -> int:
-        """Of the last layer."""
+        """Receptive field of the last layer."""
         return self.sizes[-1]
 
     def __str__(self) -> str:
@@ -147,12 +148,7 @@ class ChainField:
 
 
 def conv_output(size: int, kernel: int, stride: int = 1, padding: Padding = 0, dilation: int = 1) -> ConvSize:
-    """Output size of a convolution or pooling.
-
-    Args:
-        size: input positions, 1 or more.
-        kernel, stride, dilation: of the window, 1 or more each.
-        padding: zeros on both sides, or (before, after).
+    """Output size of a convolution or pooling layer.
 
     Raises:
         InputError: a value out of range, or a window larger than the padded input.
@@ -162,72 +158,72 @@ def conv_output(size: int, kernel: int, stride: int = 1, padding: Padding = 0, d
     room = size + before + after - dilation * (kernel - 1) - 1
     if room < 0:
         raise InputError(
-            f"a window of {dilation * (kernel - 1) + 1} positions needs that many; input {size} with padding {before} and "
-            f"{after} has {size + before + after}: use a smaller kernel or more padding"
+            f"a window of {dilation * (kernel - 1) + 1} does not fit into {size + before + after} positions (input {size}, "
+            f"padding {before} and {after}): use a smaller kernel or more padding"
         )
     return ConvSize(size, kernel, stride, (before, after), dilation, room // stride + 1, room % stride)
 
 
 def conv_input_range(output: int, kernel: int, stride: int = 1, padding: Padding = 0, dilation: int = 1) -> InputRange:
-    """The input sizes that a convolution brings to `output`; more than one where the stride leaves positions unused.
+    """The input sizes for which a convolution gives `output`; as many as the stride.
 
     Raises:
-        InputError: a value out of range, or an output that only an empty input would give.
+        InputError: a value out of range, or only an empty input would give this output.
     """
     _positive(output=output, kernel=kernel, stride=stride, dilation=dilation)
     before, after = _pair(padding)
     smallest = (output - 1) * stride + dilation * (kernel - 1) + 1 - before - after
     largest = smallest + stride - 1
     if largest < 1:
-        raise InputError(f"no input of 1 or more positions gives output {output} with padding {before} and {after}")
+        raise InputError(f"no input size of 1 or more gives output {output} with padding {before} and {after}")
     return InputRange(output, max(smallest, 1), largest)
 
 
 def transposed_output(
     size: int, kernel: int, stride: int = 1, padding: Padding = 0, output_padding: int = 0, dilation: int = 1
 ) -> TransposedSize:
-    """Output size of a transposed convolution, with PyTorch's meaning of padding (it is cut off) and output padding.
+    """Output size of a transposed convolution, with PyTorch's padding (cropped from the output) and output padding.
 
     Raises:
-        InputError: a value out of range, output padding of the larger of stride and dilation or more, nothing left.
+        InputError: a value out of range, or nothing is left of the output.
     """
     _positive(size=size, kernel=kernel, stride=stride, dilation=dilation)
     before, after = _pair(padding)
     if not 0 <= output_padding < max(stride, dilation):
         raise InputError(
-            f"output padding is 0 or more and below the larger of stride and dilation ({max(stride, dilation)}); "
+            f"output padding must be at least 0 and less than max(stride, dilation) = {max(stride, dilation)}; "
             f"received {output_padding}"
         )
     output = (size - 1) * stride - before - after + dilation * (kernel - 1) + 1 + output_padding
     if output < 1:
-        raise InputError(f"padding {before} and {after} cuts everything off: the output would have {output} positions")
+        raise InputError(f"padding {before} and {after} leaves nothing of the output: its size would be {output}")
     return TransposedSize(size, kernel, stride, (before, after), output_padding, dilation, output)
 
 
 def transposed_input(
     output: int, kernel: int, stride: int = 1, padding: Padding = 0, output_padding: int = 0, dilation: int = 1
 ) -> int:
-    """The input size that a transposed convolution brings to `output`.
+    """The input size for which a transposed convolution gives `output`.
 
     Raises:
-        InputError: a value out of range, or no whole input size does it.
+        InputError: a value out of range, or there is no such size.
     """
     _positive(output=output, kernel=kernel, stride=stride, dilation=dilation)
     before, after = _pair(padding)
     steps = output + before + after - dilation * (kernel - 1) - 1 - output_padding
     if steps < 0 or steps % stride:
         raise InputError(
-            f"no input size gives output {output}: {steps} is not a whole number of strides of {stride}; "
-            "change the padding or the output padding"
+            f"no input size gives output {output}: {steps} is not a multiple of the stride {stride}; change the padding or the "
+            "output padding"
         )
     return steps // stride + 1
 
 
 def kernel_from_sizes(size: int, output: int, stride: int = 1, padding: Padding = 0, dilation: int = 1) -> tuple[int, ...]:
-    """Every kernel that brings `size` to `output`; one where the stride is 1.
+    """Every kernel size with which a convolution gives `output`; a single one if the stride is 1.
 
     Raises:
-        InputError: a value out of range, or there is none.
+        InputError: a value out of range, or there is no such kernel.
     """
     _positive(size=size, output=output, stride=stride, dilation=dilation)
     before, after = _pair(padding)
@@ -238,16 +234,18 @@ def kernel_from_sizes(size: int, output: int, stride: int = 1, padding: Padding 
         if total >= dilation * (k - 1) + 1 and (total - dilation * (k - 1) - 1) // stride + 1 == output
     )
     if not found:
-        raise InputError(f"no kernel brings {size} to {output} with stride {stride} and padding {before} and {after}")
+        raise InputError(
+            f"no kernel gives output {output} from input {size} with stride {stride} and padding {before} and {after}"
+        )
     return found
 
 
 def same_padding(kernel: int, stride: int = 1, dilation: int = 1, size: int | None = None) -> tuple[int, int]:
-    """Padding (before, after) that keeps the size, or with a stride leaves ⌈size/stride⌉: TensorFlow's ``"same"``.
+    """TensorFlow's ``"same"`` padding (before, after), which gives ⌈size/stride⌉ outputs.
 
     Args:
         kernel, stride, dilation: of the window.
-        size: input positions; needed where the stride is above 1, as the answer depends on it.
+        size: input size; required if the stride is larger than 1.
 
     Raises:
         InputError: a value out of range, or a stride without `size`.
@@ -257,7 +255,7 @@ def same_padding(kernel: int, stride: int = 1, dilation: int = 1, size: int | No
     if stride == 1:
         total = reach - 1
     elif size is None:
-        raise InputError(f'"same" padding with stride {stride} depends on the size of the input: give it')
+        raise InputError(f'"same" padding with stride {stride} depends on the input size: give it')
     else:
         _positive(size=size)
         total = max((-(-size // stride) - 1) * stride + reach - size, 0)
@@ -265,7 +263,7 @@ def same_padding(kernel: int, stride: int = 1, dilation: int = 1, size: int | No
 
 
 def solve_padding(size: int, output: int, kernel: int, stride: int = 1, dilation: int = 1) -> PaddingSolution:
-    """Every symmetric padding with which a convolution brings `size` to `output`; else the smallest asymmetric one.
+    """Every symmetric padding with which a convolution gives `output`; if there is none, the smallest asymmetric one.
 
     Raises:
         InputError: a value out of range.
@@ -281,7 +279,7 @@ def solve_padding(size: int, output: int, kernel: int, stride: int = 1, dilation
 
 
 def solve_transposed_padding(size: int, output: int, kernel: int, stride: int = 1, dilation: int = 1) -> PaddingSolution:
-    """Every (padding, output padding) with which a transposed convolution brings `size` to `output`.
+    """Every (padding, output padding) with which a transposed convolution gives `output`.
 
     Raises:
         InputError: a value out of range.
@@ -298,11 +296,11 @@ def solve_transposed_padding(size: int, output: int, kernel: int, stride: int = 
 
 
 def padding_trends(kernels: Sequence[int] = (3, 4, 5), size: int = 32) -> tuple[tuple[PaddingSolution, ...], ...]:
-    """The padding that keeps the shapes of report 004's ConvTransposeNet (section 5.4), for each kernel.
+    """The padding of report 004's ConvTransposeNet for different kernels (section 5.4).
 
     Returns:
-        For each kernel: the stride-2 convolution that halves `size`, the stride-2 transposed one that doubles it back, and the
-        last stride-1 convolution that keeps it. A larger kernel needs more padding, or less output padding.
+        For each kernel: the stride-2 convolution that halves `size`, the stride-2 transposed convolution that doubles it again,
+        and the stride-1 convolution that keeps it.
     """
     return tuple(
         (solve_padding(size, size // 2, k, 2), solve_transposed_padding(size // 2, size, k, 2), solve_padding(size, size, k, 1))
@@ -311,7 +309,7 @@ def padding_trends(kernels: Sequence[int] = (3, 4, 5), size: int = 32) -> tuple[
 
 
 def field_of_chain(layers: Iterable[Sequence[int]]) -> ChainField:
-    """Receptive field of layers one after the other: r = 1 + Σ (k − 1)·d·Π s.
+    """Receptive field of a chain of layers: r = 1 + Σ (k − 1)·d·Π s.
 
     Args:
         layers: (kernel,), (kernel, stride) or (kernel, stride, dilation) each.
@@ -322,25 +320,25 @@ def field_of_chain(layers: Iterable[Sequence[int]]) -> ChainField:
     size = jump = 1
     sizes, jumps = [], []
     for layer in layers:
-        kernel, stride, dilation = (*layer, 1, 1)[:3] if len(layer) < 3 else layer[:3]
+        kernel, stride, dilation = (*layer, 1, 1)[:3]
         _positive(kernel=kernel, stride=stride, dilation=dilation)
         size += (kernel - 1) * dilation * jump
         jump *= stride
         sizes.append(size)
         jumps.append(jump)
     if not sizes:
-        raise InputError("a chain has one layer or more; received none")
+        raise InputError("give at least one layer")
     return ChainField(tuple(sizes), tuple(jumps))
 
 
 def _positive(**values: int) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} is a whole number of 1 or more; received {value!r}")
+            raise InputError(f"{name} must be an integer of 1 or more; received {value!r}")
 
 
 def _pair(padding: Padding) -> tuple[int, int]:
     pair = (padding, padding) if isinstance(padding, int) else tuple(padding)
     if len(pair) != 2 or any(isinstance(p, bool) or not isinstance(p, int) or p < 0 for p in pair):
-        raise InputError(f"padding is a whole number of 0 or more, or (before, after); received {padding!r}")
+        raise InputError(f"padding must be an integer of 0 or more, or (before, after); received {padding!r}")
     return pair[0], pair[1]

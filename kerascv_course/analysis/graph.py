@@ -1,7 +1,7 @@
-"""The graph that every calculation of this package reads: one form for a Keras model and for an ONNX file.
+"""The graph every calculation of this package works on, the same for Keras models and ONNX files.
 
 A reader (`keras_graph`, `onnx_graph`) turns its source into a `Graph`; counts, receptive fields and printers see nothing else.
-Shapes stand for a batch of one image. Only the standard library is imported.
+All shapes are for a batch of one image.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-__all__ = ["Graph", "Kind", "Node", "Tensor", "Window"]
+__all__ = ["Graph", "GraphNode", "NodeKind", "Segment", "Tensor", "Window", "ordered", "segments"]
 
 #: What a node does, as far as counting and receptive fields care.
-Kind = Literal[
+NodeKind = Literal[
     "input",
-    "conv",  # convolution, grouped and depthwise too
+    "conv",  # convolution, including grouped and depthwise
     "conv_transpose",
-    "dense",  # matrix product with a constant matrix, over the last axis
-    "matmul",  # matrix product of two activations
+    "dense",  # product with a constant matrix over the last axis
+    "matmul",  # product of two activations
     "pool",  # max or average over a window
     "global_pool",  # max or average over whole axes
-    "resize",  # up- or down-sampling without parameters
-    "norm",  # batch normalisation and its kin
+    "resize",  # up- or downsampling without parameters
+    "norm",  # batch normalization and similar layers
     "affine",  # arithmetic with a constant: scale, shift, bias
     "activation",  # elementwise, one input
     "merge",  # elementwise, several inputs
@@ -34,15 +34,15 @@ Kind = Literal[
     "crop",
     "reshape",
     "transpose",
-    "identity",  # dropout, cast: nothing at inference
-    "move",  # rearranges or selects values without arithmetic, in a way that is not followed
-    "unknown",  # nothing is claimed of it
+    "identity",  # no effect at inference: dropout, cast
+    "move",  # rearranges or selects values without arithmetic, in a way that is not tracked
+    "unknown",
 ]
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An activation: its shape for one image (batch axis first, 1) and the bytes of one element; `known` is the shape's."""
+    """An activation: its shape (batch axis first, 1), bytes per element, and whether the shape is known."""
 
     shape: tuple[int, ...]
     itemsize: int = 4
@@ -61,9 +61,9 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Window:
-    """The sliding window of a convolution or a pooling, one entry for each of the tensor axes in `axes`.
+    """The sliding window of a convolution or pooling layer; every field has one entry per tensor axis in `axes`.
 
-    `padding` holds (before, after). For a transposed convolution it is what is cut from the full output of size
+    `padding` holds (before, after). For a transposed convolution it is what is cropped from the full output of size
     ``(n − 1)·stride + dilation·(kernel − 1) + 1``; a negative `after` is output padding.
     """
 
@@ -75,28 +75,28 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Node:
+class GraphNode:
     """One layer or operator.
 
     Attributes:
         kind: what it does.
-        type: what its source calls it, such as ``"Conv2D"`` or ``"Conv"``.
+        type: its type in the source, such as ``"Conv2D"`` or ``"Conv"``.
         name: its name in the source.
-        inputs, outputs: keys into `Graph.tensors`; constants are not among them.
-        trainable, frozen: parameters; of a layer that is used again, at its first use only.
-        bias: how many of them are biases.
-        weight: how many weights its product reads, without biases, at each use.
-        window: of convolutions and poolings.
+        inputs, outputs: keys into `Graph.tensors`; constants are not listed.
+        trainable, frozen: parameters; a layer that is called again has none at its later calls.
+        bias: how many of the parameters are biases.
+        weight: size of the weight tensor, without biases, at every call.
+        window: of convolutions and pooling.
         groups: of convolutions.
         channels: (in, out) of convolutions and dense layers.
-        axes: of global pooling, concatenation and normalisation: the axes it works over.
-        pads: of padding (>= 0) and cropping (<= 0): what each axis gains before and after.
+        axes: the axes that global pooling, concatenation and normalization work on.
+        pads: of padding (>= 0) and cropping (<= 0): change of each axis before and after.
         perm: of transposition.
-        mode: "max", "average", "nearest", "linear", "constant", "reflect" …, by kind.
+        mode: "max", "average", "nearest", "linear", "constant", "reflect" …, depending on `kind`.
         coordinates: of resize: "half_pixel", "asymmetric", "align_corners".
     """
 
-    kind: Kind
+    kind: NodeKind
     type: str
     name: str
     inputs: tuple[str, ...]
@@ -119,108 +119,165 @@ class Node:
         """Trainable and frozen parameters together."""
         return self.trainable + self.frozen
 
-    def replace(self, **changes: object) -> Node:
+    def replace(self, **changes: object) -> GraphNode:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in an order in which they can be computed, and the tensors between them.
+    """Nodes in computing order, inputs first, and the tensors between them.
 
     Attributes:
         name: of the model.
         source: "keras" or "onnx".
-        channels_last: where convolutions keep the channels.
-        nodes: inputs first.
+        channels_last: axis order of the convolutions.
         tensors: by key.
         outputs: keys of the model's outputs.
+        file_bytes: size of the ONNX file; None for Keras models.
     """
 
     name: str
     source: Literal["keras", "onnx"]
     channels_last: bool
-    nodes: tuple[Node, ...]
+    nodes: tuple[GraphNode, ...]
     tensors: dict[str, Tensor]
     outputs: tuple[str, ...]
     file_bytes: int | None = None
-    notes: tuple[str, ...] = field(default=())
 
     @cached_property
-    def producer(self) -> dict[str, Node]:
-        """The node that makes each tensor."""
+    def producer(self) -> dict[str, GraphNode]:
+        """The node that computes each tensor."""
         return {key: node for node in self.nodes for key in node.outputs}
 
     @cached_property
-    def consumers(self) -> dict[str, list[Node]]:
+    def consumers(self) -> dict[str, list[GraphNode]]:
         """The nodes that read each tensor."""
-        table: dict[str, list[Node]] = {key: [] for key in self.tensors}
+        table: dict[str, list[GraphNode]] = {key: [] for key in self.tensors}
         for node in self.nodes:
             for key in dict.fromkeys(node.inputs):
                 table[key].append(node)
         return table
 
-    def out(self, node: Node) -> Tensor:
+    def out(self, node: GraphNode) -> Tensor:
         """The first output of a node."""
         return self.tensors[node.outputs[0]]
 
-    def inp(self, node: Node) -> Tensor:
-        """The first input of a node (for an input node: itself)."""
+    def inp(self, node: GraphNode) -> Tensor:
+        """The first input of a node (of an input node: itself)."""
         return self.tensors[(node.inputs or node.outputs)[0]]
 
-    def only_consumer(self, node: Node) -> Node | None:
-        """The node that alone reads the only output, or None; an output of the model counts as a reader."""
+    def only_consumer(self, node: GraphNode) -> GraphNode | None:
+        """The single reader of a node's single output, or None; being a model output counts as another reader."""
         readers = self.consumers[node.outputs[0]]
         alone = len(node.outputs) == 1 and len(readers) == 1 and node.outputs[0] not in self.outputs
         return readers[0] if alone else None
 
-    def feeding(self, node: Node) -> Node | None:
-        """The node that makes the first input, or None."""
+    def feeding(self, node: GraphNode) -> GraphNode | None:
+        """The node that computes the first input, or None."""
         return self.producer.get(node.inputs[0]) if node.inputs else None
 
+    def crops(self, node: GraphNode) -> list[GraphNode]:
+        """The cropping layers right after a transposed convolution, which are its padding; empty for other nodes."""
+        chain: list[GraphNode] = []
+        after = self.only_consumer(node) if node.kind == "conv_transpose" else None
+        while after is not None and after.kind == "crop":
+            chain.append(after)
+            after = self.only_consumer(after)
+        return chain
 
-def ordered(nodes: Iterable[Node], outputs: Iterable[str]) -> tuple[Node, ...]:
-    """Nodes in computing order, branch after branch, as a person would write the network down.
+    def channels_first_shape(self, node: GraphNode) -> tuple[int, ...]:
+        """Output shape without the batch axis, channels first; global pooling keeps its reduced axes as 1."""
+        if node.kind == "global_pool":
+            kept = [n for axis, n in enumerate(self.inp(node).shape) if axis > 0 and axis not in node.axes]
+            return (*kept, *(1 for _ in node.axes))
+        shape = self.out(node).shape[1:]
+        return (shape[-1], *shape[:-1]) if self.channels_last and len(shape) > 1 else shape
 
-    Depth-first from the outputs. The branches of a concatenation come in its own order; those of a sum come longest first, so
-    that a shortcut's projection stands after the main path. Nodes that no output needs come last.
+
+def ordered(nodes: Iterable[GraphNode], outputs: Iterable[str]) -> tuple[GraphNode, ...]:
+    """Nodes in computing order, branch after branch, the way people write networks down.
+
+    Depth-first from the outputs. The branches of a concatenation keep their order; those of a sum are sorted longest first, so
+    that a projection shortcut follows the main path. Nodes that no output needs are last.
+
+    Args:
+        nodes: in any computing order.
+        outputs: keys of the model's outputs.
     """
     nodes = list(nodes)
-    producer = {key: node for node in nodes for key in node.outputs}
-    depth: dict[int, int] = {}
-    for node in nodes:  # the readers deliver a computing order already
-        depth[id(node)] = 1 + max((depth.get(id(producer[k]), 0) for k in node.inputs if k in producer), default=0)
+    producer = {key: at for at, node in enumerate(nodes) for key in node.outputs}
+    parents = [list(dict.fromkeys(producer[key] for key in node.inputs if key in producer)) for node in nodes]
+    depth = [0] * len(nodes)
+    for at, above in enumerate(parents):
+        depth[at] = 1 + max((depth[parent] for parent in above), default=0)
+        if nodes[at].kind == "merge":
+            above.sort(key=lambda parent: -depth[parent])
 
-    done: dict[int, Node] = {}
-
-    def parents(node: Node) -> Iterator[Node]:
-        found = list(dict.fromkeys(id(producer[k]) for k in node.inputs if k in producer))
-        table = {id(producer[k]): producer[k] for k in node.inputs if k in producer}
-        if node.kind == "merge":
-            found.sort(key=lambda key: -depth[key])
-        return iter([table[key] for key in found])
-
-    def visit(root: Node) -> None:
-        stack = [(root, parents(root))]
-        entered = {id(root)}
+    done = {at: None for at, node in enumerate(nodes) if node.kind == "input"}
+    for root in [*(producer[key] for key in outputs if key in producer), *range(len(nodes))]:
+        stack, entered = [root], {root}
         while stack:
-            node, rest = stack[-1]
-            for parent in rest:
-                if id(parent) not in done and id(parent) not in entered:
-                    entered.add(id(parent))
-                    stack.append((parent, parents(parent)))
-                    break
+            at = stack[-1]
+            waiting = next((parent for parent in parents[at] if parent not in done and parent not in entered), None)
+            if waiting is None:
+                done[stack.pop()] = None
             else:
-                done[id(node)] = node
-                stack.pop()
+                stack.append(waiting)
+                entered.add(waiting)
+    return tuple(nodes[at] for at in done)
 
-    for node in nodes:
-        if node.kind == "input":
-            done[id(node)] = node
-    for key in outputs:
-        if key in producer and id(producer[key]) not in done:
-            visit(producer[key])
-    for node in nodes:
-        if id(node) not in done:
-            visit(node)
-    return tuple(done.values())
+
+@dataclass(frozen=True)
+class Segment:
+    """One layer, or the layers of one block.
+
+    Attributes:
+        kind: "layer", "residual", "inception", "dense" (one branch is the input, as in DenseNet) or "branches".
+        nodes: in computing order; those of a residual block include the activation after the sum.
+        identity: of a residual block: the shortcut is the input itself.
+    """
+
+    kind: Literal["layer", "residual", "inception", "dense", "branches"]
+    nodes: tuple[GraphNode, ...]
+    identity: bool = False
+
+
+def segments(graph: Graph) -> list[Segment]:
+    """A network as a chain of layers and blocks, found from the graph alone; layer names are not used.
+
+    Between two tensors that each carry all information, a network is one layer or a block of branches. A block that ends in a
+    sum is residual; one that ends in a concatenation is an inception block, or a DenseNet layer if one branch is its input.
+    """
+    chain: list[Segment] = []
+    for nodes in _runs(graph):
+        last = nodes[-1]
+        entry = nodes[0].inputs[0] if nodes[0].inputs else ""
+        if len(nodes) == 1:
+            after_sum = bool(chain) and chain[-1].kind == "residual" and chain[-1].nodes[-1].kind == "merge"
+            if after_sum and last.kind == "activation":
+                chain[-1] = Segment("residual", (*chain[-1].nodes, last), chain[-1].identity)
+            else:
+                chain.append(Segment("layer", nodes))
+        elif last.kind == "merge" and len(last.inputs) == 2:
+            chain.append(Segment("residual", nodes, entry in last.inputs))
+        elif last.kind == "concat":
+            chain.append(Segment("dense" if entry in last.inputs else "inception", nodes))
+        else:
+            chain.append(Segment("branches", nodes))
+    return chain
+
+
+def _runs(graph: Graph) -> Iterator[tuple[GraphNode, ...]]:
+    """Runs of nodes between the places where a single tensor carries all information."""
+    last = {key: at for at, node in enumerate(graph.nodes) for key in node.inputs}
+    run: list[GraphNode] = []
+    alive: set[str] = set()
+    for at, node in enumerate(graph.nodes):
+        run.append(node)
+        alive = {key for key in alive | set(node.outputs) if last.get(key, -1) > at}
+        if len(alive) <= 1 and alive <= set(node.outputs):
+            yield tuple(run)
+            run = []
+    if run:
+        yield tuple(run)

@@ -1,7 +1,7 @@
-"""ONNX files read into a `Graph`: from our own export, from PyTorch, quantised or not.
+"""ONNX files read into a `Graph`: from our own export, from PyTorch, quantized or not.
 
-Only the onnx package is needed. Weights are never looked at, only their sizes; external weight files need not be there. Shapes
-come from onnx's own shape inference, run on the file without its weights and for a batch of one.
+Only the onnx package is needed. Weight values are never read, only their sizes, so external weight files need not exist. Shapes
+come from onnx's shape inference, run for a batch of one on the file without its weights.
 """
 
 from __future__ import annotations
@@ -11,27 +11,26 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kerascv_course.analysis.graph import Graph, Kind, Node, Tensor, Window, ordered
+from kerascv_course.analysis.graph import Graph, GraphNode, NodeKind, Tensor, Window, ordered
 from kerascv_course.analysis.onnx_file import OnnxFile, open_onnx
 from kerascv_course.core.errors import InputError
 
 __all__ = ["read_onnx"]
 
-_ACTIVATION = {
-    "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Gelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus", "Softsign",
-    "Softmax", "LogSoftmax", "Clip", "Mish", "ThresholdedRelu", "Erf", "Exp", "Log", "Sqrt", "Abs", "Neg", "Reciprocal",
-    "Floor",
-    "Ceil", "Round", "Sign", "Sin", "Cos", "Not", "Swish", "QuickGelu", "Hardmax",
-}  # fmt: skip
-_IDENTITY = {"Identity", "Dropout", "Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
-_ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "PRelu", "Mod", "And", "Or", "Where", "Equal",
-               "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}  # fmt: skip
-_RESHAPE = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
-_MOVE = {"Tile", "Expand", "Gather", "GatherElements", "GatherND", "DepthToSpace", "SpaceToDepth", "ArgMax", "ArgMin", "TopK",
-         "ReverseSequence", "Trilu", "CumSum", "OneHot", "Compress"}  # fmt: skip
-_CONV = {"Conv": (1, 2), "ConvInteger": (1, -1), "QLinearConv": (3, 8)}  # places of weight and bias among the inputs
-_MATMUL = {"MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3}
+_CONV = {"Conv": (1, 2), "ConvInteger": (1, -1), "QLinearConv": (3, 8), "ConvTranspose": (1, 2)}  # inputs of weight and bias
+_MATMUL = {"MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3, "Gemm": 1}  # input of the weight
+_POOL = {"MaxPool": "max", "AveragePool": "average", "LpPool": "lp"}
 _REDUCE = {"ReduceMean": "average", "ReduceMax": "max", "ReduceSum": "sum", "ReduceMin": "min", "ReduceL2": "l2"}
+_NORM = """BatchNormalization InstanceNormalization LayerNormalization GroupNormalization LRN SimplifiedLayerNormalization
+    LpNormalization"""
+_ACTIVATION = """Relu LeakyRelu Elu Selu Celu Gelu Sigmoid HardSigmoid HardSwish Tanh Softplus Softsign Softmax LogSoftmax Clip Mish
+    ThresholdedRelu Erf Exp Log Sqrt Abs Neg Reciprocal Floor Ceil Round Sign Sin Cos Not Swish QuickGelu Hardmax"""
+_IDENTITY = "Identity Dropout Cast CastLike QuantizeLinear DequantizeLinear DynamicQuantizeLinear"
+_ARITHMETIC = """Add Sub Mul Div Pow Max Min Sum Mean PRelu Mod And Or Where Equal Greater GreaterOrEqual Less LessOrEqual"""
+_MOVE = """Tile Expand Gather GatherElements GatherND DepthToSpace SpaceToDepth ArgMax ArgMin TopK ReverseSequence Trilu CumSum
+    OneHot Compress"""
+
+Described = tuple[NodeKind, dict[str, Any]]
 
 
 def read_onnx(path: str | Path, input_shape: Sequence[int] | None = None) -> Graph:
@@ -39,11 +38,11 @@ def read_onnx(path: str | Path, input_shape: Sequence[int] | None = None) -> Gra
 
     Args:
         path: the file.
-        input_shape: what the image input has after the batch axis, in the file's own order (PyTorch's files say channels,
-            height, width); needed where the file leaves an axis open.
+        input_shape: the image input without its batch axis, in the file's own axis order (files from PyTorch: channels, height,
+            width); required if the file has open axes.
 
     Raises:
-        InputError: no such file, not ONNX, truncated, open axes without `input_shape`, a batch size that cannot be made one.
+        InputError: no such file, not ONNX, truncated, open axes without `input_shape`, a fixed batch size other than one.
     """
     return _Reader(open_onnx(path, input_shape)).read()
 
@@ -51,7 +50,7 @@ def read_onnx(path: str | Path, input_shape: Sequence[int] | None = None) -> Gra
 class _Reader:
     def __init__(self, file: OnnxFile) -> None:
         self.file = file
-        self.nodes: list[Node] = []
+        self.nodes: list[GraphNode] = []
         self.tensors: dict[str, Tensor] = {}
         self.alias: dict[str, str] = {}
         self.weighted: set[str] = set()  # tensors behind a layer with weights
@@ -61,7 +60,7 @@ class _Reader:
     def read(self) -> Graph:
         for name in self.file.inputs:
             self._tensor(name)
-            self.nodes.append(Node("input", "Input", name, (), (name,)))
+            self.nodes.append(GraphNode("input", "Input", name, (), (name,)))
         for proto in self.file.nodes:
             self._node(proto)
         return Graph(
@@ -90,7 +89,7 @@ class _Reader:
         made = [self._tensor(n) for n in outs]
         known = all(made) and all(self.tensors[n].known for n in ins)
         name = proto.name or outs[0]
-        node = Node("unknown", proto.op_type, name, tuple(ins), tuple(outs))
+        node = GraphNode("unknown", proto.op_type, name, tuple(ins), tuple(outs))
         if proto.op_type == "Split" and known:
             self._split(node, proto)
             return
@@ -138,55 +137,48 @@ class _Reader:
 
     # --- kinds ----------------------------------------------------------------------------------------------------------------
 
-    def _describe(self, proto: Any, node: Node) -> tuple[Kind, dict[str, Any]]:
-        op = proto.op_type
-        if proto.domain not in ("", "ai.onnx", "com.microsoft"):
+    def _describe(self, proto: Any, node: GraphNode) -> Described:
+        describe = _DESCRIBE.get(proto.op_type)
+        if describe is None or proto.domain not in ("", "ai.onnx", "com.microsoft"):
             return "unknown", {}
-        shape, out = self.tensors[node.inputs[0]].shape, self.tensors[node.outputs[0]].shape
-        if op in _CONV or op == "ConvTranspose":
-            return self._convolution(proto, node)
-        if op in _MATMUL or op == "Gemm":
-            return self._product(proto, node)
-        if op in ("MaxPool", "AveragePool", "LpPool"):
-            window = _window(proto, shape, _ints(proto, "kernel_shape"))
-            return "pool", {"window": window, "mode": {"MaxPool": "max", "AveragePool": "average"}.get(op, "lp")}
-        if op in ("GlobalAveragePool", "GlobalMaxPool"):
-            return "global_pool", {"axes": tuple(range(2, len(shape))), "mode": "max" if "Max" in op else "average"}
-        if op in _REDUCE:
-            axes = self.file.axes(proto)
-            over = tuple(a % len(shape) for a in axes) if axes else tuple(range(len(shape)))
-            return "global_pool", {"axes": tuple(a for a in over if a > 0), "mode": _REDUCE[op]}
-        if op in ("BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "LRN",
-                  "SimplifiedLayerNormalization", "LpNormalization"):  # fmt: skip
-            return self._normalization(proto, shape)
-        if op in _ACTIVATION:
-            axis = _int(proto, "axis", -1) % max(len(shape), 1)
-            return "activation", {"mode": op.lower(), "axes": (axis,) if "max" in op.lower() else ()}
-        if op in _IDENTITY:
-            return "identity", {}
-        if op in _ARITHMETIC:
-            return self._arithmetic(proto, node)
-        if op == "Concat":
-            return "concat", {"axes": (_int(proto, "axis", 1) % len(out),)}
-        if op in _RESHAPE:
-            return "reshape", {}
-        if op == "Transpose":
-            return "transpose", {"perm": tuple(_ints(proto, "perm")) or tuple(reversed(range(len(shape))))}
-        if op in ("Resize", "Upsample"):
-            return "resize", _resizing(proto, shape, out)
-        if op == "Pad":
-            return self._pad(proto, shape, out)
-        if op == "Slice":
-            return self._slice(proto, shape, out)
-        if op in _MOVE:
-            return ("identity" if shape == out and op in ("Tile", "Expand") else "move"), {}
-        return "unknown", {}
+        return describe(self, proto, node)
 
-    def _convolution(self, proto: Any, node: Node) -> tuple[Kind, dict[str, Any]]:
-        shape, out = self.tensors[node.inputs[0]].shape, self.tensors[node.outputs[0]].shape
-        at, bias_at = _CONV.get(proto.op_type, (1, 2))
-        weight = self.file.constant(_input(proto, at))
-        fields = self._weight(proto, at, bias_at)
+    def _ends(self, node: GraphNode) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of the first input and the first output."""
+        return self.tensors[node.inputs[0]].shape, self.tensors[node.outputs[0]].shape
+
+    def _pool(self, proto: Any, node: GraphNode) -> Described:
+        window = _window(proto, self._ends(node)[0], _ints(proto, "kernel_shape"))
+        return "pool", {"window": window, "mode": _POOL[proto.op_type]}
+
+    def _global_pool(self, proto: Any, node: GraphNode) -> Described:
+        axes = tuple(range(2, len(self._ends(node)[0])))
+        return "global_pool", {"axes": axes, "mode": "max" if "Max" in proto.op_type else "average"}
+
+    def _reduce(self, proto: Any, node: GraphNode) -> Described:
+        rank = len(self._ends(node)[0])
+        axes = {axis % rank for axis in self.file.axes(proto)} or set(range(rank))
+        return "global_pool", {"axes": tuple(sorted(axes - {0})), "mode": _REDUCE[proto.op_type]}
+
+    def _activation(self, proto: Any, node: GraphNode) -> Described:
+        mode = proto.op_type.lower()
+        axis = _int(proto, "axis", -1) % max(len(self._ends(node)[0]), 1)
+        return "activation", {"mode": mode, "axes": (axis,) if "max" in mode else ()}
+
+    def _concat(self, proto: Any, node: GraphNode) -> Described:
+        return "concat", {"axes": (_int(proto, "axis", 1) % len(self._ends(node)[1]),)}
+
+    def _transpose(self, proto: Any, node: GraphNode) -> Described:
+        return "transpose", {"perm": tuple(_ints(proto, "perm")) or tuple(reversed(range(len(self._ends(node)[0]))))}
+
+    def _move(self, proto: Any, node: GraphNode) -> Described:
+        shape, out = self._ends(node)
+        return ("identity" if shape == out and proto.op_type in ("Tile", "Expand") else "move"), {}
+
+    def _convolution(self, proto: Any, node: GraphNode) -> Described:
+        shape, out = self._ends(node)
+        weight = self.file.constant(_input(proto, _CONV[proto.op_type][0]))
+        fields = self._weight(proto, *_CONV[proto.op_type])
         if weight is None or len(shape) < 3 or len(out) < 3:
             return "unknown", fields
         kernel = tuple(weight.dims[2:])
@@ -196,10 +188,10 @@ class _Reader:
             **fields, "window": window, "groups": _int(proto, "group", 1), "channels": (shape[1], out[1])
         }  # fmt: skip
 
-    def _product(self, proto: Any, node: Node) -> tuple[Kind, dict[str, Any]]:
-        at = _MATMUL.get(proto.op_type, 1)
+    def _product(self, proto: Any, node: GraphNode) -> Described:
+        at = _MATMUL[proto.op_type]
         weight = self.file.constant(_input(proto, at))
-        shape, out = self.tensors[node.inputs[0]].shape, self.tensors[node.outputs[0]].shape
+        shape, out = self._ends(node)
         if weight is None:
             left = self.file.constant(_input(proto, 0))
             if left is not None:
@@ -210,8 +202,8 @@ class _Reader:
             return "unknown", fields
         return "dense", {**fields, "channels": (shape[-1], out[-1])}
 
-    def _normalization(self, proto: Any, shape: tuple[int, ...]) -> tuple[Kind, dict[str, Any]]:
-        op = proto.op_type
+    def _normalization(self, proto: Any, node: GraphNode) -> Described:
+        op, shape = proto.op_type, self._ends(node)[0]
         fields: dict[str, Any] = {"trainable": self._vectors(proto, (1, 2)), "mode": "layer"}
         if op == "BatchNormalization":
             fields |= {"frozen": self._vectors(proto, (3, 4)), "mode": "batch", "channels": (shape[1], shape[1])}
@@ -222,7 +214,7 @@ class _Reader:
             fields["axes"] = (axis,) if op == "LpNormalization" else tuple(range(axis, len(shape)))
         return "norm", fields
 
-    def _arithmetic(self, proto: Any, node: Node) -> tuple[Kind, dict[str, Any]]:
+    def _arithmetic(self, proto: Any, node: GraphNode) -> Described:
         """Arithmetic of several activations is a meeting of branches; with constants it may be a bias, a scale or a shift.
 
         A constant of one element is a number of the formula (as in a hard sigmoid), not a parameter, except for the bias of a
@@ -236,14 +228,15 @@ class _Reader:
         maker = next((n for n in reversed(self.nodes) if node.inputs[0] in n.outputs), None)
         product = maker is not None and maker.kind in ("conv", "conv_transpose", "dense") and not maker.bias
         bias = proto.op_type == "Add" and product and elements == (maker.channels or (0, 0))[1] if maker else False
-        kind: Kind = "activation" if proto.op_type == "PRelu" else "affine"
+        kind: NodeKind = "activation" if proto.op_type == "PRelu" else "affine"
         if (elements == 1 and not bias) or node.inputs[0] not in self.weighted:
             return kind, {}
         places = [i for i, n in enumerate(proto.input) if n not in self.file.data]
         number = self._vectors(proto, places)
         return kind, {"trainable": number, "bias": number if bias else 0, "mode": proto.op_type.lower()}
 
-    def _pad(self, proto: Any, shape: tuple[int, ...], out: tuple[int, ...]) -> tuple[Kind, dict[str, Any]]:
+    def _pad(self, proto: Any, node: GraphNode) -> Described:
+        shape = self._ends(node)[0]
         values = _ints(proto, "pads") or self.file.integers(_input(proto, 1))
         if not values or not shape:
             return "move", {}
@@ -253,7 +246,8 @@ class _Reader:
         pads = tuple(table.get(a, (0, 0)) for a in range(len(shape)))
         return "pad", {"pads": pads, "mode": _text(proto, "mode", "constant")}
 
-    def _slice(self, proto: Any, shape: tuple[int, ...], out: tuple[int, ...]) -> tuple[Kind, dict[str, Any]]:
+    def _slice(self, proto: Any, node: GraphNode) -> Described:
+        shape, out = self._ends(node)
         starts = _ints(proto, "starts") or self.file.integers(_input(proto, 1))
         axes = _ints(proto, "axes") or self.file.integers(_input(proto, 3)) or list(range(len(starts)))
         steps = self.file.integers(_input(proto, 4)) or [1] * len(starts)
@@ -266,7 +260,7 @@ class _Reader:
             pads[a] = (-first, out[a] - (n - first))
         return "crop", {"pads": tuple(pads)}
 
-    def _split(self, node: Node, proto: Any) -> None:
+    def _split(self, node: GraphNode, proto: Any) -> None:
         axis = _int(proto, "axis", 0)
         shape = self.tensors[node.inputs[0]].shape
         axis %= len(shape)
@@ -332,7 +326,8 @@ def _window(proto: Any, shape: tuple[int, ...], kernel: Sequence[int], out: tupl
     return Window(axes, tuple(kernel), stride, tuple(pads), dilation)
 
 
-def _resizing(proto: Any, shape: tuple[int, ...], out: tuple[int, ...]) -> dict[str, Any]:
+def _resizing(reader: _Reader, proto: Any, node: GraphNode) -> Described:
+    shape, out = reader._ends(node)
     mode = _text(proto, "mode", "nearest")
     coordinates = _text(proto, "coordinate_transformation_mode", "half_pixel" if proto.op_type == "Resize" else "asymmetric")
     coordinates = {"pytorch_half_pixel": "half_pixel"}.get(coordinates, coordinates)
@@ -344,4 +339,29 @@ def _resizing(proto: Any, shape: tuple[int, ...], out: tuple[int, ...]) -> dict[
         followed = followed and whole and usual and coordinates != "align_corners"
         coordinates = "half_pixel"
     axes = tuple(a for a, (n, o) in enumerate(zip(shape, out, strict=False)) if n != o)
-    return {"axes": axes, "mode": mode if followed else "other", "coordinates": coordinates}
+    return "resize", {"axes": axes, "mode": mode if followed else "other", "coordinates": coordinates}
+
+
+def _always(kind: NodeKind) -> Callable[[_Reader, Any, GraphNode], Described]:
+    return lambda *_: (kind, {})
+
+
+#: By operator: what it is.
+_DESCRIBE: dict[str, Callable[[_Reader, Any, GraphNode], Described]] = {
+    **dict.fromkeys(_CONV, _Reader._convolution),
+    **dict.fromkeys(_MATMUL, _Reader._product),
+    **dict.fromkeys(_POOL, _Reader._pool),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _Reader._global_pool),
+    **dict.fromkeys(_REDUCE, _Reader._reduce),
+    **dict.fromkeys(_NORM.split(), _Reader._normalization),
+    **dict.fromkeys(_ACTIVATION.split(), _Reader._activation),
+    **dict.fromkeys(_IDENTITY.split(), _always("identity")),
+    **dict.fromkeys(_ARITHMETIC.split(), _Reader._arithmetic),
+    "Concat": _Reader._concat,
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _always("reshape")),
+    "Transpose": _Reader._transpose,
+    **dict.fromkeys(("Resize", "Upsample"), _resizing),
+    "Pad": _Reader._pad,
+    "Slice": _Reader._slice,
+    **dict.fromkeys(_MOVE.split(), _Reader._move),
+}

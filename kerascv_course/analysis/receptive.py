@@ -1,14 +1,14 @@
-"""Receptive fields: which input pixels a unit can see, through branches, up-sampling and transposed convolutions.
+"""Receptive fields: which input pixels a unit can see, through branches, upsampling and transposed convolutions.
 
-Two descriptions are carried along every axis:
+Two descriptions are computed along every axis:
 
 * the **regular** one of Dumoulin and Visin (2016) and Araujo, Norris and Sim (Distill, 2019): size r, jump j and the first
   pixel l of the first unit, unclipped, with r ← r + (k−1)·d·j, l ← l − p·j, j ← j·s. Where branches of equal jump meet, the
-  field is the smallest box around all of them. It ends where neighbouring units no longer step evenly: behind up-sampling,
+  field is the smallest box around them. It is undefined once neighboring units no longer step evenly: after upsampling,
   strided transposed convolutions, and branches of different jumps; the note says which.
-* the **exact** one: first and last pixel of every single unit, clipped to the image, which stays defined there too.
+* the **exact** one, which is always defined: first and last pixel of every single unit, clipped to the image.
 
-Only "can see" is meant: a tap of a dilated kernel may skip pixels inside the box.
+A field is a bounding box: a dilated kernel may skip pixels inside it.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from kerascv_course.analysis.graph import Graph, Node, Window
+from kerascv_course.analysis.graph import Graph, GraphNode, Window
 
-__all__ = ["AxisField", "Field", "ReceptiveField", "Span", "receptive_fields", "report"]
+__all__ = ["AxisField", "Field", "ReceptiveField", "Span", "receptive_field", "receptive_fields"]
 
-#: First and last pixel, or None where a unit sees no pixel (it holds padding only).
+#: First and last pixel, or None for a unit that sees only padding.
 Span = tuple[int, int] | None
 
 
 @dataclass(frozen=True)
 class AxisField:
-    """How the units along one tensor axis see one axis of the image.
+    """What the units along one tensor axis see of one axis of the image.
 
     Attributes:
-        source: the axis of the input tensor.
-        axis: the axis of this tensor; None: all units see the same.
-        spans: the exact field of every unit, clipped to the image.
-        first, size, jump: the regular description; jump None: there is none.
-        whole: the units have been mixed by a dense layer, a flattening or a global pooling.
-        note: why the regular description has ended.
-        lost: an unknown operator: nothing is claimed.
+        source: axis of the input tensor.
+        axis: axis of this tensor; None: all units see the same.
+        spans: exact field of every unit, clipped to the image.
+        first, size, jump: the regular description; undefined if jump is None.
+        whole: the units were mixed by a dense layer, flattening or global pooling.
+        note: why there is no regular description.
+        lost: behind an unknown operator; nothing is known.
     """
 
     source: int
@@ -51,11 +51,11 @@ class AxisField:
     lost: bool = False
 
     def irregular(self, note: str) -> AxisField:
-        """The same without a regular description."""
+        """A copy without a regular description."""
         return replace(self, jump=None, note=self.note or note)
 
     def mixed(self) -> AxisField:
-        """All units see what any of them saw."""
+        """A single field for all units: what any of them saw."""
         return replace(self, axis=None, spans=(_hull(self.spans),), jump=None, whole=True)
 
 
@@ -64,13 +64,14 @@ Field = tuple[AxisField, ...]
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """The receptive field of a layer's units in input pixels, one entry for height and one for width.
+    """The receptive field of a layer's units in input pixels: (height, width).
 
     Attributes:
-        size: pixels; of the largest unit, clipped to the image, where units differ (`note` says why). None: not known.
-        jump: pixels from one unit's field to the next one's; None where they do not step evenly or there is one for all.
-        start: centre of the first unit's field; the first pixel's centre is 0, so padding makes it smaller. None as for `jump`.
-        whole: every unit sees all that the layer sees (flattening, dense layers, global pooling).
+        size: pixels; if units differ (see `note`), of the largest one, clipped to the image. None: not known.
+        jump: pixels between the fields of neighboring units; None if they do not step evenly or all units share one field.
+        start: center of the first unit's field, where 0 is the center of the first pixel (padding makes it negative); None like
+            `jump`.
+        whole: all units share one field (flattening, dense layers, global pooling).
         note: why there is no jump.
     """
 
@@ -81,8 +82,8 @@ class ReceptiveField:
     note: str = ""
 
 
-def report(field: Field, sources: Sequence[int]) -> ReceptiveField | None:
-    """The field of a tensor along the image's spatial axes; None for a network without any."""
+def receptive_field(field: Field, sources: Sequence[int]) -> ReceptiveField | None:
+    """The field of a tensor along the image's spatial axes; None if there are none."""
     found = sorted((f for f in field if f.source in sources), key=lambda f: f.source)
     if not found:
         return None
@@ -99,9 +100,9 @@ def report(field: Field, sources: Sequence[int]) -> ReceptiveField | None:
 
 
 def receptive_fields(graph: Graph) -> tuple[dict[str, Field], tuple[int, ...]]:
-    """The field of every tensor of a network with one input, and which axes of the input are spatial.
+    """The field of every tensor of a network with one input, and the input's spatial axes.
 
-    Spatial are the axes that the first window, pooling or resizing works over. Networks with several inputs have no fields.
+    Spatial are the axes that the first window, pooling or resizing layer works on. Networks with several inputs have no fields.
     """
     inputs = [node for node in graph.nodes if node.kind == "input"]
     if len(inputs) != 1:
@@ -119,14 +120,14 @@ def receptive_fields(graph: Graph) -> tuple[dict[str, Field], tuple[int, ...]]:
             continue
         axes = node.window.axes if node.window else node.axes if node.kind in ("global_pool", "resize") else ()
         if axes and not sources:
-            # where an unknown operator came first, axes are taken to have stayed in place
+            # an unknown operator before it is assumed to have kept the axes in place
             sources = tuple(f.source for f in before[0] if (f.source if f.lost else f.axis) in axes)
         after = _step(graph, node, before)
         fields.update(dict.fromkeys(node.outputs, after))
     return fields, sources
 
 
-def _step(graph: Graph, node: Node, before: list[Field]) -> Field:
+def _step(graph: Graph, node: GraphNode, before: list[Field]) -> Field:
     shape, out = graph.inp(node).shape, graph.out(node).shape
     kind, field = node.kind, before[0]
     if kind in ("identity", "affine") or (kind in ("activation", "norm") and not node.axes):
@@ -155,7 +156,7 @@ def _step(graph: Graph, node: Node, before: list[Field]) -> Field:
     return _lose(field, node)
 
 
-def _lose(field: Field, node: Node) -> Field:
+def _lose(field: Field, node: GraphNode) -> Field:
     note = f"not known: {node.type} ({node.name}) may move or mix pixels"
     return tuple(replace(f, axis=None, spans=(None,), jump=None, lost=True, note=f.note if f.lost else note) for f in field)
 
@@ -165,7 +166,7 @@ def _hull(spans: Sequence[Span]) -> Span:
     return (min(s[0] for s in found), max(s[1] for s in found)) if found else None
 
 
-def _windowed(f: AxisField, node: Node, w: Window, out: tuple[int, ...]) -> AxisField:
+def _windowed(f: AxisField, node: GraphNode, w: Window, out: tuple[int, ...]) -> AxisField:
     if f.axis is None:
         return f
     if f.axis not in w.axes:
@@ -184,18 +185,18 @@ def _windowed(f: AxisField, node: Node, w: Window, out: tuple[int, ...]) -> Axis
         return replace(f, spans=spans, first=f.first - p * f.jump, size=f.size + reach * f.jump, jump=f.jump * s)
     spans = pick(lambda o: [(o + p - t * d) // s for t in range(k) if (o + p - t * d) % s == 0])
     if s > 1:
-        return replace(f, spans=spans).irregular(f"{node.name} up-samples by {s}: units differ in the inputs that reach them")
+        return replace(f, spans=spans).irregular(f"{node.name} upsamples by {s}: units differ in the inputs that reach them")
     if f.jump is None:
         return replace(f, spans=spans)
     return replace(f, spans=spans, first=f.first - (reach - p) * f.jump, size=f.size + reach * f.jump)
 
 
-def _resized(f: AxisField, node: Node, size: int) -> AxisField:
+def _resized(f: AxisField, node: GraphNode, size: int) -> AxisField:
     n = len(f.spans)
     if size == n:
         return f
     if node.mode not in ("nearest", "linear"):
-        note = f"not known: {node.type} ({node.name}) resamples in a way that is not followed here"
+        note = f"not known: {node.type} ({node.name}) uses a resampling mode that is not supported"
         return replace(f, axis=None, spans=(None,), jump=None, lost=True, note=note)
     spans = []
     for o in range(size):
@@ -212,9 +213,7 @@ def _resized(f: AxisField, node: Node, size: int) -> AxisField:
         else:
             taps = {math.floor(x)}
         spans.append(_hull([f.spans[min(max(i, 0), n - 1)] for i in taps]))
-    return replace(f, spans=tuple(spans)).irregular(
-        f"{node.name} resamples {n} to {size}: neighbouring units share their field"
-    )
+    return replace(f, spans=tuple(spans)).irregular(f"{node.name} resamples {n} to {size}: neighboring units share their field")
 
 
 def _padded(f: AxisField, before: int, after: int, mode: str) -> AxisField:
@@ -237,7 +236,7 @@ def _padded(f: AxisField, before: int, after: int, mode: str) -> AxisField:
 
 
 def _union(a: AxisField, b: AxisField) -> AxisField:
-    """The field of units that see what `a` and `b` see, both along the same axis."""
+    """The field of units that see what `a` and `b` see along the same axis."""
     if a.lost or b.lost:
         return a if a.lost else b
     spans = tuple(_hull(pair) for pair in zip(a.spans, b.spans, strict=True))
@@ -251,7 +250,7 @@ def _union(a: AxisField, b: AxisField) -> AxisField:
 
 
 def _join(fields: list[Field], shapes: list[tuple[int, ...]], out: tuple[int, ...]) -> Field:
-    """Elementwise meeting of tensors that may be broadcast."""
+    """Elementwise combination of tensors, with broadcasting."""
     joined: list[AxisField] = []
     for source in sorted({f.source for field in fields for f in field}):
         parts: list[AxisField] = []
@@ -269,7 +268,7 @@ def _join(fields: list[Field], shapes: list[tuple[int, ...]], out: tuple[int, ..
 
 
 def _spread(f: AxisField, axis: int | None, size: int) -> AxisField:
-    """A field brought to `size` units along an axis: as it is, or the same for all units."""
+    """A field with `size` units along an axis: unchanged, or the same for all units."""
     if f.axis == axis and len(f.spans) == size:
         return f
     mixed = f.mixed()
@@ -281,7 +280,7 @@ def _concat(fields: list[Field], axis: int) -> Field:
     for parts in zip(*fields, strict=True):
         if all(f.axis == axis for f in parts):
             spans = tuple(s for f in parts for s in f.spans)
-            joined.append(replace(parts[0], spans=spans).irregular("maps are joined end to end"))
+            joined.append(replace(parts[0], spans=spans).irregular("maps are concatenated along this axis"))
         elif len({f.axis for f in parts}) == 1:
             union = parts[0]
             for part in parts[1:]:
@@ -296,7 +295,7 @@ def _concat(fields: list[Field], axis: int) -> Field:
 
 
 def _shifted(field: Field, removed: tuple[int, ...]) -> Field:
-    """Axes renumbered after some are gone."""
+    """Renumber the axes after some were removed."""
     return tuple(
         f if f.axis is None else f.mixed() if f.axis in removed else replace(f, axis=f.axis - sum(a < f.axis for a in removed))
         for f in field
@@ -304,8 +303,7 @@ def _shifted(field: Field, removed: tuple[int, ...]) -> Field:
 
 
 def _reshaped(field: Field, shape: tuple[int, ...], out: tuple[int, ...]) -> Field:
-    """An axis that keeps its size and its place between the same neighbours keeps its field; others turn places into
-    features."""
+    """An axis that keeps its size and position keeps its field; the others are mixed."""
     table: dict[int, int] = {}
     a = b = 0
     while a < len(shape) and b < len(out):

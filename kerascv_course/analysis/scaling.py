@@ -1,34 +1,53 @@
-"""Data-parallel training on many devices, computed from a network's counts: FLOPs, bytes, and the time that they take.
+"""Data-parallel training on many devices, computed from a network's counts: FLOPs, bytes, and step time.
 
-Every device holds the whole network, learns from its share of a step's batch, and all add up their gradients (all-reduce). What is
-computed here is what arithmetic and links allow; what a framework adds is left out, unless it is given as `Cluster.overhead`.
+Every device holds the whole network and processes its part of a step's batch; then all sum up their gradients (all-reduce). Only
+arithmetic and links are modeled; overhead of the framework is left out unless it is given as `DeviceCluster.overhead`.
 
-* **FLOPs of a step**: a multiply-accumulate is two. The backward pass does as much again for the gradient of a layer's weights, and as
-  much again for the gradient of its input: three times the forward pass (Narayanan et al. 2021, "Efficient large-scale language model
-  training on GPU clusters using Megatron-LM", appendix), less what nobody asks for: the first trained layer's input gradient, and all
-  gradients below it.
-* **Bytes of a step**: float32 gradients, four for each trainable parameter. In a ring of n devices each sends 2(n − 1)/n times as many,
-  which no algorithm can do with less (Patarasu and Yuan 2009, "Bandwidth optimal all-reduce algorithms for clusters of workstations").
-* **Seconds of an all-reduce**: bytes sent / bandwidth of the slowest link of the ring, and the latency of 2(n − 1) hops one after the
-  other, of which 2 for each host lie between hosts, as NCCL reckons it (``src/graph/tuning.cc``).
+* **FLOPs of a step**: a multiply-accumulate counts as two. The backward pass computes the gradients of a layer's weights and of its
+  input, each as expensive as the forward pass: three times the forward pass in total (Narayanan et al. 2021, "Efficient large-scale
+  language model training on GPU clusters using Megatron-LM", appendix), without the gradients that are not needed: of the input of
+  the first trained layer, and everything below it.
+* **Bytes of a step**: float32 gradients, 4 bytes per trainable parameter. In a ring of n devices each sends 2(n − 1)/n times as many,
+  the minimum for any algorithm (Patarasu and Yuan 2009, "Bandwidth optimal all-reduce algorithms for clusters of workstations").
+* **Seconds of an all-reduce**: bytes sent / bandwidth of the slowest link of the ring, plus the latency of 2(n − 1) consecutive hops,
+  2 per host of them between hosts, as in NCCL's model (``src/graph/tuning.cc``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from kerascv_course.analysis.summary import Summary
 from kerascv_course.core.errors import InputError, UnknownNameError
+from kerascv_course.core.tables import markdown_table
 
-__all__ = ["DEVICES", "LINKS", "OPTIMIZERS", "Cluster", "Curve", "Device", "Link", "Point", "Workload", "scaling", "workload"]
+__all__ = [
+    "DEVICES",
+    "LINKS",
+    "OPTIMIZERS",
+    "Device",
+    "DeviceCluster",
+    "Link",
+    "ScalingCurve",
+    "ScalingPoint",
+    "Workload",
+    "curve_table",
+    "network_table",
+    "scaling",
+    "step_text",
+    "workload",
+]
 
-#: Bytes of a number of the gradients, the weights and the optimisers' slots.
+#: Kind of scaling.
+Kind = Literal["strong", "weak"]
+
+#: Bytes of a gradient, a weight, or an optimizer's slot.
 FLOAT = 4
 
-#: Numbers that an optimiser keeps for each trainable parameter.
+#: Slots that an optimizer keeps per trainable parameter.
 OPTIMIZERS = {
     "sgd": 0,
     "sgd-momentum": 1,
@@ -43,18 +62,18 @@ OPTIMIZERS = {
 
 def _count(what: str, value: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{what} is a whole number of 1 or more; received {value!r}")
+        raise InputError(f"{what} must be an integer of 1 or more; received {value!r}")
     return value
 
 
 def _positive(what: str, value: float) -> None:
     if not 0 < value < math.inf:
-        raise InputError(f"{what} is a number above 0; received {value!r}")
+        raise InputError(f"{what} must be above 0; received {value!r}")
 
 
 @dataclass(frozen=True)
 class Device:
-    """An accelerator: dense FLOP/s of its data sheet, and where they stand."""
+    """An accelerator: peak dense FLOP/s according to its data sheet, and the source."""
 
     peak: float
     source: str
@@ -70,11 +89,11 @@ DEVICES = {
 
 @dataclass(frozen=True)
 class Link:
-    """What connects devices.
+    """A connection between devices.
 
     Attributes:
-        bandwidth: bytes/s in one direction, as the data sheet has it: of a device, or of a host's adapter.
-        latency: seconds of a hop.
+        bandwidth: bytes/s in one direction according to the data sheet, per device or per network adapter of a host.
+        latency: seconds per hop.
         source: of both.
     """
 
@@ -85,7 +104,7 @@ class Link:
     def __post_init__(self) -> None:
         _positive("a link's bandwidth in bytes/s", self.bandwidth)
         if not 0 <= self.latency < math.inf:
-            raise InputError(f"a link's latency is 0 seconds or more; received {self.latency!r}")
+            raise InputError(f"a link's latency must be 0 seconds or more; received {self.latency!r}")
 
 
 _NCCL = "latency: NCCL's ring, protocol Simple (src/graph/tuning.cc)"
@@ -104,13 +123,13 @@ LINKS = {
 
 @dataclass(frozen=True)
 class Workload:
-    """What training a network takes.
+    """Cost of training a network.
 
     Attributes:
         name: of the network.
-        parameters: all of them, moving statistics included.
-        trainable: those that have a gradient.
-        forward_macs, training_macs: multiply-accumulates of one image, forward, and forward and backward.
+        parameters: all of them, including moving statistics.
+        trainable: those with a gradient.
+        forward_macs, training_macs: multiply-accumulates per image: forward; forward and backward.
         activation_bytes: memory of all activations of one image.
         draws: layers that draw random numbers, each with a state of 16 bytes.
     """
@@ -125,12 +144,12 @@ class Workload:
 
     @property
     def training_flops(self) -> int:
-        """FLOPs of one image in a training step."""
+        """FLOPs per image of a training step."""
         return 2 * self.training_macs
 
     @property
     def gradient_bytes(self) -> int:
-        """Bytes that are added up over all devices in every step."""
+        """Bytes that are summed over all devices in every step."""
         return FLOAT * self.trainable
 
     def sent_bytes(self, devices: int) -> float:
@@ -140,15 +159,15 @@ class Workload:
     def checkpoint_bytes(self, optimizer: str, *, ema: bool = False, constant_rate: bool = True) -> int:
         """Bytes of the variables in ``last.npz``: weights, slots, step count, random states.
 
-        The file has 260 more for each variable, and the history.
+        The file has 260 more per variable, and the history.
 
         Args:
             optimizer: one of `OPTIMIZERS`.
-            ema: an average of the weights is kept as well.
-            constant_rate: the learning rate is a variable; that of a schedule is not.
+            ema: a moving average of the weights is kept as well.
+            constant_rate: the learning rate is a variable, unlike that of a schedule.
 
         Raises:
-            UnknownNameError: another optimiser.
+            UnknownNameError: unknown optimizer.
         """
         if optimizer not in OPTIMIZERS:
             raise UnknownNameError("optimizer", optimizer, OPTIMIZERS)
@@ -156,24 +175,24 @@ class Workload:
         return FLOAT * (self.parameters + slots * self.trainable) + 8 + 4 * constant_rate + 16 * self.draws
 
     def memory_bytes(self, images: int, optimizer: str) -> int:
-        """Device memory of a float32 step, none of it freed: weights, gradients, slots, and every activation of `images` images."""
+        """Device memory of a float32 step if nothing is freed: weights, gradients, slots, and all activations of `images` images."""
         return self.checkpoint_bytes(optimizer) + self.gradient_bytes + images * self.activation_bytes
 
 
 def workload(summary: Summary) -> Workload:
-    """What training an analysed network takes.
+    """Cost of training a network.
 
     Raises:
-        InputError: nothing in it is trained, or the products of a layer are not known.
+        InputError: it has no trainable parameters, or layers of unknown cost.
     """
     if not summary.trainable:
-        raise InputError(f"{summary.name} has no trainable parameters: there is nothing to train, and no gradient to add up")
+        raise InputError(f"{summary.name} has no trainable parameters: there is nothing to train")
     if summary.macs is None or summary.activation_bytes is None:
         unknown = ", ".join(summary.unknown[:3]) or "a layer of unknown size"
-        raise InputError(f"FLOPs are counted where every layer is known; {summary.name} has {unknown}: give --input-shape")
+        raise InputError(f"FLOPs need every layer to be known; {summary.name} has {unknown}: give --input-shape")
     training, trained = 0, False
     for row in summary.rows:
-        # a product of two activations has the gradients of both
+        # a product of two activations has gradients for both
         gradients = 2 * trained if row.kind == "matmul" else trained + (row.trainable > 0)
         training += (row.macs or 0) * (1 + gradients)
         trained = trained or row.trainable > 0
@@ -184,24 +203,24 @@ def workload(summary: Summary) -> Workload:
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """Equal devices and what connects them.
+class DeviceCluster:
+    """Identical devices and their connections.
 
     Attributes:
         peak: FLOP/s of a device.
-        utilisation: share of the peak that training reaches, above 0 to 1.
+        utilization: fraction of the peak that training reaches, in (0, 1].
         link: between hosts.
         within: between the devices of a host; None: `link`.
-        per_host: devices of a host.
-        adapters: of a host, each `link` wide; a ring goes through each, and they share the bytes.
-        link_share: share of a link's bandwidth that is reached, above 0 to 1.
-        pipeline: images/s that the input pipeline of a host delivers; None: any number.
-        overhead: seconds of a step that nothing makes shorter (launching kernels, Python).
+        per_host: devices per host.
+        adapters: network adapters per host, each with the bandwidth of `link`; every adapter carries a ring, they share the bytes.
+        link_share: fraction of a link's bandwidth that is reached, in (0, 1].
+        pipeline: images/s of a host's input pipeline; None: unlimited.
+        overhead: constant seconds per step (kernel launches, Python).
     """
 
     peak: float
     link: Link
-    utilisation: float = 1.0
+    utilization: float = 1.0
     within: Link | None = None
     per_host: int = 1
     adapters: int = 1
@@ -211,26 +230,26 @@ class Cluster:
 
     def __post_init__(self) -> None:
         _positive("a device's peak in FLOP/s", self.peak)
-        for name, share in (("utilisation", self.utilisation), ("share of a link's bandwidth", self.link_share)):
-            if not 0 < share <= 1:
-                raise InputError(f"the {name} is a share, above 0 and at most 1; received {share!r}")
-        _count("the number of devices of a host", self.per_host)
-        _count("the number of adapters of a host", self.adapters)
+        for name, fraction in (("utilization", self.utilization), ("link share", self.link_share)):
+            if not 0 < fraction <= 1:
+                raise InputError(f"the {name} must be above 0 and at most 1; received {fraction!r}")
+        _count("the number of devices per host", self.per_host)
+        _count("the number of adapters per host", self.adapters)
         if self.within is not None and self.per_host == 1:
             raise InputError(
-                "a link within hosts needs hosts of 2 devices or more; received 1: give --per-host, or no --within"
+                "a link within hosts needs at least 2 devices per host; received 1: give --per-host, or no --within"
             )
         if self.pipeline is not None:
-            _positive("what the input pipeline delivers in images/s", self.pipeline)
+            _positive("the throughput of the input pipeline in images/s", self.pipeline)
         if not 0 <= self.overhead < math.inf:
-            raise InputError(f"the overhead of a step is 0 seconds or more; received {self.overhead!r}")
+            raise InputError(f"the overhead of a step must be 0 seconds or more; received {self.overhead!r}")
 
     def hosts(self, devices: int) -> int:
-        """Hosts that so many devices need."""
+        """Number of hosts for this many devices."""
         return -(-devices // self.per_host)
 
     def all_reduce_seconds(self, sent: float, devices: int) -> float:
-        """Seconds in which every device of a ring sends `sent` bytes in 2(n − 1) hops."""
+        """Seconds until every device of a ring has sent `sent` bytes in 2(n − 1) hops."""
         hosts, hops = self.hosts(devices), 2 * (devices - 1)
         inner = self.within or self.link
         between = min(2 * hosts, hops) if hosts > 1 else 0
@@ -241,14 +260,14 @@ class Cluster:
 
 
 @dataclass(frozen=True)
-class Point:
-    """A training step on some devices.
+class ScalingPoint:
+    """A training step on a number of devices.
 
     Attributes:
-        devices: how many.
-        batch: images of the step on all of them together.
-        per_device: images of the device that has most.
-        compute, all_reduce, load: seconds of computing, of adding up the gradients, and of the input pipeline.
+        devices: number of devices.
+        batch: images per step on all of them together.
+        per_device: images on the device with the most.
+        compute, all_reduce, load: seconds of computing, of summing the gradients, and of the input pipeline.
         sent: bytes that each device sends.
     """
 
@@ -261,78 +280,173 @@ class Point:
     sent: float
 
     def seconds(self, *, overlap: bool = False) -> float:
-        """Seconds of the step; with `overlap` gradients travel while others are still computed, as well as can be."""
+        """Seconds of the step; with `overlap` communication and computation overlap perfectly."""
         work = max(self.compute, self.all_reduce) if overlap else self.compute + self.all_reduce
         return max(work, self.load)
 
     def images_per_second(self, *, overlap: bool = False) -> float:
-        """What all devices together learn from."""
+        """Throughput of all devices together."""
         return self.batch / self.seconds(overlap=overlap)
 
     @property
     def limit(self) -> str:
-        """What takes longest: "compute", "all-reduce" or "input"."""
+        """The bottleneck: "compute", "all-reduce" or "input"."""
         return max((self.compute, "compute"), (self.all_reduce, "all-reduce"), (self.load, "input"))[1]
 
 
-Kind = Literal["strong", "weak"]
-
-
 @dataclass(frozen=True)
-class Curve:
-    """Training steps on ever more devices.
+class ScalingCurve:
+    """Training steps on different numbers of devices.
 
     Attributes:
-        kind: "strong": the batch is divided; "weak": every device has as many images as one alone.
-        points: one for each number of devices.
+        work, cluster: what is trained, on what.
+        kind: "strong": the batch is divided; "weak": every device has a whole batch.
+        points: one per number of devices.
         alone: the step on one device.
     """
 
     work: Workload
-    cluster: Cluster
+    cluster: DeviceCluster
     kind: Kind
-    points: tuple[Point, ...]
-    alone: Point
+    points: tuple[ScalingPoint, ...]
+    alone: ScalingPoint
 
-    def speed_up(self, point: Point, *, overlap: bool = False) -> float:
-        """Images/s beside those of one device: 1 to the number of devices, or less than 1 where more devices are slower."""
+    def speed_up(self, point: ScalingPoint, *, overlap: bool = False) -> float:
+        """Throughput relative to one device: at most the number of devices, below 1 if more devices are slower."""
         return point.images_per_second(overlap=overlap) / self.alone.images_per_second(overlap=overlap)
 
-    def efficiency(self, point: Point, *, overlap: bool = False) -> float:
-        """Speed-up divided by the number of devices, 0 to 1."""
+    def efficiency(self, point: ScalingPoint, *, overlap: bool = False) -> float:
+        """Speedup divided by the number of devices, 0 to 1."""
         return self.speed_up(point, overlap=overlap) / point.devices
 
 
-def scaling(work: Workload, cluster: Cluster, devices: Sequence[int], batch: int, kind: Kind = "strong") -> Curve:
-    """The step of a network on some numbers of devices.
+def scaling(work: Workload, cluster: DeviceCluster, devices: Sequence[int], batch: int, kind: Kind = "strong") -> ScalingCurve:
+    """Training steps of a network on different numbers of devices.
 
     Args:
-        work: of `workload`.
+        work: from `workload`.
         cluster: what it is trained on.
         devices: numbers of devices, each 1 or more.
-        batch: images of a step: of all devices together (strong), or of each (weak).
+        batch: images per step: on all devices together (strong), or on each (weak).
         kind: "strong" or "weak".
 
     Raises:
-        InputError: no devices, a number below 1, or a batch that leaves devices without an image.
+        InputError: no devices, a number below 1, or a batch smaller than the number of devices.
     """
     if kind not in ("strong", "weak"):
-        raise InputError(f"scaling is strong (one batch, divided) or weak (a batch a device); received {kind!r}")
+        raise InputError(f"scaling is strong (one batch, divided) or weak (a batch per device); received {kind!r}")
     if not devices:
-        raise InputError("the numbers of devices are one or more; received none")
+        raise InputError("give at least one number of devices")
     _count("the batch", batch)
     largest = max(_count("the number of devices", n) for n in devices)
     if kind == "strong" and batch < largest:
         raise InputError(
-            f"every device has an image or more; received a batch of {batch} for {largest} devices: a larger --batch"
+            f"every device needs at least one image; received a batch of {batch} for {largest} devices: choose a larger --batch"
         )
 
-    def point(n: int) -> Point:
+    def point(n: int) -> ScalingPoint:
         whole = batch if kind == "strong" else batch * n
         share = -(-whole // n)
-        compute = share * work.training_flops / (cluster.peak * cluster.utilisation) + cluster.overhead
+        compute = share * work.training_flops / (cluster.peak * cluster.utilization) + cluster.overhead
         load = whole / (cluster.pipeline * cluster.hosts(n)) if cluster.pipeline else 0.0
         sent = work.sent_bytes(n)
-        return Point(n, whole, share, compute, cluster.all_reduce_seconds(sent, n), load, sent)
+        return ScalingPoint(n, whole, share, compute, cluster.all_reduce_seconds(sent, n), load, sent)
 
-    return Curve(work, cluster, kind, tuple(map(point, devices)), point(1))
+    return ScalingCurve(work, cluster, kind, tuple(map(point, devices)), point(1))
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def step_text(work: Workload, optimizer: str, images: int) -> str:
+    """FLOPs and bytes of training a network, with the arithmetic."""
+    ratio = work.training_macs / work.forward_macs if work.forward_macs else 0.0
+    return "\n".join(
+        [
+            f"{work.name}: {work.parameters:,} parameters, {work.trainable:,} of them trainable",
+            f"FLOPs        per image, forward 2 × {work.forward_macs:,} MACs = {2 * work.forward_macs / 1e9:.4g} GFLOP; forward and "
+            f"backward {work.training_flops / 1e9:.4g} GFLOP ({ratio:.2f} × forward)",
+            f"gradients    4 × {work.trainable:,} = {work.gradient_bytes:,} bytes; each of n devices sends 2(n − 1)/n times as many",
+            f"checkpoint   {work.checkpoint_bytes(optimizer):,} bytes of variables with {optimizer}",
+            f"memory       {work.memory_bytes(images, optimizer) / 2**30:.3g} GiB for {images} images on a device: checkpoint, "
+            f"gradients, and {work.activation_bytes:,} bytes of activations per image if none is freed",
+        ]
+    )
+
+
+def curve_table(curve: ScalingCurve) -> str:
+    """A Markdown table, one row per number of devices; pairs are without overlap / with perfect overlap."""
+    head = (
+        "devices",
+        "batch",
+        "compute ms",
+        "sent MB",
+        "all-reduce ms",
+        "step ms",
+        "images/s",
+        "speedup",
+        "efficiency",
+        "limit",
+    )
+
+    def pair(value: Callable[[bool], float]) -> str:
+        without, with_overlap = _short(value(False)), _short(value(True))
+        return without if without == with_overlap else f"{without} / {with_overlap}"
+
+    rows = [
+        (
+            p.devices,
+            p.batch,
+            _short(1e3 * p.compute),
+            _short(p.sent / 1e6),
+            _short(1e3 * p.all_reduce),
+            pair(lambda overlap, p=p: 1e3 * p.seconds(overlap=overlap)),  # type: ignore[misc]
+            pair(lambda overlap, p=p: p.images_per_second(overlap=overlap)),  # type: ignore[misc]
+            pair(lambda overlap, p=p: curve.speed_up(p, overlap=overlap)),  # type: ignore[misc]
+            pair(lambda overlap, p=p: curve.efficiency(p, overlap=overlap)),  # type: ignore[misc]
+            p.limit,
+        )
+        for p in curve.points
+    ]
+    what = "one batch, divided" if curve.kind == "strong" else "a batch per device"
+    title = f"{curve.kind} scaling ({what}); without overlap / with perfect overlap"
+    return f"{title}\n\n{markdown_table(head, rows, align='r' * 9 + 'l')}"
+
+
+def network_table(works: Sequence[Workload], cluster: DeviceCluster, devices: int, optimizer: str) -> str:
+    """A Markdown table, one row per network: training cost, and the batch per device whose compute time equals the all-reduce."""
+    head = (
+        "network",
+        "trainable",
+        "GFLOP per image",
+        "gradients MB",
+        f"sent by each of {devices}, MB",
+        "all-reduce ms",
+        "images per device as long",
+        f"checkpoint MB, {optimizer}",
+        "activations MB per image",
+    )
+    rows = []
+    for work in works:
+        sent = work.sent_bytes(devices)
+        seconds = cluster.all_reduce_seconds(sent, devices)
+        image = work.training_flops / (cluster.peak * cluster.utilization)
+        rows.append(
+            (
+                f"`{work.name}`",
+                work.trainable,
+                _short(work.training_flops / 1e9),
+                f"{work.gradient_bytes / 1e6:,.2f}",
+                f"{sent / 1e6:,.2f}",
+                _short(1e3 * seconds),
+                f"{seconds / image:,.0f}" if image else "—",
+                f"{work.checkpoint_bytes(optimizer) / 1e6:,.2f}",
+                f"{work.activation_bytes / 1e6:,.2f}",
+            )
+        )
+    return markdown_table(head, rows, align="l" + "r" * 8)
+
+
+def _short(value: float) -> str:
+    """Three significant digits or more, with thousands separators."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,8 +1,4 @@
-"""One answer for a network: a row for every layer, and totals that are the sums of the rows.
-
-`summarize` takes a Keras model, an ONNX file, a ``.keras`` file or a run folder. Printing is apart, in
-`kerascv_course.analysis.printing`.
-"""
+"""A network in numbers: one row per layer, and totals that are the sums of the rows."""
 
 from __future__ import annotations
 
@@ -12,35 +8,35 @@ from pathlib import Path
 from typing import Any
 
 from kerascv_course.analysis import counting
-from kerascv_course.analysis.counting import Convention, Counts, total
-from kerascv_course.analysis.folding import inference_parameters
-from kerascv_course.analysis.graph import Graph, Node
-from kerascv_course.analysis.receptive import Field, ReceptiveField, receptive_fields, report
-from kerascv_course.core.errors import InputError
+from kerascv_course.analysis.counting import Convention, Counts, inference_parameters, total
+from kerascv_course.analysis.graph import Graph, GraphNode
+from kerascv_course.analysis.keras_graph import read_keras
+from kerascv_course.analysis.onnx_graph import read_onnx
+from kerascv_course.analysis.receptive import Field, ReceptiveField, receptive_field, receptive_fields
+from kerascv_course.core.errors import InputError, UnknownNameError
 from kerascv_course.core.keras_file import load_keras
 
-__all__ = ["Row", "Summary", "read_graph", "summarize", "summarize_graph"]
+__all__ = ["ExportComparison", "LayerSummary", "Summary", "compare", "read_graph", "summarize"]
 
 
 @dataclass(frozen=True)
-class Row:
-    """One layer of a network, counted for one image.
+class LayerSummary:
+    """One layer of a network, for one image. None means not known.
 
     Attributes:
-        index: place in the table, from 1.
-        type: what its source calls it: a Keras class, an ONNX operator, an activation.
+        index: row number, from 1.
+        type: its type in the source: a Keras class, an ONNX operator, an activation.
         name: its name in the source.
-        input_shapes: of every input, without the batch axis, in the source's own axis order.
-        output_shape: of the first output, likewise; None: not known.
-        trainable, frozen: parameters; a layer that is used again has them in its first row only.
-        neurons, connections: see `kerascv_course.analysis.counting`; None: the operator is not known.
-        macs: multiply-accumulates; None: the operator is not known.
-        activation_bytes: memory of all outputs; None: not known.
-        kernel, stride, dilation: in positions, height before width; empty where the layer has no window.
+        input_shapes: of every input, without the batch axis, in the source's axis order.
+        output_shape: of the first output, likewise.
+        trainable, frozen: parameters; a layer that is called again has them in its first row only.
+        neurons, connections, macs: see `kerascv_course.analysis.counting`.
+        activation_bytes: memory of all outputs.
+        kernel, stride, dilation: height before width; empty for layers without a window.
         padding: (before, after) per axis.
         groups: of a convolution.
-        receptive_field: in input pixels; None where the network has no spatial axes or several inputs.
-        kind: the analyser's own class of the operator.
+        receptive_field: in input pixels; None if the network has no spatial axes or several inputs.
+        kind: a `kerascv_course.analysis.graph.NodeKind`.
     """
 
     index: int
@@ -70,25 +66,27 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """A network in numbers. Every total is the sum over `rows`; None where a row is not known (`unknown` names it).
+    """A network in numbers. Every total is the sum over `rows`; None if an unknown layer leaves it open (see `unknown`).
 
     Attributes:
         name: of the model or file.
         source: "keras" or "onnx".
-        rows: one for each layer, inputs included.
-        trainable, frozen: parameters (batch norm: 2 trainable and 2 frozen per channel; ONNX tells them apart by their role).
+        rows: one per layer, inputs included.
+        trainable, frozen: parameters (a batch norm has 2 trainable and 2 frozen ones per channel, in ONNX files too).
         neurons, connections, macs: for one image.
-        activation_bytes: memory of all activations for one image, none of them freed.
-        peak_bytes: the largest sum of activations that must exist at one time, computing in the order of the rows.
-        inference_parameters: what is left when every batch norm is folded as far as it goes; equal for a Keras model and its
-            ONNX file. See `kerascv_course.analysis.folding`.
-        unknown: names of the rows whose operator is not known.
-        graph: what all this was computed from; lets other conventions be counted.
+        activation_bytes: memory of all activations of one image if none is freed.
+        peak_bytes: largest sum of activations alive at the same time, computing in row order.
+        inference_parameters: parameters with every batch norm folded as far as possible; equal for a Keras model and its ONNX
+            file (see `kerascv_course.analysis.counting`).
+        unknown: names of the rows whose operator is unknown.
+        graph: what everything was computed from.
+        fields: exact receptive field of every tensor of `graph`.
+        spatial: the input's spatial axes.
     """
 
     name: str
     source: str
-    rows: tuple[Row, ...]
+    rows: tuple[LayerSummary, ...]
     trainable: int
     frozen: int
     neurons: int | None
@@ -104,49 +102,49 @@ class Summary:
 
     @property
     def parameters(self) -> int:
-        """Trainable and frozen parameters together; what Keras's ``count_params()`` says."""
+        """Trainable and frozen parameters together, as Keras's ``count_params()``."""
         return self.trainable + self.frozen
 
     @property
     def receptive_field(self) -> ReceptiveField | None:
-        """The field of the network's output."""
+        """The receptive field of the network's output."""
         return self.rows[-1].receptive_field
 
     @property
     def parameter_bytes(self) -> int:
-        """Bytes of all parameters as float32."""
+        """Bytes of all parameters in float32."""
         return 4 * self.parameters
 
-    def row(self, name: str) -> Row:
+    def row(self, name: str) -> LayerSummary:
         """The row of a layer.
 
         Raises:
-            InputError: no row has this name.
+            UnknownNameError: no such layer; the nearest names are shown.
         """
         for row in self.rows:
             if row.name == name:
                 return row
-        raise InputError(f"no layer is called {name!r}; there are {', '.join(r.name for r in self.rows[:8])}, …")
+        raise UnknownNameError("layer", name, [row.name for row in self.rows])
 
     def count(self, convention: Convention) -> Counts:
         """Weights, neurons and connections under another convention."""
         return counting.count(self.graph, convention)
 
     def unit_field(self, name: str, position: Sequence[int]) -> tuple[tuple[int, int] | None, ...]:
-        """First and last input pixel, along each spatial axis, that one unit of a layer sees; clipped to the image.
+        """The input pixels that one unit of a layer sees: (first, last) along each spatial axis, clipped to the image.
 
-        A unit that sees padding only has None along every axis.
+        A unit that sees nothing but padding has None along every axis.
 
         Args:
             name: of the layer.
             position: of the unit along the spatial axes, (row, column); ignored where all units see the same.
 
         Raises:
-            InputError: no such layer, or a field that is not known.
+            UnknownNameError: no such layer.
+            InputError: its receptive field is not known.
         """
         node = self.graph.nodes[self.row(name).index - 1]
-        field = self.fields.get(node.outputs[0], ())
-        found = sorted((f for f in field if f.source in self.spatial), key=lambda f: f.source)
+        found = sorted((f for f in self.fields.get(node.outputs[0], ()) if f.source in self.spatial), key=lambda f: f.source)
         if not found or any(f.lost for f in found):
             raise InputError(f"the receptive field of {name!r} is not known")
         spans = tuple(f.spans[0 if len(f.spans) == 1 else i] for f, i in zip(found, position, strict=True))
@@ -154,56 +152,17 @@ class Summary:
 
 
 def summarize(model: Any, input_shape: Sequence[int] | None = None) -> Summary:
-    """Analyse a network.
+    """Analyze a network.
 
     Args:
-        model: a built Keras model (Functional or Sequential); or the path of an ``.onnx`` file, of a ``.keras`` file, or of a
-            run folder (its ``best.keras``, else its ``model.onnx``).
-        input_shape: the input without its batch axis, in the model's own axis order; needed where the model leaves axes open.
-
-    Returns:
-        A `Summary`; ONNX files never import TensorFlow.
+        model: a built Keras model (Functional or Sequential), or the path of an ``.onnx`` file, a ``.keras`` file or a run folder
+            (its ``best.keras``, else its ``model.onnx``). ONNX files are read without TensorFlow.
+        input_shape: the input without its batch axis, in the model's own axis order; required if the model has open axes.
 
     Raises:
         InputError: no such file, not a model, open axes without `input_shape`, a model without a graph.
     """
-    return summarize_graph(read_graph(model, input_shape))
-
-
-def read_graph(model: Any, input_shape: Sequence[int] | None = None) -> Graph:
-    """The graph of whatever `summarize` takes."""
-    if not isinstance(model, str | Path):
-        from kerascv_course.analysis.keras_graph import read_keras
-
-        return read_keras(model, input_shape)
-    path = _in_run(Path(model))
-    if path.suffix == ".keras":
-        from kerascv_course.analysis.keras_graph import read_keras
-
-        return read_keras(load_keras(path), input_shape)
-    if path.suffix != ".onnx" and not path.is_file():
-        raise InputError(f"no such file: {path}" if not path.exists() else f"{path} is neither a model file nor a run folder")
-    if path.suffix in (".h5", ".hdf5", ".pt", ".pth", ".pb", ".pkl", ".safetensors", ".npz"):
-        raise InputError(f"an .onnx or .keras file is analysed; received {path}: save the model in one of these formats")
-    from kerascv_course.analysis.onnx_graph import read_onnx
-
-    try:
-        return read_onnx(path, input_shape)
-    except (ArithmeticError, LookupError, TypeError, AttributeError) as error:  # a graph that no converter writes
-        raise InputError(f"{path} cannot be analysed: its graph does not hold together ({error})") from error
-
-
-def _in_run(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    for name in ("best.keras", "model.onnx"):
-        if (path / name).is_file():
-            return path / name
-    raise InputError(f"a run folder holds best.keras or model.onnx; {path} has neither")
-
-
-def summarize_graph(graph: Graph) -> Summary:
-    """The summary of a graph that has been read already."""
+    graph = read_graph(model, input_shape)
     fields, spatial = receptive_fields(graph)
     rows = tuple(_row(graph, node, i, fields, spatial) for i, node in enumerate(graph.nodes, start=1))
     return Summary(
@@ -225,12 +184,34 @@ def summarize_graph(graph: Graph) -> Summary:
     )
 
 
-def _row(graph: Graph, node: Node, index: int, fields: dict[str, Field], spatial: tuple[int, ...]) -> Row:
+def read_graph(model: Any, input_shape: Sequence[int] | None = None) -> Graph:
+    """The graph of anything `summarize` takes."""
+    if not isinstance(model, str | Path):
+        return read_keras(model, input_shape)
+    path = Path(model)
+    if path.is_dir():
+        path = next((path / name for name in ("best.keras", "model.onnx") if (path / name).is_file()), path)
+    if path.is_dir():
+        raise InputError(f"{path} is not a run folder: it has neither best.keras nor model.onnx")
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    if path.suffix == ".keras":
+        return read_keras(load_keras(path), input_shape)
+    if path.suffix in (".h5", ".hdf5", ".pt", ".pth", ".pb", ".pkl", ".safetensors", ".npz"):
+        raise InputError(
+            f"only .onnx and .keras files can be analyzed; received {path}: save the model in one of these formats"
+        )
+    try:
+        return read_onnx(path, input_shape)
+    except (ArithmeticError, LookupError, TypeError, AttributeError) as error:  # a graph that no converter writes
+        raise InputError(f"{path} cannot be analyzed: its graph is inconsistent ({error})") from error
+
+
+def _row(graph: Graph, node: GraphNode, index: int, fields: dict[str, Field], spatial: tuple[int, ...]) -> LayerSummary:
     tensors = [graph.tensors[k] for k in node.outputs]
-    known = all(t.known for t in tensors)
     found = fields.get(node.outputs[0])
     window = node.window
-    return Row(
+    return LayerSummary(
         index=index,
         type=node.type,
         name=node.name,
@@ -241,25 +222,24 @@ def _row(graph: Graph, node: Node, index: int, fields: dict[str, Field], spatial
         neurons=counting.neurons(graph, node),
         connections=counting.connections(graph, node),
         macs=counting.macs(graph, node),
-        activation_bytes=sum(t.nbytes for t in tensors) if known else None,
+        activation_bytes=sum(t.nbytes for t in tensors) if all(t.known for t in tensors) else None,
         kernel=window.kernel if window else (),
         stride=window.stride if window else (),
         padding=window.padding if window else (),
         dilation=window.dilation if window else (),
         groups=node.groups,
-        receptive_field=report(found, spatial) if found and spatial else None,
+        receptive_field=receptive_field(found, spatial) if found and spatial else None,
         kind=node.kind,
     )
 
 
 def _peak(graph: Graph) -> int | None:
-    """The most bytes alive at once: a tensor lives from its making to its last reading; outputs live to the end."""
+    """Most bytes alive at once: a tensor lives until its last reader has run; outputs live to the end."""
     if not all(t.known for t in graph.tensors.values()):
         return None
-    last = {key: len(graph.nodes) for key in graph.outputs}
-    for at, node in enumerate(graph.nodes):
-        for key in node.inputs:
-            last[key] = max(last.get(key, 0), at)
+    last = {key: at for at, node in enumerate(graph.nodes) for key in node.inputs} | dict.fromkeys(
+        graph.outputs, len(graph.nodes)
+    )
     alive: dict[str, int] = {}
     peak = 0
     for at, node in enumerate(graph.nodes):
@@ -267,3 +247,69 @@ def _peak(graph: Graph) -> int | None:
         peak = max(peak, sum(alive.values()))
         alive = {key: size for key, size in alive.items() if last.get(key, at) > at}
     return peak
+
+
+@dataclass(frozen=True)
+class ExportComparison:
+    """A Keras model compared with its ONNX file.
+
+    Attributes:
+        keras_parameters, onnx_parameters: as each of them stores them.
+        keras_inference, onnx_inference: `Summary.inference_parameters`, equal if the file holds the model.
+        batch_norms, batch_norm_channels: number of the Keras model's batch norms, and of their channels.
+        kept: channels of batch norms that the file keeps as such (4 numbers each).
+        scaled: numbers in separate scales and shifts of the file.
+        macs, connections, neurons: (Keras, ONNX).
+    """
+
+    keras_parameters: int
+    onnx_parameters: int
+    keras_inference: int | None
+    onnx_inference: int | None
+    batch_norms: int
+    batch_norm_channels: int
+    kept: int
+    scaled: int
+    macs: tuple[int | None, int | None]
+    connections: tuple[int | None, int | None]
+    neurons: tuple[int | None, int | None]
+
+    @property
+    def agrees(self) -> bool:
+        """Everything that has to be equal is known and equal."""
+        pairs = ((self.keras_inference, self.onnx_inference), self.macs, self.connections, self.neurons)
+        return all(a is not None and a == b for a, b in pairs)
+
+    def __str__(self) -> str:
+        lines = [
+            f"parameters: Keras {self.keras_parameters:,}, ONNX {self.onnx_parameters:,}",
+            f"  {self.batch_norms} batch norms have {4 * self.batch_norm_channels:,} in Keras; the file keeps {4 * self.kept:,} of "
+            f"them as batch norms and {self.scaled:,} as separate scales and shifts; the rest is folded into weights and biases",
+            f"  folded as far as possible: Keras {self.keras_inference:,}, ONNX {self.onnx_inference:,}",
+        ]
+        for name, pair in (("MACs", self.macs), ("connections", self.connections), ("neurons", self.neurons)):
+            keras, onnx = ("—" if number is None else f"{number:,}" for number in pair)
+            lines.append(f"{name}: Keras {keras}, ONNX {onnx}")
+        return "\n".join([*lines, "they agree" if self.agrees else "THEY DIFFER"])
+
+
+def compare(keras: Summary, onnx: Summary) -> ExportComparison:
+    """Compare a Keras model with its ONNX file.
+
+    The model's values must be neither zeros nor ones: converters drop additions of zeros and products with ones.
+    """
+    norms = [n for n in keras.graph.nodes if n.kind == "norm" and n.mode == "batch"]
+    kept = [n for n in onnx.graph.nodes if n.kind == "norm" and n.mode == "batch"]
+    return ExportComparison(
+        keras.parameters,
+        onnx.parameters,
+        keras.inference_parameters,
+        onnx.inference_parameters,
+        len(norms),
+        sum(n.channels[1] for n in norms if n.parameters and n.channels),
+        sum(n.channels[1] for n in kept if n.parameters and n.channels),
+        sum(n.parameters for n in onnx.graph.nodes if n.kind == "affine" and not n.bias),
+        (keras.macs, onnx.macs),
+        (keras.connections, onnx.connections),
+        (keras.neurons, onnx.neurons),
+    )

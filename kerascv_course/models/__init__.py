@@ -1,1 +1,19 @@
-"""Network families: a file is a family, a function is a variant, entered in `kerascv_course.models.registry`."""
+"""Networks: a function per variant, a file per family; the registry, `create_model`, and weights from elsewhere."""
+
+from kerascv_course.models.create import adapter, check_model, create_model, find_network, list_models, load_model
+from kerascv_course.models.registry import ModelSpec, model_spec, register_model
+from kerascv_course.models.weights import LoadingReport, load_weights
+
+__all__ = [
+    "LoadingReport",
+    "ModelSpec",
+    "adapter",
+    "check_model",
+    "create_model",
+    "find_network",
+    "list_models",
+    "load_model",
+    "load_weights",
+    "model_spec",
+    "register_model",
+]

@@ -16,7 +16,7 @@ from kerascv_course.config import Recipe
 from kerascv_course.core.errors import CourseError, InputError, UnknownNameError
 from kerascv_course.core.io import atomic_write
 from kerascv_course.experiment import Interrupted, run_recipe
-from kerascv_course.models.registry import check_model
+from kerascv_course.models import check_model
 from kerascv_course.recipes.ablations import BASE, Ablation, with_changes
 from kerascv_course.reports.comparison import Row, format_differences, join_runs
 from kerascv_course.tasks.base import get_task

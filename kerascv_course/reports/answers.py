@@ -16,8 +16,7 @@ from kerascv_course.analysis.arithmetic import (
     padding_trends,
     same_padding,
 )
-from kerascv_course.analysis.images import SOBEL_X, convolve, correlate, render_matrix
-from kerascv_course.analysis.pooling import check_average_pooling
+from kerascv_course.analysis.convolution import SOBEL_X, check_average_pooling, convolve, correlate, render_matrix
 from kerascv_course.reports.paper import (
     closed_form,
     count_layers,

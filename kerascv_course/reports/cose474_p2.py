@@ -41,7 +41,7 @@ def page(shelf: Shelf) -> Page:
 
 
 def _networks() -> Section:
-    from kerascv_course.models.registry import create_model
+    from kerascv_course.models import create_model
 
     rows = []
     for name in ("vgg16_cose474", "resnet50_cose474"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kerascv_course.analysis.arithmetic import PaddingSolution, padding_trends
-from kerascv_course.analysis.images import correlate
+from kerascv_course.analysis.convolution import correlate
 from kerascv_course.reports.answers import IMAGE_004, KERNEL_004, NETWORK_004, report_text
 from kerascv_course.reports.building import (
     build,

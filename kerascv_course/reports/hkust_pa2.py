@@ -7,7 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 from kerascv_course.analysis import summarize
-from kerascv_course.analysis.printing import block_table, blocks_text, torch_summary
+from kerascv_course.analysis.diagram import block_table, blocks_text
+from kerascv_course.analysis.torchsummary import torch_summary
 from kerascv_course.reports.answers import report_text
 from kerascv_course.reports.building import build, computed, curves, findings, function, missing_run, run_picture
 from kerascv_course.reports.page import Answer, Code, Comparison, Page, Part, Section, Table
@@ -52,7 +53,7 @@ def best(shelf: Shelf, recipe: str) -> Found | None:
 
 
 def _network() -> Section:
-    from kerascv_course.models.registry import create_model
+    from kerascv_course.models import create_model
 
     summary = summarize(create_model("resnet18_reid", include_top=False))
     block = next(one for one in block_table(summary) if one.label.startswith("ResBlock"))

@@ -7,7 +7,7 @@ from typing import Any
 
 from kerascv_course import plots
 from kerascv_course.analysis import Summary, summarize
-from kerascv_course.analysis.printing import torch_summary, torch_totals
+from kerascv_course.analysis.torchsummary import torch_summary, torch_totals
 from kerascv_course.config import Data
 from kerascv_course.reports.building import (
     build,
@@ -141,7 +141,7 @@ def _bag(shelf: Shelf) -> Section:
 
 
 def _networks() -> Section:
-    from kerascv_course.models.registry import create_model
+    from kerascv_course.models import create_model
 
     parts: list[Part] = []
     for name, first in (("mynet", 35), ("resnet18_cifar", 41)):
@@ -194,7 +194,7 @@ def _table5(shelf: Shelf) -> Section:
 
 
 def _comparison(shelf: Shelf) -> Section:
-    from kerascv_course.models.registry import create_model
+    from kerascv_course.models import create_model
     from kerascv_course.recipes import get_recipe
 
     strong, limit = float(target(STRONG).value), float(target(LIMIT).value)

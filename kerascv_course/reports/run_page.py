@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from kerascv_course.analysis.inside import CAPTIONS
+from kerascv_course.analysis.activations import CAPTIONS
 from kerascv_course.tasks.base import get_task
 from kerascv_course.training.run_dir import Run
 

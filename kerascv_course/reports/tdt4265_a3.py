@@ -9,7 +9,7 @@ import numpy as np
 
 from kerascv_course.analysis import summarize
 from kerascv_course.analysis.arithmetic import conv_output, kernel_from_sizes, same_padding
-from kerascv_course.analysis.images import SOBEL_X, convolve, correlate
+from kerascv_course.analysis.convolution import SOBEL_X, convolve, correlate
 from kerascv_course.config import Data
 from kerascv_course.reports.answers import BASE_001, IMAGE_001, report_text
 from kerascv_course.reports.building import (
@@ -227,7 +227,7 @@ def _transfer(shelf: Shelf) -> Section:
 
 
 def _trainable() -> Part:
-    from kerascv_course.models.registry import create_model
+    from kerascv_course.models import create_model
     from kerascv_course.tasks.classification.transfer import freeze_before
 
     network = create_model("resnet18", 10)

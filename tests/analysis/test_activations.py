@@ -8,8 +8,7 @@ import pytest
 
 from export.serving import normalized
 from kerascv_course import create_model
-from kerascv_course.analysis.activations import activations, convolutions, filters, layer_names
-from kerascv_course.analysis.inside import first_and_last, look
+from kerascv_course.analysis.activations import activations, convolutions, filters, first_and_last, layer_names, look
 from kerascv_course.core.errors import InputError, UnknownNameError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
@@ -74,11 +73,11 @@ def test_what_cannot_be_looked_at(model):
         activations(model, PIXELS, ["stage4_conv7"])
     with pytest.raises(UnknownNameError, match="unknown layer"):
         filters(model, "stage4_conv7")
-    with pytest.raises(InputError, match="layer 'stage1_conv' has the filters 0 to 63; received 64"):
+    with pytest.raises(InputError, match="channels of layer 'stage1_conv' are 0 to 63; received 64"):
         look(model, PIXELS[0], "stage1_conv", (3, 64))
-    with pytest.raises(InputError, match="layer 'logits' gives 10: choose a layer before it, such as 'stage3_conv'"):
+    with pytest.raises(InputError, match="layer 'logits' is 10: choose an earlier layer, such as 'stage3_conv'"):
         look(model, PIXELS[0], "logits")
-    with pytest.raises(InputError, match="filters belong to convolutions; received the MaxPooling2D layer 'stage1_pool'"):
+    with pytest.raises(InputError, match="only convolutions have filters; layer 'stage1_pool' is a MaxPooling2D"):
         filters(model, "stage1_pool")
 
 

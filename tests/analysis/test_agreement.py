@@ -10,8 +10,8 @@ from small_inputs import slim
 
 import kerascv_course as kcc
 from kerascv_course.analysis import compare, summarize
-from kerascv_course.analysis.folding import exported_parameters
-from kerascv_course.models.registry import model_spec
+from kerascv_course.analysis.counting import exported_parameters
+from kerascv_course.models import model_spec
 
 #: Networks above this many parameters are converted with an eighth of their channels: conversion takes up to half a minute else,
 #: and what it folds depends on the graph, not on the widths.

@@ -126,10 +126,10 @@ def test_padding_of_report_004_is_unique_and_falls_as_described():
 
 def test_sizes_print_their_formula():
     assert str(conv_output(32, 5, 1, 2)) == "⌊(32 + 2 + 2 − 5) / 1⌋ + 1 = 32"
-    assert "1 at the far end unused" in str(conv_output(32, 3, 2))
+    assert "1 at the end unused" in str(conv_output(32, 3, 2))
     assert str(transposed_output(16, 3, 2, 1, 1)) == "(16 − 1)·2 − 1 − 1 + 3 + 1 = 32"
     assert "no symmetric padding; 1 before and 2 after" in str(solve_padding(32, 32, 4))
-    assert "no padding does it" in str(solve_padding(32, 16, 3))
+    assert "no padding works" in str(solve_padding(32, 16, 3))
     assert str(conv_input_range(16, 3, 2, 1)) == "inputs 31 to 32 give output 16"
 
 
@@ -142,16 +142,16 @@ def test_field_of_a_chain():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: conv_output(4, 5), "window of 5 positions needs that many; input 4"),
-        (lambda: conv_output(0, 3), "size is a whole number of 1 or more; received 0"),
-        (lambda: conv_output(8, 3, 0), "stride is a whole number of 1 or more; received 0"),
-        (lambda: conv_output(8, 3, padding=-1), "padding is a whole number of 0 or more"),
-        (lambda: transposed_output(8, 3, 2, 0, 2), r"output padding is 0 or more and below .* \(2\); received 2"),
-        (lambda: transposed_output(1, 3, 1, 2), "cuts everything off"),
-        (lambda: transposed_input(16, 3, 2), "not a whole number of strides of 2"),
-        (lambda: kernel_from_sizes(8, 9), "no kernel brings 8 to 9"),
-        (lambda: same_padding(3, 2), "depends on the size"),
-        (lambda: field_of_chain([]), "one layer or more"),
+        (lambda: conv_output(4, 5), "window of 5 does not fit into 4 positions"),
+        (lambda: conv_output(0, 3), "size must be an integer of 1 or more; received 0"),
+        (lambda: conv_output(8, 3, 0), "stride must be an integer of 1 or more; received 0"),
+        (lambda: conv_output(8, 3, padding=-1), "padding must be an integer of 0 or more"),
+        (lambda: transposed_output(8, 3, 2, 0, 2), r"output padding must be at least 0 and less than .* = 2; received 2"),
+        (lambda: transposed_output(1, 3, 1, 2), "leaves nothing of the output"),
+        (lambda: transposed_input(16, 3, 2), "not a multiple of the stride 2"),
+        (lambda: kernel_from_sizes(8, 9), "no kernel gives output 9 from input 8"),
+        (lambda: same_padding(3, 2), "depends on the input size"),
+        (lambda: field_of_chain([]), "at least one layer"),
     ],
 )
 def test_errors(call, message):

@@ -55,7 +55,7 @@ def test_images_may_begin_with_a_minus(capsys):
     [
         ("size 3 5", InputError, "window of 5"),
         ("size 8 3 --padding 1 2 3", InputError, "takes one number, or two"),
-        ("size 8 3 --padding -1", InputError, "padding is a whole number of 0 or more"),
+        ("size 8 3 --padding -1", InputError, "padding must be an integer of 0 or more"),
         ("field 3:x", InputError, "kernel\\[:stride"),
         ("report 007", UnknownNameError, "unknown report '007'"),
         ("forms unet", UnknownNameError, "unet_colorizer"),
@@ -91,7 +91,7 @@ def test_conventions(capsys):
     assert "weights 49,248, neurons 217,088, connections 13,271,040" in capsys.readouterr().out
     assert analyze.main(["pool_upsample_net", "--exact-borders", "--biases"]) == 0
     assert "counted with biases, exact borders: weights 49,424" in capsys.readouterr().out
-    with pytest.raises(InputError, match="do not go with --format json"):
+    with pytest.raises(InputError, match="cannot be combined with --format json"):
         analyze.main([*words, "--format", "json"])
 
 
@@ -118,7 +118,7 @@ def test_a_network_of_keras_applications(capsys):
         ("lenet5 --input-shape 8", InputError, "height, width and channels"),
         ("lenet5?pooling", InputError, "option=value"),
         ("lenet5?poling=max", UnknownNameError, "did you mean 'pooling'"),
-        ("missing.onnx --num-classes 3", InputError, "for registered networks"),
+        ("missing.onnx --num-classes 3", InputError, "for networks by name"),
         ("lenet5 --limit-mb 0", InputError, "above 0 MB"),
         ("lenet5 --output /no/such/folder/x", InputError, "cannot write"),
     ],

@@ -208,7 +208,7 @@ def test_files_that_are_not_onnx(tmp_path, kind):
     else:
         path.unlink()
         path.mkdir()
-        message = "holds best"
+        message = "neither best.keras nor model.onnx"
     with pytest.raises(InputError, match=message):
         summarize(path)
 

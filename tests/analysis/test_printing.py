@@ -12,22 +12,9 @@ import pytest
 
 import kerascv_course as kcc
 from kerascv_course.analysis import summarize
-from kerascv_course.analysis.printing import (
-    TorchStyle,
-    block_diagram,
-    block_table,
-    blocks_text,
-    check_size,
-    diagram_svg,
-    diagram_text,
-    module_tree,
-    to_csv,
-    to_json,
-    to_markdown,
-    to_table,
-    torch_rows,
-    torch_summary,
-)
+from kerascv_course.analysis.diagram import block_diagram, block_table, blocks_text, diagram_svg, diagram_text
+from kerascv_course.analysis.printing import check_size, module_tree, to_csv, to_json, to_markdown, to_table
+from kerascv_course.analysis.torchsummary import TorchStyle, torch_rows, torch_summary
 from kerascv_course.core.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -179,13 +166,13 @@ def test_table_and_markdown(lenet):
     assert [line.split()[1] for line in table.splitlines()[2:4]] == ["InputLayer", "Conv2D"]
     markdown = to_markdown(lenet).splitlines()
     assert len({line.count("|") for line in markdown[:16]}) == 1
-    assert markdown[15].startswith("|  | total | lenet5 |")
-    assert "- field        32×32 pixels of the input at the output, the same for all outputs" in markdown
+    assert " ".join(markdown[15].split()).startswith("| | total | lenet5 |")
+    assert "- field        32×32 input pixels per output, shared by all outputs" in markdown
 
 
 def test_notes_stand_below_the_table():
     text = to_table(summarize(kcc.create_model("pool_upsample_net")))
-    assert "≤" in text and "neighbouring units share their field" in text
+    assert "≤" in text and "neighboring units share their field" in text
 
 
 def test_csv_and_json_carry_everything(lenet):

@@ -169,11 +169,11 @@ def test_branches_of_different_jumps_have_no_alignment_and_say_so():
 
 def test_up_sampling_and_transposed_convolution_have_exact_fields_but_no_alignment():
     summary = summarize(functional(lambda L, x: L.UpSampling2D(2, name="u")(L.Conv2D(1, 3, name="c")(x))))
-    assert "neighbouring units share their field" in summary.row("u").receptive_field.note
+    assert "neighboring units share their field" in summary.row("u").receptive_field.note
     assert summary.unit_field("u", (0, 3)) == ((0, 2), (1, 3))
     summary = summarize(functional(lambda L, x: L.Conv2DTranspose(1, 3, strides=2, name="t")(x)))
     assert summary.row("t").receptive_field.size == (2, 2)
-    assert "up-samples by 2" in summary.row("t").receptive_field.note
+    assert "upsamples by 2" in summary.row("t").receptive_field.note
     assert summary.unit_field("t", (1, 2)) == ((0, 0), (0, 1))
 
 

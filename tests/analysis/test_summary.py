@@ -1,4 +1,4 @@
-"""Summaries of Keras models: sums, conventions, nested and shared layers, networks never seen, and what cannot be analysed."""
+"""Summaries of Keras models: sums, conventions, nested and shared layers, networks never seen, and what cannot be analyzed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import kerascv_course as kcc
 from kerascv_course.analysis import Convention, summarize
 from kerascv_course.core.errors import InputError
-from kerascv_course.models.registry import model_spec
+from kerascv_course.models import model_spec
 
 
 @pytest.mark.parametrize("name", kcc.list_models())
@@ -113,9 +113,9 @@ def test_open_axes_need_a_shape_and_take_any():
 def test_another_size_of_a_fixed_model():
     model = kcc.create_model("resnet18_cifar")
     assert summarize(model, (64, 64, 3)).macs > 3 * summarize(model).macs
-    with pytest.raises(InputError, match="made for another size"):
+    with pytest.raises(InputError, match="built for another size"):
         summarize(kcc.create_model("lenet5"), (64, 64, 1))
-    with pytest.raises(InputError, match="layer 'stage3_pool' refuses the shapes that follow from input_shape"):
+    with pytest.raises(InputError, match="layer 'stage3_pool' does not accept the shapes that follow from input_shape"):
         summarize(kcc.create_model("tdt4265_base"), (4, 4, 3))
 
 
@@ -135,7 +135,7 @@ def test_subclassed_models_are_refused_with_a_way_out():
         def call(self, x):
             return x
 
-    with pytest.raises(InputError, match="which Functional and Sequential models have; 'own' is a Own"):
+    with pytest.raises(InputError, match=r"only Functional and Sequential Keras models .* 'own' is a Own"):
         summarize(Own(name="own"))
 
 
@@ -219,11 +219,11 @@ def test_saved_models_and_run_folders(tmp_path):
         ("missing.keras", None, "no such file"),
         ("missing.onnx", None, "no such file"),
         ("damaged.keras", b"not a zip", "cannot be opened as a Keras model"),
-        ("weights.h5", b"123", "an .onnx or .keras file is analysed; received"),
-        ("net.pt", b"123", "an .onnx or .keras file is analysed; received"),
+        ("weights.h5", b"123", "only .onnx and .keras files can be analyzed; received"),
+        ("net.pt", b"123", "only .onnx and .keras files can be analyzed; received"),
     ],
 )
-def test_files_that_cannot_be_analysed(tmp_path, name, content, message):
+def test_files_that_cannot_be_analyzed(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
@@ -231,7 +231,7 @@ def test_files_that_cannot_be_analysed(tmp_path, name, content, message):
 
 
 def test_an_empty_folder_is_no_run(tmp_path):
-    with pytest.raises(InputError, match=r"holds best\.keras or model\.onnx"):
+    with pytest.raises(InputError, match=r"neither best\.keras nor model\.onnx"):
         summarize(tmp_path)
 
 
@@ -245,5 +245,5 @@ def test_a_lambda_in_a_saved_model_is_not_run(tmp_path):
 
 
 def test_row_of_an_unknown_name():
-    with pytest.raises(InputError, match="no layer is called 'c9'"):
+    with pytest.raises(InputError, match="unknown layer 'c9'"):
         summarize(kcc.create_model("lenet5")).row("c9")

@@ -16,7 +16,7 @@ from small_inputs import SMALL
 
 import kerascv_course as kcc
 from kerascv_course.core.errors import InputError, UnknownNameError
-from kerascv_course.models.registry import model_spec, register_model
+from kerascv_course.models import model_spec, register_model
 
 MODELS = kcc.list_models()
 
@@ -71,7 +71,7 @@ def test_smallest_image(name: str) -> None:
             kcc.create_model(name, 2, (least, least + 4, channels), **options)
         if least > 1:
             with pytest.raises(
-                InputError, match=f"under {least}×{least} pixels; received input_shape=\\({least + 4}, {least - 1}"
+                InputError, match=f"smaller than {least}×{least} pixels; received input_shape=\\({least + 4}, {least - 1}"
             ):
                 kcc.create_model(name, 2, (least + 4, least - 1, channels), **options)
 
@@ -193,24 +193,27 @@ def test_every_switch_of_the_ablation(order: str, downsampling: str) -> None:
             r"option stem of resnet18 must be one of .*received 'cifarr': did you mean 'cifar'",
         ),
         ({"name": "lenet5?dropout=0.5", "dropout": 0.5}, r"option dropout of lenet5 is given twice"),
-        ({"name": "lenet5?dropout"}, r"option=value, joined by &; received 'dropout' for lenet5"),
+        ({"name": "lenet5?dropout"}, r"option=value, separated by &; received 'dropout' for lenet5"),
         ({"name": "lenet5?num_classes=3"}, r"num_classes is an argument of create_model"),
         ({"name": "lenet5?pooling=avrage"}, r"pooling of lenet5 must be one of 'max', 'average'; .* did you mean 'average'"),
-        ({"name": 5}, r"a network's name is a text"),
-        ({"name": "resnet18", "num_classes": 0}, r"num_classes is a whole number of 1 or more; received 0"),
+        ({"name": 5}, r"the name of a network must be a string"),
+        ({"name": "resnet18", "num_classes": 0}, r"num_classes must be an integer of 1 or more; received 0"),
         ({"name": "resnet18", "num_classes": True}, r"num_classes .* received True"),
-        ({"name": "resnet18", "input_shape": (32, 32)}, r"input_shape is \(height, width, channels\).* received \(32, 32\)"),
+        (
+            {"name": "resnet18", "input_shape": (32, 32)},
+            r"input_shape must be \(height, width, channels\).* received \(32, 32\)",
+        ),
         ({"name": "resnet18", "input_shape": 32}, r"input_shape .* received 32"),
-        ({"name": "resnet18", "input_shape": (16, 16, 3)}, r"under 17×17 pixels.*or stem='cifar'"),
-        ({"name": "alexnet", "input_shape": (32, 32, 3)}, r"under 63×63 pixels.*or stem='cifar'"),
-        ({"name": "vgg16", "input_shape": (31, 224, 3)}, r"under 32×32 pixels"),
+        ({"name": "resnet18", "input_shape": (16, 16, 3)}, r"smaller than 17×17 pixels.*or stem='cifar'"),
+        ({"name": "alexnet", "input_shape": (32, 32, 3)}, r"smaller than 63×63 pixels.*or stem='cifar'"),
+        ({"name": "vgg16", "input_shape": (31, 224, 3)}, r"smaller than 32×32 pixels"),
         ({"name": "resnet18", "dropout": 1.0}, r"dropout of resnet18 must be a number \(0 to below 1\); received 1.0"),
         ({"name": "resnet18", "dropout": "0.5"}, r"dropout .* received '0.5'"),
         ({"name": "resnet18", "include_top": 1}, r"include_top of resnet18 must be true or false; received 1"),
         ({"name": "vgg16", "batch_norm": "yes"}, r"batch_norm of vgg16 must be true or false; received 'yes'"),
         ({"name": "lenet5", "activation": "rellu"}, r"activation of lenet5 must be one of .*did you mean 'relu'"),
         ({"name": "tdt4265_base", "filter_size": 4}, r"filter_size .*odd.* received 4"),
-        ({"name": "tdt4265_base", "filters": (8,) * 6}, r"under 64×64 pixels; received input_shape=\(32, 32, 3\)"),
+        ({"name": "tdt4265_base", "filters": (8,) * 6}, r"smaller than 64×64 pixels; received input_shape=\(32, 32, 3\)"),
         ({"name": "tdt4265_base", "filters": (8, 0)}, r"filters .*\[1\] must be an integer \(1 or more\)"),
         ({"name": "pool_upsample_net", "kernel": 8}, r"kernel .*\(2 to 7\); received 8"),
         ({"name": "unet_colorizer", "input_shape": (30, 32, 1)}, r"multiples of 4.*received 30×32.*32×32"),

@@ -8,7 +8,7 @@ import pytest
 
 from kerascv_course.core.errors import CourseError, InputError, UnknownNameError
 from kerascv_course.experiment import Interrupted
-from kerascv_course.models.registry import create_model
+from kerascv_course.models import create_model
 from kerascv_course.recipes import get_recipe
 from kerascv_course.recipes.ablations import ABLATIONS, BASE, Ablation, get_ablation, with_changes
 from kerascv_course.reports.ablation import plan, report, run_trials

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from kerascv_course.analysis import Summary, summarize
-from kerascv_course.models.registry import create_model
+from kerascv_course.models import create_model
 from kerascv_course.reports.targets import Erratum
 
 __all__ = ["CHECKS", "Check", "Evidence", "check", "network"]

@@ -10,11 +10,10 @@ import numpy as np
 
 from kerascv_course.analysis import summarize
 from kerascv_course.analysis.arithmetic import conv_output
-from kerascv_course.analysis.pooling import average_pool, check_average_pooling, pooling_kernel
-from kerascv_course.analysis.printing.diagram import block_diagram
-from kerascv_course.analysis.printing.torch_style import torch_rows
-from kerascv_course.models.registry import create_model, model_spec
-from kerascv_course.models.weights import load_weights
+from kerascv_course.analysis.convolution import average_pool, check_average_pooling, pooling_kernel
+from kerascv_course.analysis.diagram import block_diagram
+from kerascv_course.analysis.torchsummary import torch_rows
+from kerascv_course.models import create_model, load_weights, model_spec
 from kerascv_course.reports.checks.evidence import check, network
 from kerascv_course.reports.paper import count_triplets
 from kerascv_course.reports.targets import erratum

@@ -9,8 +9,8 @@ import numpy as np
 
 from kerascv_course.analysis import summarize
 from kerascv_course.analysis.arithmetic import conv_output
-from kerascv_course.analysis.images import SOBEL_X, convolve, correlate
-from kerascv_course.models.registry import create_model, model_spec
+from kerascv_course.analysis.convolution import SOBEL_X, convolve, correlate
+from kerascv_course.models import create_model, model_spec
 from kerascv_course.recipes import get_recipe
 from kerascv_course.reports.answers import IMAGE_001
 from kerascv_course.reports.checks.evidence import check, network

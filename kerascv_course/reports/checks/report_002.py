@@ -10,10 +10,10 @@ import numpy as np
 
 from kerascv_course.analysis import summarize
 from kerascv_course.analysis.arithmetic import conv_output
-from kerascv_course.analysis.images import correlate
-from kerascv_course.analysis.printing.torch_style import MB, STYLES, torch_rows, torch_summary
+from kerascv_course.analysis.convolution import correlate
+from kerascv_course.analysis.torchsummary import MB, STYLES, torch_rows, torch_summary
 from kerascv_course.config import Scenes
-from kerascv_course.models.registry import create_model
+from kerascv_course.models import create_model
 from kerascv_course.reports.checks.evidence import check, network
 from kerascv_course.reports.paper import count_layers
 from kerascv_course.reports.targets import printed, printed_numbers

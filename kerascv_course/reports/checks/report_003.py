@@ -6,8 +6,8 @@ import numpy as np
 
 from kerascv_course.analysis import summarize
 from kerascv_course.analysis.arithmetic import conv_output
-from kerascv_course.analysis.structure import segments
-from kerascv_course.models.registry import create_model
+from kerascv_course.analysis.graph import segments
+from kerascv_course.models import create_model
 from kerascv_course.reports.checks.evidence import check, network
 from kerascv_course.reports.targets import printed_numbers
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from kerascv_course.analysis import summarize
 from kerascv_course.analysis.arithmetic import conv_output, field_of_chain, padding_trends, solve_padding
-from kerascv_course.analysis.images import correlate
-from kerascv_course.models.registry import create_model
+from kerascv_course.analysis.convolution import correlate
+from kerascv_course.models import create_model
 from kerascv_course.reports.checks.evidence import check, network
 from kerascv_course.reports.paper import closed_form, count_layers, format_polynomial, fully_connected_equivalent
 from kerascv_course.reports.targets import erratum

@@ -15,7 +15,7 @@ from export.serving import normalization, normalized, serving_classifier
 from kerascv_course import plots
 from kerascv_course.config import Recipe
 from kerascv_course.data import DataInfo, Split, Splits
-from kerascv_course.models.registry import adapter, create_model
+from kerascv_course.models import adapter, create_model
 from kerascv_course.tasks.classification.transfer import freeze_before, load_all_but_head
 from kerascv_course.tasks.classification.tta import mean_over_views
 

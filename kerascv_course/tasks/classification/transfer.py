@@ -9,8 +9,7 @@ from pathlib import Path
 import keras
 
 from kerascv_course.core.errors import InputError, UnknownNameError
-from kerascv_course.models.registry import create_model
-from kerascv_course.models.weights import load_weights
+from kerascv_course.models import create_model, load_weights
 
 __all__ = ["freeze_before", "load_all_but_head"]
 

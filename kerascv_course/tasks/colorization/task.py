@@ -28,7 +28,7 @@ from kerascv_course.data.palette import (
     nearest_colors_tf,
     palette_of,
 )
-from kerascv_course.models.registry import create_model
+from kerascv_course.models import create_model
 from kerascv_course.tasks.colorization.metrics import PixelReport, floors
 
 __all__ = ["Colorizer", "Decode"]

@@ -18,7 +18,7 @@ from kerascv_course.core.errors import InputError
 from kerascv_course.core.retrieval_metrics import RetrievalProtocol, evaluate, evaluate_distances, make_protocol
 from kerascv_course.data import DataInfo, Split, Splits
 from kerascv_course.data.pipeline import evaluation_batches
-from kerascv_course.models.registry import create_model
+from kerascv_course.models import create_model
 from kerascv_course.tasks.classification.transfer import freeze_before, load_all_but_head
 from kerascv_course.tasks.classification.tta import mean_over_views
 from kerascv_course.tasks.retrieval import figures as retrieval_figures

@@ -11,8 +11,7 @@ from small_inputs import SMALL, slim
 
 import kerascv_course as kcc
 from export import check_parity, export_model
-from kerascv_course.analysis import summarize
-from kerascv_course.analysis.folding import compare
+from kerascv_course.analysis import compare, summarize
 
 keras = pytest.importorskip("keras")
 

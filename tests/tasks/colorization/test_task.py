@@ -135,7 +135,7 @@ def test_decoding_by_hand():
 
 def test_how_far_a_pixel_sees_is_what_a_change_there_shows():
     keras.utils.set_random_seed(0)
-    from kerascv_course.models.registry import create_model
+    from kerascv_course.models import create_model
 
     for name, kernel in (("pool_upsample_net", 3), ("conv_transpose_net", 4), ("unet_colorizer", 5)):
         network = create_model(name, 4, (64, 64, 1), kernel=kernel)
@@ -217,7 +217,7 @@ def test_log_lines_of_the_assignment(color_recipe):
 
 
 def test_the_three_networks_have_the_counts_of_the_report():
-    from kerascv_course.models.registry import model_spec
+    from kerascv_course.models import model_spec
 
     counts = {
         name: model_spec(get_recipe(f"csc413-{name}").model).parameters for name in ("pool-upsample", "conv-transpose", "unet")

@@ -7,12 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kerascv_course.analysis.images import SOBEL_X, convolve, correlate, parse_matrix, render_matrix
-from kerascv_course.analysis.pooling import (
+from kerascv_course.analysis.convolution import (
+    SOBEL_X,
     average_pool,
     average_pooling_layer_as_convolution,
     check_average_pooling,
+    convolve,
+    correlate,
+    parse_matrix,
     pooling_kernel,
+    render_matrix,
 )
 from kerascv_course.core.errors import InputError
 from kerascv_course.reports.answers import IMAGE_001, IMAGE_004, KERNEL_004
@@ -64,14 +68,14 @@ def test_edge_border_repeats_and_a_constant_image_has_no_gradient():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: correlate([[1, 2], [3]], SOBEL_X), "all rows equally long"),
+        (lambda: correlate([[1, 2], [3]], SOBEL_X), "rows of equal length"),
         (lambda: correlate([[1]], SOBEL_X, padding=0), r"kernel \(3×3\) is larger than the padded image \(1×1\)"),
-        (lambda: correlate([[1]], SOBEL_X, border="reflect"), "reflection needs more rows"),
-        (lambda: correlate([[1]], [[1]], border="wrap"), "border is one of zero, reflect, edge; received 'wrap'"),
-        (lambda: correlate([[1]], [[1]], stride=0), "stride is 1 or more"),
-        (lambda: parse_matrix("1,a"), "whole numbers"),
-        (lambda: parse_matrix("1,2;3"), "equally long"),
-        (lambda: check_average_pooling(4, size=3), "kernel fits the map"),
+        (lambda: correlate([[1]], SOBEL_X, border="reflect"), "a reflected border must be smaller"),
+        (lambda: correlate([[1]], [[1]], border="wrap"), "border must be one of zero, reflect, edge; received 'wrap'"),
+        (lambda: correlate([[1]], [[1]], stride=0), "stride must be 1 or more"),
+        (lambda: parse_matrix("1,a"), "integers"),
+        (lambda: parse_matrix("1,2;3"), "equal length"),
+        (lambda: check_average_pooling(4, size=3), "kernel must fit the map"),
     ],
 )
 def test_errors(call, message):
@@ -121,7 +125,7 @@ def test_pooling_that_no_convolution_equals_is_refused():
 
     layer = keras.layers.AveragePooling2D(3, strides=1, padding="same")
     layer(keras.Input((8, 8, 3)))
-    with pytest.raises(InputError, match="leaves the padding out of its border averages"):
+    with pytest.raises(InputError, match="averages leave the padding out"):
         average_pooling_layer_as_convolution(layer)
     with pytest.raises(InputError, match="received MaxPooling2D"):
         average_pooling_layer_as_convolution(keras.layers.MaxPooling2D(2))

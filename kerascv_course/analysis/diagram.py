@@ -1,4 +1,4 @@
-"""The block diagram of a network (report 000, question 1), from the structure of its graph: as text and as SVG."""
+"""The block diagram of a network (report 000, question 1), from the structure of its graph, as text and as SVG; and its table."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from html import escape
 
 from kerascv_course.analysis.counting import total
-from kerascv_course.analysis.graph import Graph, Node
-from kerascv_course.analysis.printing.tables import shape_text
-from kerascv_course.analysis.structure import Segment, segments
-from kerascv_course.analysis.summary import Row, Summary
+from kerascv_course.analysis.graph import Graph, GraphNode, Segment, segments
+from kerascv_course.analysis.printing import shape_text
+from kerascv_course.analysis.summary import LayerSummary, Summary
+from kerascv_course.core.tables import text_table
 
 __all__ = ["BlockCount", "DiagramBlock", "block_diagram", "block_table", "blocks_text", "diagram_svg", "diagram_text"]
 
-_COLOURS = {"conv": "#cfe2f3", "pool": "#f9cb9c", "block": "#d9ead3", "dense": "#ead1dc", "other": "#eeeeee"}
+_COLORS = {"conv": "#cfe2f3", "pool": "#f9cb9c", "block": "#d9ead3", "dense": "#ead1dc", "other": "#eeeeee"}
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class DiagramBlock:
     """One box.
 
     Attributes:
-        label: such as ``Conv 7×7+BN+ReLU``, ``ResBlock`` or ``ResBlock-D`` (it makes the map smaller).
+        label: such as ``Conv 7×7+BN+ReLU``, ``ResBlock`` or ``ResBlock-D`` (downsampling).
         shape: of its output, channels first.
-        repeat: how many equal boxes follow one another.
-        kind: "conv", "pool", "block", "dense" or "other"; the colour of the box.
+        repeat: number of consecutive equal boxes.
+        kind: "conv", "pool", "block", "dense" or "other"; decides the color of the box.
     """
 
     label: str
@@ -40,14 +40,14 @@ class DiagramBlock:
 
 @dataclass(frozen=True)
 class BlockCount:
-    """One box of the diagram in numbers; padding, flattening and the like count to the box after them.
+    """One box of the diagram in numbers; padding, flattening and the like belong to the box after them.
 
     Attributes:
         index: from 1; the input is 1.
         label, shape: as in `DiagramBlock`.
         layers: names of the first and the last layer.
         trainable, frozen: parameters.
-        macs: multiply-accumulates for one image; None: an operator is not known.
+        macs: multiply-accumulates for one image; None: not known.
     """
 
     index: int
@@ -64,7 +64,7 @@ def block_table(summary: Summary) -> tuple[BlockCount, ...]:
     graph = summary.graph
     rows = {id(node): row for node, row in zip(graph.nodes, summary.rows, strict=True)}
     counts: list[BlockCount] = []
-    waiting: list[Row] = []
+    waiting: list[LayerSummary] = []
     parts = list(_boxes(graph, segments(graph)))
     for at, (box, nodes) in enumerate(parts):
         waiting += [rows[id(node)] for node in nodes]
@@ -79,24 +79,17 @@ def block_table(summary: Summary) -> tuple[BlockCount, ...]:
 
 
 def blocks_text(summary: Summary) -> str:
-    """The table of blocks as aligned text."""
-    head = ("#", "block", "output", "layers", "trainable", "frozen", "MACs")
-    rows = [head]
-    for b in block_table(summary):
-        layers = b.layers[0] if b.layers[0] == b.layers[1] else " … ".join(b.layers)
-        macs = "—" if b.macs is None else f"{b.macs:,}"
-        rows.append((str(b.index), b.label, shape_text(b.shape), layers, f"{b.trainable:,}", f"{b.frozen:,}", macs))
-    macs = "—" if summary.macs is None else f"{summary.macs:,}"
-    rows.append(("", "total", "", "", f"{summary.trainable:,}", f"{summary.frozen:,}", macs))
-    widths = [max(len(r[i]) for r in rows) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(c.ljust(w) if 0 < i < 4 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))).rstrip()
-        for r in rows
-    )
+    """`block_table` as aligned text, with the totals."""
+    rows: list[tuple[object, ...]] = [
+        (b.index, b.label, shape_text(b.shape), " … ".join(dict.fromkeys(b.layers)), b.trainable, b.frozen, b.macs)
+        for b in block_table(summary)
+    ]
+    rows.append(("", "total", "", "", summary.trainable, summary.frozen, summary.macs))
+    return text_table(("#", "block", "output", "layers", "trainable", "frozen", "MACs"), rows, align="rlllrrr")
 
 
 def block_diagram(summary: Summary) -> tuple[DiagramBlock, ...]:
-    """The boxes of a network's diagram, input and output included; equal neighbours are one box with a count."""
+    """The boxes of a network's diagram, with input and output; equal consecutive blocks are merged into one."""
     graph = summary.graph
     boxes: list[DiagramBlock] = []
     for box, _ in _boxes(graph, segments(graph)):
@@ -110,7 +103,7 @@ def block_diagram(summary: Summary) -> tuple[DiagramBlock, ...]:
 
 
 def diagram_text(summary: Summary, width: int = 100) -> str:
-    """The diagram as text, boxes joined by arrows, lines of at most `width` characters where boxes allow it."""
+    """The diagram as text: boxes joined by arrows, in lines of at most `width` characters if possible."""
     lines = [""]
     for at, box in enumerate(block_diagram(summary)):
         text = str(box) if at == 0 else f" → {box}"
@@ -122,7 +115,7 @@ def diagram_text(summary: Summary, width: int = 100) -> str:
 
 
 def diagram_svg(summary: Summary) -> str:
-    """The diagram as a self-contained SVG picture, top to bottom."""
+    """The diagram as a self-contained SVG image, top to bottom."""
     boxes = block_diagram(summary)
     width, height, gap = 300, 34, 18
     total = len(boxes) * (height + gap) - gap + 20
@@ -138,7 +131,7 @@ def diagram_svg(summary: Summary) -> str:
         times = f" ×{box.repeat}" if box.repeat > 1 else ""
         shape = f' <tspan fill="#555">{escape(shape_text(box.shape))}</tspan>' if box.shape else ""
         parts.append(
-            f'<rect x="10" y="{y}" width="{width}" height="{height}" rx="6" fill="{_COLOURS[box.kind]}" stroke="#444"/>'
+            f'<rect x="10" y="{y}" width="{width}" height="{height}" rx="6" fill="{_COLORS[box.kind]}" stroke="#444"/>'
             f'<text x="{10 + width // 2}" y="{y + 22}" text-anchor="middle">{escape(box.label + times)}{shape}</text>'
         )
         if at:
@@ -149,17 +142,17 @@ def diagram_svg(summary: Summary) -> str:
     return "\n".join([*parts, "</svg>"])
 
 
-def _boxes(graph: Graph, chain: list[Segment]) -> Iterator[tuple[DiagramBlock | None, tuple[Node, ...]]]:
-    """Boxes with the nodes they stand for; no box for padding, flattening and the like."""
+def _boxes(graph: Graph, chain: list[Segment]) -> Iterator[tuple[DiagramBlock | None, tuple[GraphNode, ...]]]:
+    """Boxes with their nodes; None instead of a box for padding, flattening and the like."""
     at = 0
     while at < len(chain):
         segment = chain[at]
         node = segment.nodes[0]
         if segment.kind != "layer" and len(segment.nodes) > len(graph.nodes) // 2 > 4:
-            # one skip spans the whole network (as in a U-Net): its layers say more than one box
+            # a skip connection spans the whole network, as in a U-Net: show its layers instead of a single box
             yield from _boxes(graph, [Segment("layer", (n,)) for n in segment.nodes])
         elif segment.kind != "layer":
-            box = DiagramBlock(_block_name(graph, segment), _shape(graph, segment.nodes[-1]), kind="block")
+            box = DiagramBlock(_block_name(graph, segment), graph.channels_first_shape(segment.nodes[-1]), kind="block")
             yield box, segment.nodes
         elif node.kind in ("conv", "conv_transpose", "dense"):
             names, nodes = [_layer_name(node)], [node]
@@ -172,23 +165,23 @@ def _boxes(graph: Graph, chain: list[Segment]) -> Iterator[tuple[DiagramBlock | 
                 nodes.append(after)
                 at += 1
             label = "+".join(n for n in names if n)
-            box = DiagramBlock(label, _shape(graph, nodes[-1]), kind="dense" if node.kind == "dense" else "conv")
+            box = DiagramBlock(label, graph.channels_first_shape(nodes[-1]), kind="dense" if node.kind == "dense" else "conv")
             yield box, tuple(nodes)
         elif label := _layer_name(node):
-            shape = _pooled(graph, node) if node.kind == "global_pool" else _shape(graph, node)
-            yield DiagramBlock(label, shape, kind="pool" if "pool" in node.kind else "other"), (node,)
+            box = DiagramBlock(label, graph.channels_first_shape(node), kind="pool" if "pool" in node.kind else "other")
+            yield box, (node,)
         else:
             yield None, (node,)
         at += 1
 
 
-def _activation(node: Node) -> str:
+def _activation(node: GraphNode) -> str:
     if node.kind == "affine":
         return ""
     return {"relu": "ReLU", "softmax": "softmax"}.get(node.mode, node.mode or node.type)
 
 
-def _layer_name(node: Node) -> str:
+def _layer_name(node: GraphNode) -> str:
     window = node.window
     if node.kind == "input":
         return "Input"
@@ -201,7 +194,7 @@ def _layer_name(node: Node) -> str:
         return {"max": "max pool", "average": "average pool"}.get(node.mode, f"{node.mode} pool")
     if node.kind in ("norm", "activation"):
         return "BN" if node.kind == "norm" else _activation(node)
-    plain = {"dense": "FC", "resize": "up-sample", "concat": "concatenate", "merge": node.type, "matmul": "matrix product"}
+    plain = {"dense": "FC", "resize": "upsample", "concat": "concatenate", "merge": node.type, "matmul": "matrix product"}
     if node.kind in plain:
         return plain[node.kind]
     if node.kind == "identity":
@@ -215,13 +208,3 @@ def _block_name(graph: Graph, segment: Segment) -> str:
     before, after = graph.inp(first).shape, graph.out(last).shape
     axes = slice(1, -1) if graph.channels_last else slice(2, None)
     return name + ("-D" if len(before) == len(after) and after[axes] < before[axes] else "")
-
-
-def _shape(graph: Graph, node: Node) -> tuple[int, ...]:
-    shape = graph.out(node).shape[1:]
-    return (shape[-1], *shape[:-1]) if graph.channels_last and len(shape) > 1 else shape
-
-
-def _pooled(graph: Graph, node: Node) -> tuple[int, ...]:
-    keep = [n for a, n in enumerate(graph.inp(node).shape) if a > 0 and a not in node.axes]
-    return (*keep, *(1 for _ in node.axes))

@@ -13,8 +13,8 @@ import pytest
 
 import kerascv_course as kcc
 from kerascv_course.core.errors import DataError, InputError
+from kerascv_course.models.weight_files import read_source
 from kerascv_course.models.weights import LoadingReport, load_weights
-from kerascv_course.models.weights.sources import read_source
 
 SHAPE = (8, 8, 3)
 
@@ -186,7 +186,7 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
 
 def test_published_names() -> None:
     """Names that torchvision's and timm's state dicts have."""
-    from kerascv_course.models.registry import model_spec
+    from kerascv_course.models import model_spec
 
     expected = {
         "resnet50": {
@@ -279,7 +279,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, download: Any) -> None:
     module = types.ModuleType("huggingface_hub")
     module.hf_hub_download = download  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-    monkeypatch.setattr("kerascv_course.models.weights.sources.socket.getaddrinfo", lambda host, port: [])
+    monkeypatch.setattr("kerascv_course.models.weight_files.socket.getaddrinfo", lambda host, port: [])
 
 
 @pytest.mark.parametrize(("prefix", "cached"), [("", False), ("hf-hub:", True)])
@@ -324,7 +324,7 @@ def test_without_a_network_it_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> 
         raise OSError(f"{host} is unknown")
 
     hub(monkeypatch, download)
-    monkeypatch.setattr("kerascv_course.models.weights.sources.socket.getaddrinfo", unknown)
+    monkeypatch.setattr("kerascv_course.models.weight_files.socket.getaddrinfo", unknown)
     monkeypatch.setattr("urllib.request.getproxies", dict)
     with pytest.raises(DataError, match=r"huggingface.co is unknown.*give its path"):
         load_weights(small(), "timm/resnet18.tv_in1k")

@@ -10,7 +10,7 @@ import pytest
 
 from kerascv_course.core.errors import InputError
 from kerascv_course.data.palette import load_palette
-from kerascv_course.models.weights.sources import read_source
+from kerascv_course.models.weight_files import read_source
 
 h5py = pytest.importorskip("h5py")
 

@@ -1,15 +1,15 @@
-"""The table that the torchsummary package prints, from any summary: for readers of reports made with PyTorch.
+"""The table of the torchsummary package, made from any summary, to compare with reports written with PyTorch.
 
-PyTorch's table lists modules as they are called, which a Keras or ONNX graph does not record. The mapping is by kind of layer:
+PyTorch's table lists modules in the order of their calls, which Keras and ONNX graphs do not record. Layers are mapped by kind:
 
     Conv2D → Conv2d, with its padding layer      Conv2DTranspose → ConvTranspose2d, with its cropping layer
-    BatchNormalization → BatchNorm2d, BatchNorm1d behind a dense layer; 2C parameters (moving statistics do not count)
+    BatchNormalization → BatchNorm2d, BatchNorm1d after a dense layer; 2C parameters (moving statistics are not counted)
     ReLU → ReLU    MaxPooling2D → MaxPool2d    AveragePooling2D → AvgPool2d    global pooling → AdaptiveAvgPool2d, C×1×1
-    UpSampling2D → Upsample    Dense → Linear    Flatten, Dropout the same; sums and concatenations have no row
+    UpSampling2D → Upsample    Dense → Linear    Flatten, Dropout unchanged; sums and concatenations have no row
 
-Container rows, and modules that PyTorch calls or leaves out for reasons of its own, are a `TorchStyle`: blocks are found by
-their structure (`kerascv_course.analysis.structure`), the style says what they are called. Sizes in MB are 4 bytes a number
-over 2²⁰; the forward/backward pass is twice the sum of all rows' outputs, container rows included, as that package has it.
+A `TorchStyle` adds the container rows of a report's own modules; blocks are found by their structure
+(`kerascv_course.analysis.graph.segments`). A MB is 2²⁰ bytes and a number 4 bytes; the forward/backward pass is twice the sum of
+all rows' outputs, container rows included, as in torchsummary.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kerascv_course.analysis.graph import Graph, Node
-from kerascv_course.analysis.structure import Segment, segments
+from kerascv_course.analysis.graph import Graph, GraphNode, Segment, segments
 from kerascv_course.analysis.summary import Summary
 
 __all__ = ["STYLES", "TorchRow", "TorchStyle", "TorchTotals", "torch_rows", "torch_summary", "torch_totals"]
@@ -35,19 +34,18 @@ _ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class TorchStyle:
-    """How one report's PyTorch code is cut into modules.
+    """How a report's PyTorch code is split into modules. An empty name means no row.
 
     Attributes:
-        residual: name of the container row after a residual block; empty: none.
+        residual: name of the container row after a residual block.
         inception: likewise after an inception block.
-        unit: likewise after a convolution, batch norm and ReLU inside an inception block, whose ReLU is a function without a
-            row.
-        identity: a shortcut without a projection is a module of its own, before the last ReLU.
-        stem_identity: an Identity stands after the first activation, where a pooling was taken out.
+        unit: likewise after a convolution, batch norm and ReLU inside an inception block, whose ReLU is functional, without a row.
+        identity: a shortcut without projection is an Identity module, before the last ReLU.
+        stem_identity: an Identity module follows the first activation, instead of a pooling layer.
         global_pool: name of global pooling.
         flatten, dropout: these layers have rows.
-        concat: name of the row of a concatenation outside inception blocks; empty: none.
-        model: name of the row of the whole model at the end; empty: none.
+        concat: name of a concatenation outside inception blocks.
+        model: name of the row of the whole model, at the end.
     """
 
     residual: str = ""
@@ -62,7 +60,7 @@ class TorchStyle:
     model: str = ""
 
 
-#: By model name: the styles of the reports' own tables. Any other network is printed without containers.
+#: Styles of the reports' tables by model name; other networks are printed without containers.
 STYLES: dict[str, TorchStyle] = {
     "resnet18_reid": TorchStyle(residual="ResBlock", identity=True, global_pool="AvgPool2d"),
     "mynet": TorchStyle(inception="Inception", unit="BasicConv2d", global_pool="AvgPool2d", flatten=False, dropout=False),
@@ -74,7 +72,7 @@ STYLES: dict[str, TorchStyle] = {
 
 @dataclass(frozen=True)
 class TorchRow:
-    """One row: index from 1, module type, output shape (channels first, without batch), parameters, the trainable of them."""
+    """One row: index from 1, module type, output shape (channels first, no batch axis), parameters, and trainable ones."""
 
     index: int
     type: str
@@ -87,8 +85,8 @@ def torch_rows(summary: Summary, style: TorchStyle | None = None) -> tuple[Torch
     """The rows of the table.
 
     Args:
-        summary: of a Keras model or an ONNX file (where batch norms are folded, their rows are gone).
-        style: None: the one in `STYLES` under the model's name, else no containers.
+        summary: of a Keras model or an ONNX file (which has no rows for folded batch norms).
+        style: None: that of `STYLES` for the model's name, else no containers.
     """
     chosen = style or STYLES.get(summary.name, TorchStyle())
     writer = _Writer(summary.graph, chosen)
@@ -105,7 +103,7 @@ class _Writer:
         self.style = style
 
     def walk(self, chain: list[Segment]) -> Iterator[Part]:
-        last: Node | None = None
+        last: GraphNode | None = None
         stem = self.style.stem_identity
         for segment in chain:
             if segment.kind == "residual" and (self.style.residual or self.style.identity):
@@ -139,7 +137,7 @@ class _Writer:
                 yield from self._layer(node)
         yield self.style.inception, self._shape(segment.nodes[-1]), 0, 0
 
-    def _layer(self, node: Node) -> Iterator[Part]:
+    def _layer(self, node: GraphNode) -> Iterator[Part]:
         name = self._name(node)
         if name:
             frozen = 0 if node.kind == "norm" and node.mode == "batch" else node.frozen
@@ -147,50 +145,37 @@ class _Writer:
                 frozen = node.frozen // 2
             yield name, self._shape(node), node.trainable + frozen, node.trainable
 
-    def _name(self, node: Node) -> str:
+    def _name(self, node: GraphNode) -> str:
         rank = len(self.graph.inp(node).shape) - 2
-        if node.kind == "conv":
-            return f"Conv{rank}d"
-        if node.kind == "conv_transpose":
-            return f"ConvTranspose{rank}d"
-        if node.kind == "dense":
-            return "Linear"
-        if node.kind == "norm":
-            return {"batch": f"BatchNorm{max(rank, 1)}d", "group": "GroupNorm"}.get(node.mode, "LayerNorm")
-        if node.kind == "activation":
-            return _ACTIVATIONS.get(node.mode, node.type)
-        if node.kind == "pool":
-            return f"{'Max' if node.mode == 'max' else 'Avg'}Pool{rank}d"
-        if node.kind == "global_pool":
-            return self.style.global_pool if node.mode != "max" else "AdaptiveMaxPool2d"
-        if node.kind == "resize":
-            return "Upsample"
-        if node.kind == "reshape" and node.type == "Flatten" and self.style.flatten:
-            return "Flatten"
-        if node.kind == "identity" and "Dropout" in node.type and self.style.dropout:
-            return "Dropout"
-        if node.kind == "concat":
-            return self.style.concat
-        return node.type if node.kind == "unknown" else ""
+        style, mode = self.style, node.mode
+        names = {
+            "conv": f"Conv{rank}d",
+            "conv_transpose": f"ConvTranspose{rank}d",
+            "dense": "Linear",
+            "norm": {"batch": f"BatchNorm{max(rank, 1)}d", "group": "GroupNorm"}.get(mode, "LayerNorm"),
+            "activation": _ACTIVATIONS.get(mode, node.type),
+            "pool": f"{'Max' if mode == 'max' else 'Avg'}Pool{rank}d",
+            "global_pool": style.global_pool if mode != "max" else "AdaptiveMaxPool2d",
+            "resize": "Upsample",
+            "reshape": "Flatten" if node.type == "Flatten" and style.flatten else "",
+            "identity": "Dropout" if "Dropout" in node.type and style.dropout else "",
+            "concat": style.concat,
+            "unknown": node.type,
+        }
+        return names.get(node.kind, "")
 
-    def _shape(self, node: Node) -> tuple[int, ...]:
-        graph = self.graph
-        if node.kind == "global_pool":
-            keep = [n for a, n in enumerate(graph.inp(node).shape) if a not in node.axes and a > 0]
-            return (*keep, *(1 for _ in node.axes))
-        end = node
-        if node.kind == "conv_transpose":
-            after = graph.only_consumer(end)
-            while after is not None and after.kind == "crop":
-                end, after = after, graph.only_consumer(after)
-        shape = graph.out(end).shape[1:]
-        return (shape[-1], *shape[:-1]) if graph.channels_last and len(shape) > 1 else shape
+    def _shape(self, node: GraphNode) -> tuple[int, ...]:
+        return self.graph.channels_first_shape([node, *self.graph.crops(node)][-1])
 
 
 @dataclass(frozen=True)
 class TorchTotals:
-    """The numbers below the table: parameters, the trainable of them, and sizes in MB (2²⁰ bytes) of one float32 image: of the
-    input, of all rows' outputs twice (forward and backward), and of the parameters."""
+    """The numbers below the table: parameters, and sizes in MB for one float32 image.
+
+    Attributes:
+        parameters, trainable: sums over the rows.
+        input_mb, passes_mb, parameters_mb: of the input, of all outputs forward and backward, of the parameters.
+    """
 
     parameters: int
     trainable: int
@@ -200,7 +185,7 @@ class TorchTotals:
 
     @property
     def total_mb(self) -> float:
-        """All three sizes."""
+        """Sum of the three sizes."""
         return self.input_mb + self.passes_mb + self.parameters_mb
 
 
@@ -219,7 +204,7 @@ def torch_totals(summary: Summary, style: TorchStyle | None = None) -> TorchTota
 
 
 def torch_summary(summary: Summary, style: TorchStyle | None = None) -> str:
-    """The whole table as text: rows, totals, and the four sizes in MB."""
+    """The table as text: rows, totals, and sizes in MB."""
     rows, totals = torch_rows(summary, style), torch_totals(summary, style)
     thin, thick = "-" * 64, "=" * 64
     lines = [thin, f"{'Layer (type)':>20}  {'Output Shape':>25} {'Param #':>15}", thick]
