@@ -1,9 +1,31 @@
-"""Vision courses as recipes: train, measure, plot, export to ONNX and prove that the file gives the same answers.
+"""Computer vision courses as recipes: train, evaluate, plot, export to ONNX, and validate the exported file.
 
-Importing this package imports neither TensorFlow nor Keras.
+Importing this package imports neither TensorFlow nor Keras; its names are imported at first use.
 """
 
-from kerascv_course._version import __version__
-from kerascv_course.models import create_model, list_models
+from __future__ import annotations
 
-__all__ = ["__version__", "create_model", "list_models"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from kerascv_course._version import __version__
+
+if TYPE_CHECKING:
+    from kerascv_course.core.keras_file import load_model
+    from kerascv_course.experiment import Experiment
+    from kerascv_course.models import create_model, list_models
+
+__all__ = ["Experiment", "__version__", "create_model", "list_models", "load_model"]
+
+_MODULES = {
+    "Experiment": "experiment",
+    "create_model": "models",
+    "list_models": "models",
+    "load_model": "core.keras_file",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'kerascv_course' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"kerascv_course.{_MODULES[name]}"), name)

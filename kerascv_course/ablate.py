@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from kerascv_course.config import Recipe, with_base_options
+from kerascv_course.config import Recipe
 from kerascv_course.core.errors import CourseError, InputError, run_cli
+from kerascv_course.overrides import for_tyro, from_tyro
 from kerascv_course.recipes import DEFAULT, get_recipe
 from kerascv_course.recipes.ablations import ABLATIONS, get_ablation
 
@@ -47,7 +48,8 @@ def parse(argv: Sequence[str]) -> tuple[Recipe, Arguments]:
     get_ablation(name)
     # the runs are for the table; the one that is chosen is exported when it is trained as a recipe
     recipe = replace(recipe, export=replace(recipe.export, enabled=False))
-    recipe_field = ("recipe", Annotated[Recipe, tyro.conf.arg(name="")], field(default=recipe))
+    default = for_tyro(recipe)
+    recipe_field = ("recipe", Annotated[type(default), tyro.conf.arg(name="")], field(default=default))
     command_line: Any = make_dataclass("CommandLine", [recipe_field], bases=(Arguments,), frozen=True)
     parsed = tyro.cli(
         command_line,
@@ -59,7 +61,7 @@ def parse(argv: Sequence[str]) -> tuple[Recipe, Arguments]:
     )
     if parsed.recipe.seed != recipe.seed:
         raise InputError(f"an ablation has --seeds; received --seed {parsed.recipe.seed}: write --seeds {parsed.recipe.seed}")
-    return with_base_options(parsed.recipe, recipe), parsed
+    return from_tyro(parsed.recipe, recipe), parsed
 
 
 def list_ablations() -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from kerascv_course.core.errors import run_cli
+from kerascv_course.training.run_dir import Run
 
 
 def evaluate(run: Annotated[Path, tyro.conf.Positional], data_dir: Path | None = None) -> None:
@@ -19,13 +20,12 @@ def evaluate(run: Annotated[Path, tyro.conf.Positional], data_dir: Path | None =
         data_dir: where the data stands, if it has moved since the training.
     """
     from kerascv_course.core.environment import start_tensorflow
-    from kerascv_course.training.run_dir import Run
 
-    folder = Run.open(run)
+    Run.open(run)
     start_tensorflow()
-    from kerascv_course.conclusion import evaluate_run
+    from kerascv_course.experiment import Experiment
 
-    metrics = evaluate_run(folder, data_dir=data_dir)
+    metrics = Experiment.open(run, data_dir).evaluate()
     for split, figures in metrics.items():
         numbers = (f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value:,}" for key, value in scalars(figures))
         print(f"{split:<12}" + "  ".join(numbers))

@@ -1,39 +1,51 @@
-"""One recipe, whole: load, train, and `kerascv_course.conclusion`. The command lines only call this."""
+"""An experiment: one recipe and its run folder, from loading the data to the report."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import logging
+import math
+import os
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
+from PIL import Image
 
-from kerascv_course.conclusion import conclude, conclude_on_tensorflow, load_for, log_file, remembered_data_dir, trainable
-from kerascv_course.config import Recipe
-from kerascv_course.core.environment import describe_environment
+from export import ParityError, ParityReport, certify, check_parity, export_model
+from export.files import replace_model
+from kerascv_course import plots
+from kerascv_course.analysis.activations import first_and_last
+from kerascv_course.config import Recipe, TrainedRecipe, changed_fields
+from kerascv_course.core.environment import describe_environment, package_versions, seconds_since_start
 from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.io import atomic_write
+from kerascv_course.core.keras_file import load_model
 from kerascv_course.core.schema import to_json
-from kerascv_course.data import DataInfo, Splits
-from kerascv_course.tasks.base import FittedTask, Task, get_task
+from kerascv_course.data import Dataset, load
+from kerascv_course.reports.run_page import write_run_page
+from kerascv_course.tasks.base import FittedTask, get_task
 from kerascv_course.training.callbacks import write_history
-from kerascv_course.training.checkpoint import Progress
+from kerascv_course.training.checkpoint import Progress, read_progress
 from kerascv_course.training.devices import ONE, Devices
 from kerascv_course.training.distributed import agree, leave
 from kerascv_course.training.memory import telling_out_of_memory
 from kerascv_course.training.precision import choose_for_device, describe_choice
 from kerascv_course.training.run_dir import Run
-from kerascv_course.training.trainer import prepare, train
+from kerascv_course.training.trainer import Training, prepare, train
 from kerascv_course.training.watching import Watch, check_watch, watchers
 
-__all__ = ["Interrupted", "Result", "configure_logging", "run_recipe"]
+__all__ = ["Experiment", "Interrupted", "Options", "configure_logging"]
 
-#: Fields of a recipe that may change when a run is resumed.
-RESUMABLE = ("epochs", "patience")
+#: Test images that a run keeps.
+SAMPLES = 10
 
 log = logging.getLogger("kerascv_course")
 
@@ -43,148 +55,191 @@ class Interrupted(CourseError):
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a finished run comes to.
+class Options:
+    """How a recipe is run. None of this changes a metric.
 
     Attributes:
-        run: the folder.
-        headline: the task's few figures, name to text.
-        sample: a picture of the test split in the folder, to try the exported file with; None: the run stopped before the test.
-        seconds: from loading the data to the report.
+        data_dir: folder of the dataset (see `kerascv_course.data.load`); a resumed run remembers it.
+        resume: continue from the last checkpoint; only the recipe's `resumable` fields may differ.
+        train_only: stop after the training, before the test split is used; resuming continues there.
+        devices: devices to train on (`kerascv_course.training.devices.find_devices`). Of several processes the first writes the
+            folder, evaluates and exports; the others return after the training. All need the same recipe, data and, to resume,
+            folder.
+        watch: what else to record of the training.
     """
 
-    run: Run
-    headline: dict[str, str]
-    sample: Path | None
-    seconds: float
+    data_dir: Path | None = None
+    resume: bool = False
+    train_only: bool = False
+    devices: Devices = ONE
+    watch: Watch = dataclasses.field(default_factory=Watch)
 
 
-def run_recipe(
-    recipe: Recipe,
-    run_dir: Path,
-    *,
-    data_dir: Path | None = None,
-    resume: bool = False,
-    watch: Watch | None = None,
-    train_only: bool = False,
-    devices: Devices = ONE,
-) -> Result:
-    """Run a recipe into a folder.
+#: What an experiment does by default.
+DEFAULTS = Options()
+
+
+class Experiment:
+    """A recipe, its run folder, and all that becomes of them: `load`, `fit`, `evaluate`, `plot`, `export`, `report`; `run` does it all.
+
+    `data`, `model` and `predictions` are loaded or computed at first use. `open` gives the experiment of a finished run, to evaluate,
+    export or validate it again.
 
     Args:
         recipe: what to do.
-        run_dir: a new folder, or with `resume` the run to go on with.
-        data_dir: where the data stands (see `kerascv_course.data.load`); a resumed run remembers it.
-        resume: go on from the last checkpoint; of the recipe only `RESUMABLE` fields may differ from the run's.
-        watch: what else is recorded of the training; it changes no figure.
-        train_only: stop after the training, before anything is measured on the test split; resumed, the run goes on there.
-        devices: what the training is spread over (`kerascv_course.training.devices.find_devices`). Of several
-            processes the first writes the folder, measures and exports; the others return after the training. All need the same
-            recipe, data and, to resume, the same folder.
+        run_dir: a new folder, or the run to resume.
+        options: how.
+
+    Attributes:
+        recipe: with this machine's choice in place of each "auto".
+        folder: the run folder, which `fit` creates.
+        task: of the recipe.
+        progress: history and steps of the training; None before `fit`.
+        metrics: of each split; empty before `evaluate`.
+        seconds: duration of `run`.
 
     Raises:
-        InputError: the recipe, the data or the folder cannot be used; nothing is changed.
-        Interrupted: Ctrl-C; the run can be resumed.
-        TrainingDivergedError: the loss is not finite.
-        OutOfMemoryError: a step takes more memory than there is.
-        ParityError: the exported file gives other answers than Keras (`export.validation`).
-        LostProcessError: another process of the training has ended.
+        InputError: the run cannot be resumed with this recipe, or the options do not suit it.
+        MissingPackageError: an optional package that `options` require is not installed.
     """
-    started = time.perf_counter()
-    watch = watch or Watch()
-    check_watch(watch)
-    if resume:
-        _check_backend(Run.open(run_dir))
-        before = choose_for_device(Run.open(run_dir).recipe())
-        recipe = choose_for_device(recipe, before)
-        _check_resumable(before, recipe)
-        data_dir = data_dir or remembered_data_dir(Run.open(run_dir))
-    task = get_task(recipe.task)
-    if not isinstance(task, FittedTask):
-        recipe = choose_for_device(recipe)
-    elif devices.total > 1:
-        raise InputError(f"the task {recipe.task} is not trained by gradients and uses one device; leave --devices out")
-    splits, info = load_for(recipe, task, data_dir, run_dir if resume else None)
-    if devices.processes > 1:
-        found = _fingerprint(run_dir / "last.npz") if resume else ""
-        agree({"recipe": to_json(recipe), "data": info.fingerprint, "checkpoint in the run folder": found})
-    with telling_out_of_memory(recipe, run_dir):
-        training = None if isinstance(task, FittedTask) else prepare(recipe, task, splits, info, devices)
-    if training and not devices.writes:
-        train(recipe, training, splits, info, Run(run_dir), resume=resume)
-        leave()
-        return Result(Run(run_dir), {}, None, time.perf_counter() - started)
-    run = Run.open(run_dir) if resume else Run.create(run_dir, recipe)
-    with log_file(run), telling_out_of_memory(recipe, run_dir):
-        log.info("%s: %s", recipe.name, recipe.description)
-        log.info("%s", _data_line(info, task))
-        if training:
-            log.info("%s with %s trainable parameters", recipe.model, f"{trainable(training.model):,}")
-            log.info("%s", describe_choice(recipe, devices))
-        _record_start(run, recipe, data_dir, devices, resume=resume)
-        if not resume:
-            for name, text in task.files(info).items():
-                run.write_text(name, text)
-        try:
-            if training:
-                progress = train(recipe, training, splits, info, run, resume=resume, watchers=watchers(run, watch))
+
+    def __init__(self, recipe: Recipe, run_dir: Path, options: Options = DEFAULTS) -> None:
+        check_watch(options.watch)
+        if options.resume:
+            recipe = _resumed_recipe(Run.open(run_dir).recipe(), recipe)
+        elif isinstance(recipe, TrainedRecipe):
+            recipe = choose_for_device(recipe)
+        self.recipe, self.folder, self.options = recipe, Run(run_dir), options
+        self.task = get_task(recipe)
+        if isinstance(self.task, FittedTask) and options.devices.total > 1:
+            raise InputError(f"the task {recipe.task} uses a single device, because it has no gradient descent; omit --devices")
+        self.progress: Progress | None = None
+        self.metrics: dict[str, Any] = {}
+        self.seconds = 0.0
+        self._training: Training | None = None
+
+    @classmethod
+    def open(cls, run_dir: Path, data_dir: Path | None = None) -> Experiment:
+        """The experiment of a run whose training is done.
+
+        Args:
+            run_dir: the run folder.
+            data_dir: folder of the dataset, if it has moved since.
+
+        Raises:
+            InputError: not a run folder, or a damaged one.
+        """
+        experiment = cls(Run.open(run_dir).recipe(), run_dir, Options(data_dir=data_dir, resume=True))
+        if (experiment.folder / "metrics.json").is_file():
+            experiment.metrics = experiment.folder.read_json("metrics.json")
+        return experiment
+
+    @functools.cached_property
+    def data(self) -> Dataset:
+        """The dataset with the task's targets."""
+        resumed = self.options.resume
+        data_dir = self.options.data_dir or (self.folder.data_dir() if resumed else None)
+        data: Dataset = self.task.label(load(self.recipe.data, data_dir), self.folder.path if resumed else None)
+        return data
+
+    @functools.cached_property
+    def model(self) -> keras.Model:
+        """The run's best weights, for inference."""
+        return load_model(self.folder.path)
+
+    @functools.cached_property
+    def predictions(self) -> Any:
+        """The task's predictions for the test split."""
+        return self.task.predict(self.model, self.data.test)
+
+    @property
+    def headline(self) -> dict[str, str]:
+        """The main metrics, name to text: of the test split, or before `evaluate` of the best validation."""
+        if self.metrics:
+            headline: dict[str, str] = self.task.headline(self.metrics)
+            return headline
+        if self.progress is None:
+            return {}
+        best = self.progress.history[self.progress.best]
+        return {name: f"{value:g}" for name, value in best.items() if name == "epoch" or name.startswith("val")}
+
+    @property
+    def sample(self) -> Path | None:
+        """A test image in the folder to try the exported file with; None before `plot`."""
+        return next(iter(sorted((self.folder / "samples").glob("*.png"))), None)
+
+    def run(self) -> Experiment:
+        """Run the recipe: load, fit, evaluate, plot, export, report.
+
+        Raises:
+            InputError: the recipe, the data or the folder cannot be used; nothing is changed.
+            Interrupted: Ctrl-C; the run can be resumed.
+            TrainingDivergedError: the loss is not finite.
+            OutOfMemoryError: a step requires more memory than there is.
+            ParityError: the exported file and Keras give different outputs.
+            LostProcessError: another process of the training has ended.
+        """
+        started = time.perf_counter()
+        with telling_out_of_memory(self.recipe, self.folder.path):
+            self.load()
+            try:
+                self.fit()
+                if self.options.devices.writes and not self.options.train_only:
+                    self.finish()
+            except KeyboardInterrupt:
+                raise Interrupted(
+                    "interrupted; all completed validations are kept. Resume with: python -m kerascv_course.train --resume "
+                    f"{self.folder.path}"
+                ) from None
+        self.seconds = time.perf_counter() - started
+        return self
+
+    def load(self) -> None:
+        """Load the data, build and compile the model; nothing is written.
+
+        Raises:
+            InputError: the data does not suit the recipe, or the processes of a training do not agree.
+        """
+        options = self.options
+        if options.resume:
+            _check_backend(self.folder)
+        data = self.data
+        if options.devices.processes > 1:
+            checkpoint = _digest(self.folder / "last.npz") if options.resume else ""
+            agree({"recipe": to_json(self.recipe), "data": data.info.fingerprint, "checkpoint in the run folder": checkpoint})
+        if not isinstance(self.task, FittedTask):
+            self._training = prepare(self.task, data, options.devices)
+
+    def fit(self) -> None:
+        """Train into the run folder, which is created; of several processes only the first writes.
+
+        Raises:
+            InputError: the folder exists already, or its checkpoint does not fit.
+        """
+        if self._training is None and not isinstance(self.task, FittedTask):
+            self.load()
+        devices, resume = self.options.devices, self.options.resume
+        if devices.writes:
+            self._start()
+        with self.folder.log_file() if devices.writes else contextlib.nullcontext():
+            if self._training:
+                self._log_start(self._training)
+                watching = watchers(self.folder, self.options.watch) if devices.writes else []
+                self.progress = train(self._training, self.folder, resume=resume, watchers=watching)
             else:
-                progress = fit(recipe, task, splits, info, run)
-            if devices.processes > 1:
-                leave()
-            if train_only:
-                best = progress.history[progress.best]
-                headline = {name: f"{value:g}" for name, value in best.items() if name == "epoch" or name.startswith("val")}
-                return Result(run, headline, None, time.perf_counter() - started)
-            if keras.backend.backend() == "tensorflow":
-                metrics, sample = conclude(run, recipe, task, splits, info, progress)
-            else:
-                metrics, sample = conclude_on_tensorflow(run)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"interrupted; every finished validation is kept. Go on with: python -m kerascv_course.train --resume {run.path}"
-            ) from None
-        return Result(run, task.headline(metrics), sample, time.perf_counter() - started)
+                self._log_start()
+                self.progress = _fit(self.task, self.data, self.folder)
+        if devices.processes > 1:
+            leave()
 
-
-def fit(recipe: Recipe, task: Task, splits: Splits, info: DataInfo, run: Run) -> Progress:
-    """Let a task that learns without gradients do so, into the run folder; a resumed run finds its long work in the cache."""
-    if not isinstance(task, FittedTask):
-        raise TypeError(f"{type(task).__name__} is trained by gradients")
-    keras.utils.set_random_seed(recipe.seed)
-    model, history, best = task.fit(recipe, splits, info)
-    with atomic_write(run / "best.keras") as path:
-        model.save(path)
-    write_history(run, history)
-    for row in history:
-        log.info("%s", "  ".join(f"{key} {value:g}" for key, value in row.items() if key != "epoch"))
-    return Progress(info.fingerprint, history, best)
-
-
-def _data_line(info: DataInfo, task: Task) -> str:
-    sizes = ", ".join(f"{count:,} {name}" for name, count in info.sizes.items())
-    return f"data: {info.source}, {len(info.labels)} {task.targets}, {sizes} images of {'×'.join(map(str, info.image_shape))}"
-
-
-def _check_resumable(before: Recipe, now: Recipe) -> None:
-    changed = [
-        field.name
-        for field in dataclasses.fields(Recipe)
-        if field.name not in RESUMABLE and getattr(before, field.name) != getattr(now, field.name)
-    ]
-    if changed:
-        raise InputError(
-            f"a resumed run keeps its recipe, only {' and '.join(RESUMABLE)} may change; received another {changed[0]}: "
-            "start a new run for it"
-        )
-
-
-def _record_start(run: Run, recipe: Recipe, data_dir: Path | None, devices: Devices, *, resume: bool) -> None:
-    if resume:
-        run.tidy()
-        log.info("resuming %s", run.path)
-    else:
-        run.write_json(
+    def _start(self) -> None:
+        """Create the folder, or clean up the one that is resumed."""
+        if self.options.resume:
+            self.folder.tidy()
+            return
+        data_dir, devices = self.options.data_dir, self.options.devices
+        self.folder = Run.create(self.folder.path, self.recipe)
+        self.folder.write_json(
             "environment.json",
             {
                 **describe_environment(),
@@ -194,25 +249,221 @@ def _record_start(run: Run, recipe: Recipe, data_dir: Path | None, devices: Devi
                 "data_dir": str(data_dir.resolve()) if data_dir else None,
             },
         )
+        for name, text in self.task.files(self.data).items():
+            self.folder.write_text(name, text)
+
+    def _log_start(self, training: Training | None = None) -> None:
+        info = self.data.info
+        log.info("%s: %s", self.recipe.name, self.recipe.description)
+        sizes = ", ".join(f"{count:,} {name}" for name, count in info.sizes.items())
+        shape = "×".join(map(str, info.image_shape))
+        log.info("data: %s, %d %s, %s images of %s", info.source, len(info.labels), self.task.targets, sizes, shape)
+        if training:
+            log.info("%s with %s trainable parameters", training.task.recipe.model, f"{_trainable(training.model):,}")
+            log.info("%s", describe_choice(training.task.recipe, self.options.devices))
+        if self.options.resume:
+            log.info("resuming %s", self.folder.path)
+
+    def finish(self, seconds_before: float = 0.0) -> None:
+        """Evaluate, plot, export and report a trained model; on TensorFlow, the backend whose graphs the converter to ONNX reads.
+
+        Args:
+            seconds_before: duration of the command before this process started.
+        """
+        if keras.backend.backend() != "tensorflow":
+            _finish_on_tensorflow(self.folder)
+            self.metrics = self.folder.read_json("metrics.json")
+            return
+        if self.progress is None:
+            self.progress = read_progress(self.folder / "last.npz")
+        with self.folder.log_file():
+            best, last = self.progress.history[self.progress.best], self.progress.history[-1]
+            log.info("evaluating the best weights (epoch %g of %d)", best["epoch"], last["epoch"])
+            self.evaluate()
+            seconds = seconds_before + seconds_since_start()
+            log.info("%.0f s since the start of the command", seconds)
+            self.folder.write_json(
+                "metrics.json",
+                {
+                    **self.metrics,
+                    "headline": self.headline,
+                    "best_epoch": best["epoch"],
+                    "epochs": last["epoch"],
+                    "best": best,
+                    "last": last,
+                    "seconds_since_start": round(seconds, 1),
+                    "training_seconds": round(sum(row["seconds"] for row in self.progress.history), 1),
+                    "trainable_parameters": _trainable(self.model),
+                    "data": dataclasses.asdict(self.data.info),
+                },
+            )
+            self.plot()
+            if self.recipe.export.enabled:
+                self.export()
+            self.report()
+            if isinstance(self.recipe, TrainedRecipe) and self.recipe.log_style == "cose474":
+                log.info("Accuracy of the model on the test images: %.2f %%", 100 * self.metrics["test"]["accuracy"])
+
+    def evaluate(self) -> dict[str, Any]:
+        """Metrics of the best weights on each split (see `kerascv_course.tasks.base.Task.evaluate`); nothing is written."""
+        self.metrics = self.task.evaluate(self)
+        return self.metrics
+
+    def plot(self) -> None:
+        """Write plots/: learning curves, the task's figures, activations and filters; and samples/: a few test images."""
+        figures = self.task.figures(self)
+        if progress := self.progress:
+            history, curve = progress.history, self.task.curve
+            if "loss" in history[0]:
+                best = history[progress.best]["epoch"]
+                figures["learning_curves"] = plots.learning_curves(history, curve, best, self.task.more_curves)
+            if len(progress.steps):
+                figures["step_curves"] = plots.step_curves(progress.steps[:, [0, 2]], history, curve)
+        if not isinstance(self.task, FittedTask):
+            figures |= first_and_last(self.model, self.data.test.images[0])
+        for name, figure in figures.items():
+            self.folder.write_figure(f"plots/{name}.png", figure)
+        for name, image in self.task.samples(self.data, SAMPLES).items():
+            with atomic_write(self.folder / f"samples/{name}.png") as path:
+                Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
+
+    def export(self) -> Path:
+        """Export the model, validate the file on the whole test split, and only then name it model.onnx.
+
+        A file that fails is kept as model.rejected.onnx; parity.json records the differences in either case.
+
+        Raises:
+            InputError: the run has not been evaluated.
+            ParityError: the file and Keras give different outputs; model.onnx is unchanged.
+        """
+        if not self.metrics:
+            self.metrics = self.folder.read_json("metrics.json")
+        log.info("exporting, and validating the file on all %d test images", len(self.data.test))
+        recipe, info, described = self.recipe, self.data.info, self.task.describe(self)
+        candidate = self.folder / "model.rejected.onnx"
+        options = {
+            "name": recipe.name,
+            "recipe": dataclasses.asdict(recipe),
+            "opset": recipe.export.opset,
+            "resize": recipe.data.resize,
+            "data": {"source": info.source, "fingerprint": info.fingerprint, "citation": info.citation},
+            "versions": package_versions(),
+            "license": recipe.export.license,
+            "layout": recipe.export.layout,
+            "task": recipe.task,
+            "preprocessing": (recipe.data.normalize_mean, recipe.data.normalize_std),
+            **described,
+        }
+        export_model(self.serving_graph(), candidate, **options)
+        try:
+            report = self.validate(candidate)
+        except ParityError as error:
+            self.folder.write_json("parity.json", error.report.to_plain())
+            self.report()
+            raise
+        self.folder.write_json("parity.json", report.to_plain())
+        figure = plots.difference_histogram(report.histograms(), report.decades, recipe.export.tolerance)
+        self.folder.write_figure("plots/parity.png", figure)
+        certify(candidate, report)
+        replace_model(candidate, self.folder / "model.onnx")
+        log.info("%s", report.summary())
+        return self.folder / "model.onnx"
+
+    def serving_graph(self) -> keras.Model:
+        """The Keras model that the exported file must agree with."""
+        graph: keras.Model = self.task.serving_graph(self.model, self.data.info)
+        return graph
+
+    def labels(self) -> list[str]:
+        """Labels of the exported file; a file of embeddings has none."""
+        return list(self.task.labels(self.data.info))
+
+    def validate(self, path: Path | None = None) -> ParityReport:
+        """Validate an exported file against the best weights on the whole test split; nothing is written.
+
+        Args:
+            path: the file; None: the run's model.onnx.
+
+        Raises:
+            ParityError: the file and Keras give different outputs.
+        """
+        return check_parity(
+            self.serving_graph(),
+            path or self.folder / "model.onnx",
+            self.data.test.images,
+            targets=self.data.test.targets,
+            answer=self.task.answer,
+            labels=self.labels(),
+            tolerance=self.recipe.export.tolerance,
+            batch_sizes=self.task.batch_sizes,
+        )
+
+    def report(self) -> Path:
+        """Write report.html from the files of the folder."""
+        write_run_page(self.folder)
+        return self.folder / "report.html"
 
 
-def _fingerprint(path: Path) -> str:
-    """Digest of a file; empty where there is none."""
+def _fit(task: FittedTask[Any], data: Dataset, run: Run) -> Progress:
+    """Fit a task without gradients into the run folder; a resumed run finds its long computations in the cache."""
+    keras.utils.set_random_seed(task.recipe.seed)
+    model, history, best = task.fit(data)
+    with atomic_write(run / "best.keras") as path:
+        model.save(path)
+    write_history(run, history)
+    for row in history:
+        log.info("%s", "  ".join(f"{key} {value:g}" for key, value in row.items() if key != "epoch"))
+    return Progress(data.info.fingerprint, history, best)
+
+
+def _finish_on_tensorflow(run: Run) -> None:
+    """`Experiment.finish` in a process where Keras runs on TensorFlow."""
+    done = subprocess.run(
+        [sys.executable, "-m", "kerascv_course.finish", str(run.path), str(seconds_since_start())],
+        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+        check=False,
+    )
+    if done.returncode:
+        raise CourseError(
+            "the training is done, but evaluating and exporting on TensorFlow failed, see above; then resume with: "
+            f"python -m kerascv_course.train --resume {run.path}"
+        )
+
+
+def _resumed_recipe(before: Recipe, now: Recipe) -> Recipe:
+    """The recipe to resume with, which may differ from the run's in its `resumable` fields only."""
+    if isinstance(before, TrainedRecipe) and isinstance(now, TrainedRecipe):
+        before = choose_for_device(before)
+        now = choose_for_device(now, before)
+    if changed := [name for name in changed_fields(before, now) if name not in before.resumable]:
+        allowed = f", only {' and '.join(before.resumable)} may change" if before.resumable else ""
+        raise InputError(f"a resumed run keeps its recipe{allowed}; received another {changed[0]}: start a new run for it")
+    return now
+
+
+def _check_backend(run: Run) -> None:
+    """Refuse to continue on another Keras backend, which draws other random numbers."""
+    if not (run / "environment.json").is_file():
+        return
+    began, now = run.read_json("environment.json").get("backend", "tensorflow"), keras.backend.backend()
+    if began != now:
+        raise InputError(
+            f"a run must be resumed on its own Keras backend; {run.path} was started on {began}, this is {now}: set "
+            f"KERAS_BACKEND={began}"
+        )
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file; empty where there is none."""
     if not path.is_file():
         return ""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_backend(run: Run) -> None:
-    """Refuse to go on with another Keras backend, which draws other random numbers."""
-    if not (run / "environment.json").is_file():
-        return
-    began, now = run.read_json("environment.json").get("backend", "tensorflow"), keras.backend.backend()
-    if began != now:
-        raise InputError(
-            f"{run.path} was begun with the Keras backend {began} and goes on with it; this is {now}: set KERAS_BACKEND={began}"
-        )
+def _trainable(model: keras.Model) -> int:
+    """Number of trainable parameters."""
+    return sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
 def configure_logging() -> None:

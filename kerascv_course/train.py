@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from kerascv_course.config import Recipe, with_base_options
+from kerascv_course.config import Recipe, TrainedRecipe
 from kerascv_course.core.errors import InputError, run_cli
 from kerascv_course.core.schema import to_json
+from kerascv_course.overrides import for_tyro, from_tyro
 from kerascv_course.recipes import DEFAULT, all_recipes, get_recipe
 from kerascv_course.training.distributed import Cluster, agree, ending_at_once, is_worker, join, supervise
 
@@ -74,26 +75,28 @@ def parse(argv: Sequence[str]) -> tuple[Recipe, Arguments]:
     resume = _value_of("--resume", argv)
     if resume is None:
         choice: Any = tyro.extras.subcommand_type_from_defaults(
-            recipes, descriptions={name: recipe.description for name, recipe in recipes.items()}
+            {name: for_tyro(recipe) for name, recipe in recipes.items()},
+            descriptions={name: recipe.description for name, recipe in recipes.items()},
         )
-        default = recipes[DEFAULT]
+        default: Any = for_tyro(recipes[DEFAULT])
     else:
         from kerascv_course.training.run_dir import Run
 
-        default = Run.open(resume).recipe()
+        resumed = Run.open(resume).recipe()
+        default = for_tyro(resumed)
         if argv[0] in recipes and argv[0] != default.name:
             raise InputError(
                 f"--resume goes on with a run's own recipe, {default.name}; received {argv[0]} as well: leave it out"
             )
         argv = [word for i, word in enumerate(argv) if not (i == 0 and word == default.name)]
-        choice = Recipe
+        choice = type(default)
 
     recipe_field = ("recipe", Annotated[choice, tyro.conf.arg(name="")], field(default=default))
     command_line: Any = make_dataclass("CommandLine", [recipe_field], bases=(Arguments,), frozen=True)
     options = (tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff, tyro.conf.SuppressFixed)
     parsed = tyro.cli(command_line, prog=PROG, description=DESCRIPTION, args=argv, config=options)
-    base = recipes[parsed.recipe.name] if resume is None else default
-    return with_base_options(parsed.recipe, base), parsed
+    base = recipes[parsed.recipe.name] if resume is None else resumed
+    return from_tyro(parsed.recipe, base), parsed
 
 
 def _value_of(option: str, argv: Sequence[str]) -> Path | None:
@@ -142,7 +145,7 @@ def main() -> int:
     from kerascv_course.training.run_dir import Run
 
     # What can be told at once is, and not after TensorFlow's start.
-    if recipe.model:
+    if isinstance(recipe, TrainedRecipe):
         check_model(recipe.model, recipe.model_options)
     check_source(recipe.data, arguments.data_dir)
     run_dir = arguments.resume or arguments.run_dir or Run.free_path(Path("runs"), recipe.name)
@@ -154,35 +157,34 @@ def main() -> int:
         agree({"recipe": to_json(recipe)})
     print("starting TensorFlow …", flush=True)
     start_tensorflow()
-    from kerascv_course.experiment import configure_logging, run_recipe
+    from kerascv_course.experiment import Experiment, Options, configure_logging
     from kerascv_course.training.devices import find_devices
     from kerascv_course.training.watching import Watch
 
     devices = find_devices(arguments.devices)
     configure_logging()
-    watch = Watch(arguments.tensorboard, arguments.profile)
-    result = run_recipe(
-        recipe,
-        run_dir,
+    options = Options(
         data_dir=arguments.data_dir,
         resume=arguments.resume is not None,
-        watch=watch,
         train_only=arguments.train_only,
         devices=devices,
+        watch=Watch(arguments.tensorboard, arguments.profile),
     )
+    experiment = Experiment(recipe, run_dir, options).run()
     if not devices.writes:
         print(f"process {devices.process} is done; process 0 measures and exports")
         return 0
-    print(f"\ndone in {result.seconds:.0f} s")
-    for name, value in result.headline.items():
+    run = experiment.folder
+    print(f"\ndone in {experiment.seconds:.0f} s")
+    for name, value in experiment.headline.items():
         print(f"  {name:<20} {value}")
-    if result.sample is None:
-        print(f"\nnothing has been measured on the test split; measure and export with:\n  {PROG} --resume {result.run.path}")
+    if arguments.train_only:
+        print(f"\nthe test split has not been used; evaluate and export with:\n  {PROG} --resume {run.path}")
         return 0
-    print(f"  {'report':<20} {result.run / 'report.html'}")
+    print(f"  {'report':<20} {run / 'report.html'}")
     if recipe.export.enabled:
-        print(f"  {'model':<20} {result.run / 'model.onnx'}")
-        print(f"\npredict with it:\n  python -m export predict {result.run / 'model.onnx'} {result.sample}")
+        print(f"  {'model':<20} {run / 'model.onnx'}")
+        print(f"\npredict with it:\n  python -m export predict {run / 'model.onnx'} {experiment.sample}")
     return 0
 
 

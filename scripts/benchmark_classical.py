@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -240,13 +241,13 @@ def _stream(data_dir: Path, rounds: int, images: int) -> str:
 def _recipe(data_dir: Path, rounds: int, images: int) -> str:
     """The whole recipe with an empty cache."""
     start_tensorflow()
-    from kerascv_course.experiment import run_recipe
+    from kerascv_course.experiment import Experiment, Options
     from kerascv_course.recipes import get_recipe
 
     recipe = get_recipe("ntu-bag-of-sift-step3")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["KERASCV_COURSE_CACHE"] = str(Path(folder) / "cache")
-        result = run_recipe(recipe, Path(folder) / "run", data_dir=data_dir)
+        result = Experiment(recipe, Path(folder) / "run", Options(data_dir=data_dir)).run()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return "\n".join(
         [
@@ -263,11 +264,12 @@ def _files(data_dir: Path, rounds: int, images: int, bare: Path | None) -> str:
     """Every encoder with every classifier as a file, on all test pictures."""
     start_tensorflow()
     from export import check_parity, export_model
-    from kerascv_course.config import Data, Scenes
+    from kerascv_course.config import Data
     from kerascv_course.core.errors import InputError
     from kerascv_course.data import load
     from kerascv_course.recipes import get_recipe
-    from kerascv_course.tasks.scenes.task import SceneRecognition
+    from kerascv_course.tasks.scenes.config import Scenes
+    from kerascv_course.tasks.scenes.task import SceneTask
 
     lines = [
         "## Every encoder with every classifier",
@@ -280,8 +282,7 @@ def _files(data_dir: Path, rounds: int, images: int, bare: Path | None) -> str:
     loaded = {}
     for side in (16, 100):
         data = Data("folder", image_size=(side, side), channels=1, validation_share=0.2)
-        loaded[side] = data, *load(data, data_dir)
-    task = SceneRecognition()
+        loaded[side] = data, load(data, data_dir)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["KERASCV_COURSE_CACHE"] = str(Path(folder) / "cache")
         for encoder, classifier in ((e, c) for e in ENCODERS for c in CLASSIFIERS):
@@ -290,19 +291,20 @@ def _files(data_dir: Path, rounds: int, images: int, bare: Path | None) -> str:
                 scenes = Scenes(**{**small, **ENCODERS[encoder], **CLASSIFIERS[classifier]})
             except InputError:
                 continue  # these do not go together
-            data, splits, info = loaded[16 if scenes.feature == "tiny" else 100]
-            recipe = dataclasses.replace(base, scenes=scenes, data=data)
-            model, _, _ = task.fit(recipe, splits, info)
-            serving, metrics = task.serving_graph(model, recipe, info), task.evaluate(model, recipe, splits, info)
-            path = export_model(
-                serving, Path(folder) / "scene.onnx", task="scenes", **task.describe(model, recipe, info, metrics)
-            )
+            config, data = loaded[16 if scenes.feature == "tiny" else 100]
+            splits, info = data, data.info
+            task = SceneTask(dataclasses.replace(base, scenes=scenes, data=config))
+            model, _, _ = task.fit(data)
+            trained = SimpleNamespace(model=model, data=data, predictions=task.predict(model, data.test), metrics={})
+            trained.metrics = metrics = task.evaluate(trained)
+            serving = task.serving_graph(model, info)
+            path = export_model(serving, Path(folder) / "scene.onnx", task="scenes", **task.describe(trained))
             report = check_parity(
                 serving, path, splits.test.images, targets=splits.test.targets, answer=task.answer, batch_sizes=(7,)
             )
             largest = max(row.max_absolute for row in report.rows)
             same = min(row.agreement for row in report.rows if row.agreement is not None)
-            answers = [info.labels[answer] for answer in task.answers(model, splits.test)]
+            answers = [info.labels[answer] for answer in trained.predictions]
             alone = f"{_same_alone(bare, path, data_dir, answers):.2%}" if bare else "–"
             cells = [encoder, classifier, f"{metrics['test']['accuracy']:.4f}", f"{largest:.1e}", f"{same:.2%}", alone]
             lines.append(f"| {' | '.join(cells)} |")

@@ -136,9 +136,9 @@ def _training_step(name: str, images: np.ndarray, targets: np.ndarray, batch: in
     import keras
     import tensorflow as tf
 
-    from kerascv_course.data.splits import Split, Splits, make_info
+    from kerascv_course.data.splits import Dataset, Split, Splits, make_info
     from kerascv_course.recipes import get_recipe
-    from kerascv_course.tasks.base import get_task
+    from kerascv_course.tasks.classification.task import ClassificationTask
     from kerascv_course.training.precision import choose_for_device
     from kerascv_course.training.trainer import prepare
 
@@ -148,7 +148,8 @@ def _training_step(name: str, images: np.ndarray, targets: np.ndarray, batch: in
     split = Split(images, targets)
     splits = Splits(split, split, split)
     labels = tuple(map(str, range(10)))
-    model = prepare(recipe, get_task("classify"), splits, make_info("random", labels, "random pixels", splits)).model
+    data = Dataset(split, split, split, make_info("random", labels, "random pixels", splits))
+    model = prepare(ClassificationTask(recipe), data).model
     model.make_train_function()
     batches = iter(tf.data.Dataset.from_tensors((images[:batch], targets[:batch])).repeat())
     return lambda: keras.ops.convert_to_numpy(model.train_function(batches)["loss"])

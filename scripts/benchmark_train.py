@@ -122,9 +122,9 @@ def _keras_engine(engine: str, name: str, batch: int, images: np.ndarray, target
     start_tensorflow()
     import tensorflow as tf
 
-    from kerascv_course.data.splits import Split, Splits, make_info
+    from kerascv_course.data.splits import Dataset, Split, Splits, make_info
     from kerascv_course.recipes import get_recipe
-    from kerascv_course.tasks.base import get_task
+    from kerascv_course.tasks.classification.task import ClassificationTask
     from kerascv_course.training.precision import choose_for_device
     from kerascv_course.training.run_dir import Run
     from kerascv_course.training.trainer import prepare
@@ -148,7 +148,7 @@ def _keras_engine(engine: str, name: str, batch: int, images: np.ndarray, target
     train, held = Split(images, targets), Split(images[:batch], targets[:batch])
     splits = Splits(train, held, held)
     info = make_info("random", tuple(map(str, range(10))), "random pixels", splits)
-    training = prepare(recipe, get_task("classify"), splits, info)
+    training = prepare(ClassificationTask(recipe), Dataset(train, held, held, info))
     clock = _clock()
     if engine == BARE:
         shape = (-1, batch, *images.shape[1:])
@@ -165,7 +165,7 @@ def _keras_engine(engine: str, name: str, batch: int, images: np.ndarray, target
 
     def ours() -> float:
         with tempfile.TemporaryDirectory() as folder:
-            train_recipe(recipe, training, splits, info, Run.create(Path(folder) / "run", recipe))
+            train_recipe(training, Run.create(Path(folder) / "run", recipe))
         return clock.seconds_per_step
 
     return ours

@@ -58,7 +58,7 @@ def tiny_recipe():
 
 @pytest.fixture(scope="session")
 def digits(tiny_recipe):
-    """Splits and description of the embedded digits."""
+    """The embedded digits."""
     from kerascv_course.data import load
 
     return load(tiny_recipe.data)
@@ -67,9 +67,9 @@ def digits(tiny_recipe):
 @pytest.fixture(scope="session")
 def tiny_run(tiny_recipe, tmp_path_factory):
     """A finished run of the tiny recipe; tests must not change it."""
-    from kerascv_course.experiment import run_recipe
+    from kerascv_course.experiment import Experiment
 
-    return run_recipe(tiny_recipe, tmp_path_factory.mktemp("runs") / "tiny").run
+    return Experiment(tiny_recipe, tmp_path_factory.mktemp("runs") / "tiny").run().folder
 
 
 @pytest.fixture
@@ -77,12 +77,11 @@ def pictures(tmp_path, digits) -> Path:
     """A folder of class folders: two classes, 20 PNG digits each."""
     from PIL import Image
 
-    splits, _ = digits
     for target, name in ((0, "null"), (1, "eins")):
         folder = tmp_path / "pictures" / name
         folder.mkdir(parents=True)
-        for i in np.flatnonzero(splits.train.targets == target)[:20]:
-            Image.fromarray(splits.train.images[i, :, :, 0]).save(folder / f"{i}.png")
+        for i in np.flatnonzero(digits.train.targets == target)[:20]:
+            Image.fromarray(digits.train.images[i, :, :, 0]).save(folder / f"{i}.png")
     return tmp_path / "pictures"
 
 
@@ -105,14 +104,15 @@ def color_pictures(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def color_recipe():
     """The skip connections on `color_pictures`, six colours, mirrored pictures, done in two seconds."""
-    from kerascv_course.config import Augmentation, Colorize, Data
+    from kerascv_course.config import Augmentation, Data
     from kerascv_course.recipes import get_recipe
+    from kerascv_course.tasks.colorization.config import Colorization
 
     return dataclasses.replace(
         get_recipe("csc413-unet"),
         data=Data("folder", image_size=(16, 20), only=("shape",), normalize_mean=(0.0,), normalize_std=(256 / 255,)),
         model_options={"filters": 8},
-        colorize=Colorize(colors=6),
+        colorization=Colorization(colors=6),
         augmentation=Augmentation(flip=True),
         epochs=4,
         batch_size=8,
@@ -123,9 +123,9 @@ def color_recipe():
 @pytest.fixture(scope="session")
 def color_run(color_recipe, color_pictures, tmp_path_factory):
     """A finished run of the recipe; tests must not change it."""
-    from kerascv_course.experiment import run_recipe
+    from kerascv_course.experiment import Experiment, Options
 
-    return run_recipe(color_recipe, tmp_path_factory.mktemp("runs") / "color", data_dir=color_pictures).run
+    return Experiment(color_recipe, tmp_path_factory.mktemp("runs") / "color", Options(data_dir=color_pictures)).run().folder
 
 
 @pytest.fixture(scope="session")
@@ -150,8 +150,9 @@ def people(tmp_path_factory):
 @pytest.fixture(scope="session")
 def identity_recipe():
     """All losses at once, on `people`, done in seconds."""
-    from kerascv_course.config import Augmentation, Data, Optimizer, Retrieve, Schedule
+    from kerascv_course.config import Augmentation, Data, Optimizer, Schedule
     from kerascv_course.recipes import get_recipe
+    from kerascv_course.tasks.retrieval.config import Retrieval
 
     return dataclasses.replace(
         get_recipe("hkust-triplet-best"),
@@ -162,16 +163,25 @@ def identity_recipe():
         schedule=Schedule(),
         epochs=3,
         batch_size=9,
-        retrieve=Retrieve(embedding=8, neck=True, triplet="batch-hard", images_per_identity=3, center_weight=0.01, rerank=True),
+        retrieval=Retrieval(
+            embedding=8,
+            neck=True,
+            label_smoothing=0.1,
+            triplet="batch-hard",
+            images_per_identity=3,
+            center_weight=0.01,
+            rerank=True,
+            tta="flip",
+        ),
     )
 
 
 @pytest.fixture(scope="session")
 def identity_run(identity_recipe, people, tmp_path_factory):
     """A finished run of the identities; tests must not change it."""
-    from kerascv_course.experiment import run_recipe
+    from kerascv_course.experiment import Experiment, Options
 
-    return run_recipe(identity_recipe, tmp_path_factory.mktemp("runs") / "identities", data_dir=people).run
+    return Experiment(identity_recipe, tmp_path_factory.mktemp("runs") / "identities", Options(data_dir=people)).run().folder
 
 
 @pytest.fixture

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
 from kerascv_course import ablate, train
-from kerascv_course.config import Augmentation, Data, Optimizer, Recipe, Schedule
+from kerascv_course.config import Augmentation, Data, Optimizer, Schedule, TrainedRecipe, read_recipe
 from kerascv_course.core.errors import InputError, UnknownNameError
+from kerascv_course.core.schema import to_json
 from kerascv_course.models import check_model
 from kerascv_course.recipes import DEFAULT, all_recipes, get_recipe
+from kerascv_course.tasks.classification.config import Classification, ClassificationRecipe
 
 
 @pytest.mark.parametrize("recipe", all_recipes().values(), ids=lambda recipe: recipe.name)
@@ -17,9 +20,7 @@ def test_every_recipe_is_whole(recipe):
 
     assert recipe.description and recipe.expect, "a recipe says what it is, and machine, time and result to expect"
     assert recipe.data.source in SOURCES
-    if recipe.task == "scenes":
-        assert not recipe.model and not recipe.model_options, "scenes are recognised without a network"
-    else:
+    if isinstance(recipe, TrainedRecipe):
         check_model(recipe.model, recipe.model_options)
 
 
@@ -50,14 +51,20 @@ def test_recipes_are_frozen():
         (lambda: Augmentation(translate=-1), "translate must be 0 pixels or more"),
         (lambda: Optimizer(learning_rate=0), "learning_rate must be above 0"),
         (lambda: Optimizer(momentum=1.0), "momentum must be 0 or more and below 1"),
-        (lambda: Optimizer("adam", momentum=0.9), "momentum goes with sgd, rmsprop and muon; received it for adam"),
-        (lambda: Optimizer("adam", nesterov=True), "nesterov goes with sgd"),
-        (lambda: Schedule("step", milestones=(5, 3)), "milestones must rise"),
-        (lambda: Schedule("step"), "schedule.milestones go with the step schedule, which needs one or more"),
-        (lambda: Schedule("cosine", milestones=(1,)), "schedule.milestones go with the step schedule"),
-        (lambda: Schedule(warmup_epochs=1), "warmup_epochs goes with the schedules cosine and linear"),
+        (lambda: Optimizer("adam", momentum=0.9), "momentum requires sgd or rmsprop or muon; received it for adam"),
+        (lambda: Optimizer("adam", nesterov=True), "nesterov requires sgd"),
+        (lambda: Schedule("step", milestones=(5, 3)), "milestones must be ascending"),
+        (lambda: Schedule("step"), "the step schedule requires schedule.milestones"),
+        (lambda: Schedule("cosine", milestones=(1,)), "no other schedule takes them"),
+        (lambda: Schedule(warmup_epochs=1), "warmup_epochs requires the schedule cosine or linear"),
         (lambda: dataclasses.replace(get_recipe(DEFAULT), epochs=0), "epochs must be a whole number of 1 or more; received 0"),
-        (lambda: dataclasses.replace(get_recipe(DEFAULT), label_smoothing=1), "label_smoothing must be 0 or more and below 1"),
+        (lambda: dataclasses.replace(get_recipe(DEFAULT), monitor="val_R1"), "the task classify has the monitors val_loss"),
+        (lambda: dataclasses.replace(get_recipe(DEFAULT), patience=3, monitor="last"), "patience requires a validation metric"),
+        (
+            lambda: dataclasses.replace(get_recipe("csc413-unet"), augmentation=Augmentation(mixup=0.2)),
+            "mixup and augmentation.cutmix require the task classify",
+        ),
+        (lambda: Classification(label_smoothing=1), "label_smoothing must be 0 or more and below 1"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(build, message):
@@ -75,7 +82,28 @@ def test_recipes_may_not_share_a_name(monkeypatch):
 
 def test_a_recipe_needs_a_model_and_data():
     with pytest.raises(TypeError, match="data"):
-        Recipe("x", "", "", "lenet5")
+        ClassificationRecipe(name="x", description="", expect="", model="lenet5")
+
+
+@pytest.mark.parametrize("recipe", all_recipes().values(), ids=lambda recipe: recipe.name)
+def test_recipe_json_has_one_task_section(recipe):
+    text = to_json(recipe)
+    assert read_recipe(text, what="recipe.json") == recipe
+    sections = {"classification", "retrieval", "colorization", "scenes"}
+    assert len(sections & json.loads(text).keys()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "it must be an object with a task"),
+        ('{"task": "clasify"}', "unknown task 'clasify'; did you mean 'classify'"),
+        ('{"task": "classify", "views": "flip"}', "unknown field 'views'"),
+    ],
+)
+def test_invalid_recipe_json_is_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        read_recipe(text, what="recipe.json")
 
 
 @pytest.mark.parametrize(

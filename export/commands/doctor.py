@@ -83,18 +83,23 @@ def _from_run(arguments: argparse.Namespace) -> dict[str, Any]:
 
     run = Run.open(arguments.against)
     start_tensorflow()
-    from kerascv_course.conclusion import serving_reference
+    from kerascv_course.experiment import Experiment
 
-    serving, splits, labels = serving_reference(run, data_dir=arguments.data_dir)
-    recipe = run.recipe()
-    given: dict[str, Any] = {"model": serving, "task": recipe.task, "labels": labels, "resize": recipe.data.resize}
+    experiment = Experiment.open(run.path, arguments.data_dir)
+    recipe, labels, test = experiment.recipe, experiment.labels(), experiment.data.test
+    given: dict[str, Any] = {
+        "model": experiment.serving_graph(),
+        "task": recipe.task,
+        "labels": labels,
+        "resize": recipe.data.resize,
+    }
     if arguments.images:
         images, targets, names = _read_pictures(arguments.images, arguments.limit)
         known = targets is not None and set(names) <= set(labels)
         numbers = _renumber(targets, names, labels) if known and recipe.task == "classify" else None
         return {**given, "images": images, "targets": numbers}
-    chosen = _spread(len(splits.test), arguments.limit)
-    return {**given, "images": splits.test.images[chosen], "targets": splits.test.targets[chosen]}
+    chosen = _spread(len(test), arguments.limit)
+    return {**given, "images": test.images[chosen], "targets": test.targets[chosen]}
 
 
 def _renumber(targets: np.ndarray | None, labels: tuple[str, ...], order: list[str]) -> np.ndarray:

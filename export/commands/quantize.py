@@ -95,20 +95,20 @@ def _quantize_run(arguments: argparse.Namespace) -> int:
 
     from export.quantization.quantize import LabeledImages
     from export.quantization.report import RefusedError
-    from kerascv_course.conclusion import run_data
-    from kerascv_course.tasks.base import get_task
+    from kerascv_course.experiment import Experiment
 
-    splits, _ = run_data(run, data_dir=arguments.data_dir)
-    chosen = np.random.default_rng(0).permutation(len(splits.train))[: arguments.calibration_images]
+    experiment = Experiment.open(run.path, arguments.data_dir)
+    data = experiment.data
+    chosen = np.random.default_rng(0).permutation(len(data.train))[: arguments.calibration_images]
     validation, test = (
         LabeledImages(name, split.images, split.targets)
-        for name, split in (("validation", splits.validation), ("test", splits.test))
+        for name, split in (("validation", data.validation), ("test", data.test))
     )
     usual = run / f"model.{arguments.kind}.onnx"
     target = arguments.output or usual
     try:
-        answer = get_task(run.recipe().task).answer
-        report = _convert(arguments, source, target, splits.train.images[np.sort(chosen)], validation, test, answer)
+        images = data.train.images[np.sort(chosen)]
+        report = _convert(arguments, source, target, images, validation, test, experiment.task.answer)
     except RefusedError as error:
         usual.unlink(missing_ok=True)  # of an earlier call, which this one takes back
         _record(run, error.report)

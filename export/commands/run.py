@@ -110,11 +110,12 @@ def export_command(arguments: argparse.Namespace) -> int:
         )
     run = Run.open(arguments.run)
     start_tensorflow()
-    from kerascv_course.conclusion import export_again
-    from kerascv_course.experiment import configure_logging
+    from kerascv_course.experiment import Experiment, configure_logging
 
     configure_logging()
-    print(export_again(run, data_dir=arguments.data_dir))
+    experiment = Experiment.open(run.path, arguments.data_dir)
+    print(experiment.export())
+    experiment.report()
     return 0
 
 
@@ -252,10 +253,10 @@ def check_command(arguments: argparse.Namespace) -> int:
     run = Run.open(arguments.run)
     start_tensorflow()
     from export.validation import ParityError
-    from kerascv_course.conclusion import check_run
+    from kerascv_course.experiment import Experiment
 
     try:
-        print(check_run(run, arguments.file, data_dir=arguments.data_dir))
+        print(Experiment.open(run.path, arguments.data_dir).validate(arguments.file))
     except ParityError as error:
         print(error.report.table())  # the error names what differs
         raise

@@ -13,7 +13,7 @@ from kerascv_course.core.errors import InputError
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["check_archive", "load_keras"]
+__all__ = ["check_archive", "load_keras", "load_model"]
 
 #: A part of the archive may unpack to so many times its size, and so many bytes, at most; weights hardly shrink at all.
 MAX_RATIO, ALWAYS_ALLOWED = 100, 16 * 2**20
@@ -52,6 +52,25 @@ def load_keras(path: str | Path) -> keras.Model:
     if not isinstance(model, keras.Model):
         raise InputError(f"{path} holds no Keras model but {type(model).__name__}")
     return model
+
+
+def load_model(path: str | Path) -> keras.Model:
+    """Load a run's best weights, or a .keras file, for inference.
+
+    Args:
+        path: a run folder, or a .keras file.
+
+    Raises:
+        InputError: no such file, a run without a checkpoint, or a file that `load_keras` refuses.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "best.keras"
+        if not path.is_file():
+            raise InputError(
+                f"{path} is missing: not a run folder, or the run stopped before its first checkpoint: train it again"
+            )
+    return load_keras(path)
 
 
 def _import_own_layers(path: Path) -> None:

@@ -9,9 +9,9 @@ from kerascv_course.config import Data
 from kerascv_course.core.errors import DataError, UnknownNameError
 from kerascv_course.data.identities import load_identities
 from kerascv_course.data.sources import load_cifar10, load_digits, load_folder
-from kerascv_course.data.splits import DataInfo, Split, Splits
+from kerascv_course.data.splits import DataInfo, Dataset, Split, Splits
 
-__all__ = ["SOURCES", "DataInfo", "Split", "Splits", "check_source", "load"]
+__all__ = ["SOURCES", "DataInfo", "Dataset", "Split", "Splits", "check_source", "load"]
 
 #: Every source: ``load(config, data_dir) -> (Splits, DataInfo)``.
 SOURCES: dict[str, Callable[[Data, Path | None], tuple[Splits, DataInfo]]] = {
@@ -35,7 +35,7 @@ def check_source(config: Data, data_dir: Path | None) -> None:
         raise DataError(f"no such data folder: {data_dir}")
 
 
-def load(config: Data, data_dir: Path | None = None) -> tuple[Splits, DataInfo]:
+def load(config: Data, data_dir: Path | None = None) -> Dataset:
     """Load a source.
 
     Args:
@@ -47,4 +47,5 @@ def load(config: Data, data_dir: Path | None = None) -> tuple[Splits, DataInfo]:
         DataError: missing, empty, damaged or unsuitable data.
     """
     check_source(config, data_dir)
-    return SOURCES[config.source](config, data_dir)
+    splits, info = SOURCES[config.source](config, data_dir)
+    return Dataset(splits.train, splits.validation, splits.test, info)

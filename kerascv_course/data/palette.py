@@ -65,12 +65,12 @@ def kmeans_palette(images: np.ndarray, colors: int, seed: int) -> np.ndarray:
     if different < colors:
         raise DataError(
             f"k-means needs at least as many distinct colors as clusters; the training images have {different}, requested were "
-            f"{colors}: use other images or --colorize.colors {max(different, 2)}"
+            f"{colors}: use other images or --colorization.colors {max(different, 2)}"
         )
     centers = KMeans(colors, n_init=3, random_state=seed).fit(pixels.astype(np.float64)).cluster_centers_
     palette = np.clip(np.rint(centers), 0, 255).astype(np.uint8)
     palette = palette[np.lexsort((*palette.T[::-1], palette.astype(int).sum(1)))]
-    return check_palette(palette, "the k-means palette (use fewer --colorize.colors)")
+    return check_palette(palette, "the k-means palette (use fewer --colorization.colors)")
 
 
 def load_palette(path: str | Path) -> np.ndarray:

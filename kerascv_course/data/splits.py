@@ -9,7 +9,7 @@ import numpy as np
 
 from kerascv_course.core.errors import DataError, UnknownNameError
 
-__all__ = ["DataInfo", "Split", "Splits", "hold_out", "keep_classes", "make_info"]
+__all__ = ["DataInfo", "Dataset", "Split", "Splits", "hold_out", "keep_classes", "make_info"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,17 @@ class DataInfo:
     sizes: dict[str, int]
     fingerprint: str
     citation: str
+
+
+@dataclass(frozen=True)
+class Dataset(Splits):
+    """The three splits and their description.
+
+    Attributes:
+        info: of the splits.
+    """
+
+    info: DataInfo
 
 
 def make_info(source: str, labels: tuple[str, ...], citation: str, splits: Splits) -> DataInfo:

@@ -52,7 +52,7 @@ _DIGITS = Ablation(
     switches={
         "no-dropout": {"model_options.dropout": 0.0},
         "no-augmentation": {"augmentation.translate": 0},
-        "no-smoothing": {"label_smoothing": 0.0},
+        "no-smoothing": {"classification.label_smoothing": 0.0},
         "constant-rate": {"schedule.name": "constant"},
     },
 )
@@ -75,8 +75,8 @@ _FASTNET = Ablation(
         "norm-rate-as-others": {"optimizer.norm_rate": 0.24},
         "random-flip": {"augmentation.alternating_flip": False, "augmentation.flip": True},
         "no-translation": {"augmentation.translate": 0},
-        "no-smoothing": {"label_smoothing": 0.0},
-        "one-view": {"views": "none"},
+        "no-smoothing": {"classification.label_smoothing": 0.0},
+        "no-tta": {"classification.tta": "none"},
         "float32": {"precision": "float32", "fused": False},
     },
 )
@@ -86,14 +86,14 @@ _IDENTITIES = Ablation(
     source="Luo et al. 2019, table 1",
     switches={
         "no-warm-up": {"schedule.warmup_epochs": 0.0},
-        "no-smoothing": {"label_smoothing": 0.0},
+        "no-smoothing": {"retrieval.label_smoothing": 0.0},
         "no-erasing": {"augmentation.erase": 0.0},
         "no-crops": {"augmentation.translate": 0},
         "last-stride-2": {"model": "resnet18"},
-        "no-neck": {"retrieve.neck": False},
-        "no-triplets": {"retrieve.triplet": "none", "retrieve.images_per_identity": 0},
-        "no-centers": {"retrieve.center_weight": 0.0},
-        "one-view": {"views": "none"},
+        "no-neck": {"retrieval.neck": False},
+        "no-triplets": {"retrieval.triplet": "none", "retrieval.images_per_identity": 0},
+        "no-centers": {"retrieval.center_weight": 0.0},
+        "no-tta": {"retrieval.tta": "none"},
     },
 )
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kerascv_course.config import Augmentation, Data, Optimizer, Recipe, Schedule
+from kerascv_course.config import Augmentation, Data, Optimizer, Schedule
 from kerascv_course.recipes.hours import not_run
+from kerascv_course.tasks.classification.config import Classification, ClassificationRecipe
 
-_VGG16 = Recipe(
+_VGG16 = ClassificationRecipe(
     name="cose474-vgg16",
     description="report 003: VGG16 with a small head (reported: 86.05 % after 250 + 1 epochs)",
     expect=not_run(images_a_second=202.7, epochs=250, images=49_000),
@@ -38,7 +39,7 @@ _RESNET50 = replace(
 )
 
 
-def _best(recipe: Recipe, speed: float, epochs: int, **options: bool) -> Recipe:
+def _best(recipe: ClassificationRecipe, speed: float, epochs: int, **options: bool) -> ClassificationRecipe:
     return replace(
         recipe,
         name=f"{recipe.name}-best",
@@ -48,7 +49,7 @@ def _best(recipe: Recipe, speed: float, epochs: int, **options: bool) -> Recipe:
         augmentation=Augmentation(flip=True, translate=4, border="reflect", cutout=8),
         optimizer=Optimizer("sgd", learning_rate=0.05, momentum=0.9, nesterov=True, weight_decay=5e-3, decay_norms=False),
         schedule=Schedule("cosine", warmup_epochs=0.1 * epochs),
-        label_smoothing=0.1,
+        classification=Classification(label_smoothing=0.1),
         epochs=epochs,
         log_style="full",
         precision="auto",

@@ -18,17 +18,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kerascv_course.config import Augmentation, Colorize, Data, Optimizer, Recipe, Schedule
+from kerascv_course.config import Augmentation, Data, Optimizer, Schedule
+from kerascv_course.tasks.colorization.config import Colorization, ColorizationRecipe
 
-_REPORTED = Recipe(
+_REPORTED = ColorizationRecipe(
     name="csc413-pool-upsample",
     description="report 004, part 4: horses coloured by pooling and up-sampling (reported: pixel accuracy 0.413, loss 1.5877)",
     expect="test pixel accuracy 0.4133 ± 0.0015 over seeds 0, 1, 2, loss 1.5788; 2 minutes on two busy CPU cores",
     model="pool_upsample_net",
     # pixels / 256
     data=Data("cifar10", only=("horse",), validation_share=0.02, normalize_mean=(0.0,), normalize_std=(256 / 255,)),
-    task="colorize",
-    colorize=Colorize(palette_seed=1),
+    colorization=Colorization(palette_seed=1),
     optimizer=Optimizer("adam", learning_rate=1e-3),
     epochs=26,
     batch_size=100,
@@ -61,7 +61,7 @@ RECIPES = [
         augmentation=Augmentation(flip=True),
         optimizer=Optimizer("adamw", learning_rate=6e-3, weight_decay=1e-3),
         schedule=Schedule("cosine", warmup_epochs=1),
-        colorize=replace(_REPORTED.colorize, decode="annealed-mean", keep_gray=True),
+        colorization=replace(_REPORTED.colorization, decode="annealed-mean", keep_gray=True),
         epochs=14,
         batch_size=50,
         shuffle=True,

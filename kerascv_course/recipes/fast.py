@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kerascv_course.config import Augmentation, Data, Optimizer, Recipe, Schedule
+from kerascv_course.config import Augmentation, Data, Optimizer, Schedule
+from kerascv_course.tasks.classification.config import Classification, ClassificationRecipe
 
-_FAST = Recipe(
+_FAST = ClassificationRecipe(
     name="fastnet-cifar10",
     description="94 % on CIFAR-10 in minutes on two CPU cores: whitened patches, six convolutions, Muon",
     expect="test accuracy 0.940 ± 0.001 over seeds 0, 1, 2; 9.4 minutes of training on two CPU cores with bfloat16, no GPU",
@@ -26,10 +27,9 @@ _FAST = Recipe(
         "muon", learning_rate=0.24, momentum=0.6, nesterov=True, norm_rate=53.0, head_rate=0.01, weight_decay=0.055
     ),
     schedule=Schedule("linear"),
-    label_smoothing=0.2,
+    classification=Classification(label_smoothing=0.2, tta="flip-translate"),
     epochs=10,
     batch_size=1000,
-    views="flip-translate",
     monitor="last",
     precision="auto",
     fused=True,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from kerascv_course.config import Augmentation, Data, Optimizer, Recipe, Schedule
+from kerascv_course.config import Augmentation, Data, Optimizer, Schedule
+from kerascv_course.tasks.classification.config import ClassificationRecipe
 
 RECIPES = [
-    Recipe(
+    ClassificationRecipe(
         name="folder-classify",
         description="your own pictures: --data-dir FOLDER with one folder a class (or train/, val/ and test/ of such folders)",
         expect="depends on the pictures",

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kerascv_course.config import Augmentation, Data, Optimizer, Recipe, Retrieve, Schedule
+from kerascv_course.config import Augmentation, Data, Optimizer, Schedule
+from kerascv_course.tasks.retrieval.config import Retrieval, RetrievalRecipe
 
-_ID = Recipe(
+_ID = RetrievalRecipe(
     name="hkust-id",
     description="report 000, question 8: ResNet-18 learns identities by cross-entropy, finds others by its pooled feature",
     expect="R1 0.307 ± 0.024, R5 0.611, R10 0.743 on 49 faces of lfw279 at 64×64 (three seeds); 6 minutes on two CPU cores, no GPU",
-    task="retrieve",
     model="resnet18_reid",
     data=Data("identities", image_size=(128, 128), normalize_mean=(0.5,), normalize_std=(0.25,)),
     augmentation=Augmentation(flip=True),
@@ -27,14 +27,14 @@ _ID = Recipe(
     epochs=40,
     batch_size=32,
     monitor="last",
-    retrieve=Retrieve(dropout=0.5),
+    retrieval=Retrieval(dropout=0.5),
 )
 _TRIPLET = replace(
     _ID,
     name="hkust-triplet",
     description="report 000, question 11: the same network by random triplets (reported: R1 0.67, R5 0.83); --weights: its start",
     expect="R1 0.278 ± 0.018, R5 0.670, R10 0.838 on 49 faces of lfw279 at 64×64 (three seeds); 7 minutes on two CPU cores, no GPU",
-    retrieve=Retrieve(identity_loss="none", triplet="random", margin=1.0, images_per_identity=4),
+    retrieval=Retrieval(identity_loss="none", triplet="random", margin=1.0, images_per_identity=4),
 )
 _BEST = replace(
     _ID,
@@ -44,12 +44,10 @@ _BEST = replace(
     augmentation=Augmentation(flip=True, translate=10, erase=0.5),
     optimizer=Optimizer("adam", learning_rate=1e-3, weight_decay=5e-4, decay_norms=False),
     schedule=Schedule("cosine", warmup_epochs=5),
-    label_smoothing=0.1,
     epochs=60,
-    views="flip",
     precision="auto",
     fused=True,
-    retrieve=Retrieve(neck=True, dropout=0.0),
+    retrieval=Retrieval(neck=True, dropout=0.0, label_smoothing=0.1, tta="flip"),
 )
 
 RECIPES = [
@@ -62,8 +60,8 @@ RECIPES = [
         expect="R1 0.25, R5 0.51, R10 0.69 on 49 faces of lfw279 at 64×64 with seed 0, under-trained; 23 minutes on two busy CPU cores",
         description="report 000 at its best: the same and batch-hard triplets, in batches of 16 identities, and centre loss",
         batch_size=64,
-        retrieve=replace(
-            _BEST.retrieve, triplet="batch-hard", soft_margin=True, images_per_identity=4, center_weight=5e-4, rerank=True
+        retrieval=replace(
+            _BEST.retrieval, triplet="batch-hard", soft_margin=True, images_per_identity=4, center_weight=5e-4, rerank=True
         ),
     ),
 ]

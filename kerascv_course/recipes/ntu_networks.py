@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kerascv_course.config import Augmentation, Data, Optimizer, Recipe, Schedule
+from kerascv_course.config import Augmentation, Data, Optimizer, Schedule
 from kerascv_course.recipes.hours import not_run
+from kerascv_course.tasks.classification.config import Classification, ClassificationRecipe
 
-_TEMPLATE = Recipe(
+_TEMPLATE = ClassificationRecipe(
     name="ntu-mynet",
     description="report 002, MyNet: GoogLeNet with one stem convolution and a longer third branch (reported: 0.8898)",
     expect=not_run(images_a_second=31.8, epochs=50),
@@ -30,12 +31,12 @@ _TEMPLATE = Recipe(
 )
 
 
-def _reported(name: str, description: str, speed: float | None, model: str, **changes: object) -> Recipe:
+def _reported(name: str, description: str, speed: float | None, model: str, **changes: object) -> ClassificationRecipe:
     expect = not_run(images_a_second=speed, epochs=_TEMPLATE.epochs)
     return replace(_TEMPLATE, name=name, description=description, expect=expect, model=model, **changes)  # type: ignore[arg-type]
 
 
-def _best(recipe: Recipe, speed: float, epochs: int = 100, **options: bool) -> Recipe:
+def _best(recipe: ClassificationRecipe, speed: float, epochs: int = 100, **options: bool) -> ClassificationRecipe:
     """The same network at its best: after the settings that CIFAR-10's public figures share (batch 128, rate 0.1, cosine, crops)."""
     return replace(
         recipe,
@@ -46,7 +47,7 @@ def _best(recipe: Recipe, speed: float, epochs: int = 100, **options: bool) -> R
         optimizer=Optimizer("sgd", learning_rate=0.1, momentum=0.9, nesterov=True, weight_decay=5e-3, decay_norms=False),
         schedule=Schedule("cosine", warmup_epochs=0.1 * epochs),
         augmentation=Augmentation(flip=True, translate=4, border="reflect", cutout=8),
-        label_smoothing=0.1,
+        classification=Classification(label_smoothing=0.1),
         epochs=epochs,
         batch_size=128,
         log_style="full",

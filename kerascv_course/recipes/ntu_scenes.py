@@ -5,14 +5,15 @@ All read a folder of class folders: --data-dir with train/ and test/, a folder a
 
 from __future__ import annotations
 
-from kerascv_course.config import Data, Recipe, Scenes
+from kerascv_course.config import Data
+from kerascv_course.tasks.scenes.config import SceneRecipe, Scenes
 
 _PICTURES = Data("folder", image_size=(200, 200), channels=1, validation_share=0.2)
 _SCALES = (4, 8, 12)
 
 
-def _recipe(name: str, description: str, expect: str, scenes: Scenes, data: Data = _PICTURES) -> Recipe:
-    return Recipe(name, description, expect, model="", task="scenes", data=data, scenes=scenes, monitor="val_accuracy")
+def _recipe(name: str, description: str, expect: str, scenes: Scenes, data: Data = _PICTURES) -> SceneRecipe:
+    return SceneRecipe(name=name, description=description, expect=expect, data=data, scenes=scenes)
 
 
 RECIPES = [

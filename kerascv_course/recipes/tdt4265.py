@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kerascv_course.config import Augmentation, Data, Export, Optimizer, Recipe, Schedule
+from kerascv_course.config import Augmentation, Data, Export, Optimizer, Schedule
+from kerascv_course.tasks.classification.config import Classification, ClassificationRecipe
 
-_BASE = Recipe(
+_BASE = ClassificationRecipe(
     name="tdt4265-base",
     description="report 001, task 2: the base 5×5 CNN on CIFAR-10 (reported: 0.8677 / 0.7413 / 0.7422 train / val / test)",
     expect="0.852 / 0.742 / 0.737 ± 0.005 train / val / test over seeds 0, 1, 2 (0.7427 with seed 0); 4 minutes on two CPU cores",
@@ -44,7 +45,9 @@ _MODEL2 = replace(
 )
 
 
-def _best(recipe: Recipe, expect: str, epochs: int, rate: float, **options: bool | float | str) -> Recipe:
+def _best(
+    recipe: ClassificationRecipe, expect: str, epochs: int, rate: float, **options: bool | float | str
+) -> ClassificationRecipe:
     return replace(
         recipe,
         name=f"{recipe.name}-best",
@@ -54,7 +57,7 @@ def _best(recipe: Recipe, expect: str, epochs: int, rate: float, **options: bool
         augmentation=Augmentation(flip=True, translate=3, border="reflect"),
         optimizer=Optimizer("sgd", learning_rate=rate, momentum=0.9, nesterov=True, weight_decay=5e-3, decay_norms=False),
         schedule=Schedule("cosine", warmup_epochs=0.2 * epochs),
-        label_smoothing=0.1,
+        classification=Classification(label_smoothing=0.1),
         epochs=epochs,
         batch_size=128,
         validations_per_epoch=1,
@@ -90,14 +93,14 @@ _MODEL2_BEST = replace(
 
 
 # The report: ImageNet weights, Adam with rate 5e-4, batch 32, pictures at 224×224, all but the last stage and the head frozen.
-_TRANSFER = Recipe(
+_TRANSFER = ClassificationRecipe(
     name="tdt4265-transfer",
     description="report 001, task 4: ImageNet's ResNet-18 at 224×224, last stage and head fine-tuned (reported: 0.8993 test)",
     expect="not run here: its weights come from the hub (extra [pretrained])",
     model="resnet18",
     weights="timm/resnet18.tv_in1k",
     train_from="stage4_block1_conv1",
-    resize=224,
+    classification=Classification(resize=224),
     data=Data("cifar10", normalize_mean=(0.485, 0.456, 0.406), normalize_std=(0.229, 0.224, 0.225)),
     optimizer=Optimizer("adam", learning_rate=5e-4),
     epochs=5,
@@ -107,14 +110,14 @@ _TRANSFER = Recipe(
 )
 
 # Two phases: first the new head alone, on a network that stays as it is; then, from the checkpoint of that run, all of it.
-_PROBE = Recipe(
+_PROBE = ClassificationRecipe(
     name="tdt4265-transfer-probe",
     description="transfer in two phases, the first: a new head on ImageNet's MobileNet (alpha 0.75) at 96×96, which stays as it is",
     expect="0.840 / 0.813 / 0.813 train / val / test with seed 0; 2 minutes on two CPU cores, no GPU",
     model="keras.applications/MobileNet?alpha=0.75",
     weights="imagenet",
     train_from="conv_preds",
-    resize=96,
+    classification=Classification(resize=96),
     data=Data("cifar10", normalize_mean=(0.5,), normalize_std=(0.5,)),
     optimizer=Optimizer("adam", learning_rate=2e-3),
     schedule=Schedule("cosine"),
@@ -130,10 +133,10 @@ _TUNE = replace(
     expect="0.971 / 0.942 / 0.938 train / val / test with seed 0; 9 minutes on two CPU cores, no GPU",
     weights="runs/tdt4265-transfer-probe/best.keras",
     train_from="",
+    classification=Classification(label_smoothing=0.1, resize=96),
     augmentation=Augmentation(flip=True, translate=3, border="reflect"),
     optimizer=Optimizer("sgd", learning_rate=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4, decay_norms=False),
     schedule=Schedule("cosine", warmup_epochs=0.5),
-    label_smoothing=0.1,
     epochs=4,
     batch_size=64,
     fused=True,

@@ -12,10 +12,10 @@ from typing import Any
 import keras
 
 from kerascv_course import plots
-from kerascv_course.config import Recipe
+from kerascv_course.config import Recipe, TrainedRecipe, changed_fields
 from kerascv_course.core.errors import CourseError, InputError, UnknownNameError
 from kerascv_course.core.io import atomic_write
-from kerascv_course.experiment import Interrupted, run_recipe
+from kerascv_course.experiment import Experiment, Interrupted, Options
 from kerascv_course.models import check_model
 from kerascv_course.recipes.ablations import BASE, Ablation, with_changes
 from kerascv_course.reports.comparison import Row, format_differences, join_runs
@@ -63,7 +63,8 @@ def plan(recipe: Recipe, ablation: Ablation, switches: Sequence[str], seeds: Seq
         if recipes[name] == recipe:
             raise InputError(f"the switch {name} changes nothing against this base: leave it out by --switches")
     for changed in recipes.values():
-        check_model(changed.model, changed.model_options)
+        if isinstance(changed, TrainedRecipe):
+            check_model(changed.model, changed.model_options)
     return [
         Trial(name, replace(changed, seed=seed), root / f"{name}-seed{seed}")
         for seed in seeds
@@ -88,12 +89,12 @@ def run_trials(trials: Sequence[Trial], *, data_dir: Path | None = None) -> dict
     failed = {}
     for number, trial in enumerate(trials, start=1):
         made = _made(trial)
-        if made and (trial.folder / "report.html").exists() and made == choose_for_device(trial.recipe, made):
+        if made and (trial.folder / "report.html").exists() and made == _chosen(trial, made):
             log.info("%d of %d: %s is finished, and kept", number, len(trials), trial.folder)
             continue
         log.info("\n%d of %d: %s", number, len(trials), trial.folder)
         try:
-            run_recipe(trial.recipe, trial.folder, data_dir=data_dir, resume=made is not None)
+            Experiment(trial.recipe, trial.folder, Options(data_dir=data_dir, resume=made is not None)).run()
         except (TrainingDivergedError, OutOfMemoryError) as error:
             log.info("%s", error)
             failed[trial.folder] = str(error)
@@ -109,11 +110,18 @@ def _made(trial: Trial) -> Recipe | None:
     if not (trial.folder / "recipe.json").exists():
         return None
     made = Run.open(trial.folder).recipe()
-    if replace(made, epochs=trial.recipe.epochs, patience=trial.recipe.patience) != choose_for_device(trial.recipe, made):
+    if set(changed_fields(made, _chosen(trial, made))) - set(made.resumable):
         raise InputError(
             f"{trial.folder} was made with other settings than those asked for now, and is kept: choose another --root"
         )
     return made
+
+
+def _chosen(trial: Trial, made: Recipe) -> Recipe:
+    """The trial's recipe with the choices of the run that was made with it in place of each "auto"."""
+    if isinstance(trial.recipe, TrainedRecipe) and isinstance(made, TrainedRecipe):
+        return choose_for_device(trial.recipe, made)
+    return trial.recipe
 
 
 def report(trials: Sequence[Trial], ablation: Ablation, root: Path) -> str:
@@ -133,9 +141,11 @@ def report(trials: Sequence[Trial], ablation: Ablation, root: Path) -> str:
         raise CourseError(f"no run of the base is finished in {root}: there is nothing to compare with")
     rows = join_runs(groups, "switch")
     recipe = trials[0].recipe
-    curve = get_task(recipe.task).curve
+    curve = get_task(recipe).curve
     figure = f"test_{curve}"
-    notes = {BASE: recipe.model} | {name: _changes(ablation.switches[name]) for name in groups if name != BASE}
+    notes = {BASE: getattr(recipe, "model", recipe.task)} | {
+        name: _changes(ablation.switches[name]) for name in groups if name != BASE
+    }
     text = format_differences(rows, BASE, [f"best_val_{curve}", figure], notes)
     with atomic_write(root / "ablation.md") as path:
         path.write_text(_page(recipe, ablation, rows, text), encoding="utf-8")

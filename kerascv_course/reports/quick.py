@@ -14,7 +14,7 @@ from PIL import Image
 
 from kerascv_course.config import Recipe
 from kerascv_course.core.io import atomic_write
-from kerascv_course.experiment import run_recipe
+from kerascv_course.experiment import Experiment, Options
 from kerascv_course.recipes import get_recipe
 from kerascv_course.recipes.ablations import get_ablation, with_changes
 
@@ -56,21 +56,18 @@ def _run(recipe: Recipe, path: Path, folder: Path) -> None:
     log.info("\n%s", path)
     # the files are proved by the full runs
     recipe = dataclasses.replace(recipe, export=dataclasses.replace(recipe.export, enabled=False))
-    run_recipe(recipe, path, data_dir=embedded(recipe, folder), resume=(path / "recipe.json").is_file())
+    Experiment(recipe, path, Options(data_dir=embedded(recipe, folder), resume=(path / "recipe.json").is_file())).run()
 
 
 def _sweep(recipe: Recipe, setting: str, values: tuple[Any, ...], path: Path, folder: Path) -> None:
     from kerascv_course.data import load
-    from kerascv_course.tasks.base import FittedTask, get_task
+    from kerascv_course.tasks.base import get_task
     from kerascv_course.tasks.scenes.sweeps import format_rows, sweep, variants, write_table
 
     if (path / "sweep.json").is_file():
         return
-    task = get_task("scenes")
-    if not isinstance(task, FittedTask):
-        raise TypeError(f"{type(task).__name__} is not the task of scenes")
-    splits, info = task.label(recipe, *load(recipe.data, embedded(recipe, folder)), None)
-    rows = sweep(task, variants(recipe, {setting: values}), splits, info, test=True)
+    data = get_task(recipe).label(load(recipe.data, embedded(recipe, folder)), None)
+    rows = sweep(variants(recipe, {setting: values}), data, test=True)
     write_table(path, recipe, rows, format_rows(rows), f"{recipe.name}: {setting}")
 
 

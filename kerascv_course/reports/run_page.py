@@ -45,7 +45,7 @@ def write_run_page(run: Run) -> None:
         "learning_curves": LEARNING_CURVES,
         "step_curves": STEP_CURVES,
         "parity": PARITY,
-        **get_task(recipe.task).captions,
+        **get_task(recipe).captions,
         **CAPTIONS,
     }
     plots = _pictures(run, "plots", captions)

@@ -161,7 +161,7 @@ FREE = (
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    return {field.name: getattr(recipe, field.name) for field in fields(Recipe) if field.name not in FREE}
+    return {field.name: getattr(recipe, field.name) for field in fields(recipe) if field.name not in FREE}
 
 
 def _finished(folders: Sequence[Path], small: bool) -> Iterator[Found]:

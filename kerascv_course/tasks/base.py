@@ -2,121 +2,175 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from kerascv_course.core.errors import UnknownNameError
+from kerascv_course.config import TASKS, Recipe, TrainedRecipe
+from kerascv_course.core.errors import InputError
+from kerascv_course.core.lazy import keras
+from kerascv_course.data import DataInfo, Dataset, Split
+from kerascv_course.data.pipeline import evaluation_batches
 
 if TYPE_CHECKING:
-    import keras
     import numpy as np
     import tensorflow as tf
     from matplotlib.figure import Figure
 
-    from kerascv_course.config import Recipe
-    from kerascv_course.data import DataInfo, Splits
+__all__ = ["FittedTask", "Task", "Trained", "TrainedTask", "get_task"]
 
-__all__ = ["FittedTask", "Task", "get_task"]
+RecipeT = TypeVar("RecipeT", bound=Recipe)
+TrainedRecipeT = TypeVar("TrainedRecipeT", bound=TrainedRecipe)
 
 
-class Task(Protocol):
-    """What trainer, export and reports need to know of a task; they never ask which one it is."""
+class Trained(Protocol):
+    """What a task reads of a `kerascv_course.experiment.Experiment` whose model is trained."""
 
-    #: Key of the metric that is drawn against the epoch, beside the loss.
-    curve: str
-    #: Further metrics of the validation that are drawn with it.
-    more_curves: tuple[str, ...]
-    #: Name of the output whose argmax over the last axis is the task's answer.
-    answer: str
-    #: What its targets are called, many.
-    targets: str
-    #: Caption of each of its plots by file stem, in the order of the report.
-    captions: Mapping[str, str]
+    @property
+    def data(self) -> Dataset:
+        """The dataset, with the task's targets."""
 
-    def label(self, recipe: Recipe, splits: Splits, info: DataInfo, run_dir: Path | None) -> tuple[Splits, DataInfo]:
-        """The splits with the task's targets in place of the source's, and with their names.
+    @property
+    def model(self) -> keras.Model:
+        """The best weights."""
+
+    @property
+    def predictions(self) -> Any:
+        """What `Task.predict` returns for the test split; computed once."""
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What `Task.evaluate` returned; empty before."""
+
+
+class Task(Generic[RecipeT]):
+    """What trainer, export and reports need to know of a task; they never ask which one it is.
+
+    Args:
+        recipe: of the task.
+    """
+
+    #: Key of the validation metric that the learning curves show beside the loss, and of further ones.
+    curve = "accuracy"
+    more_curves: tuple[str, ...] = ()
+    #: Name of the output whose argmax over the last axis is the answer.
+    answer = "logits"
+    #: What the targets are called, in the plural.
+    targets = "classes"
+    #: Caption of each of the task's figures by file stem, in the order of the report.
+    captions: Mapping[str, str] = {}
+    #: Images per call in `predict`.
+    evaluation_batch = 256
+    #: Batch sizes at which the exported file is validated.
+    batch_sizes: tuple[int, ...] = (1, 7, 64)
+
+    def __init__(self, recipe: RecipeT) -> None:
+        self.recipe = recipe
+
+    def label(self, data: Dataset, run_dir: Path | None) -> Dataset:
+        """The dataset with the task's targets and labels in place of the source's.
 
         Args:
-            recipe: what is done.
-            splits: as the source gives them.
-            info: likewise.
-            run_dir: a run whose choices are kept; None: a new one.
+            data: as the source gives it.
+            run_dir: a run whose choices are reused; None for a new run.
+
+        Raises:
+            InputError: the data does not suit the recipe.
         """
+        return data
 
-    def files(self, info: DataInfo) -> dict[str, str]:
-        """Texts that a new run keeps beside its recipe, by file name: what `label` has chosen."""
+    def files(self, data: Dataset) -> dict[str, str]:
+        """Text files that a new run keeps beside its recipe, by name: what `label` has chosen."""
+        return {}
 
-    def relabel(self, info: DataInfo) -> Callable[[tf.Tensor], tf.Tensor] | None:
-        """Targets from images that augmentation has changed; None where they do not change with the images."""
+    def predict(self, model: keras.Model, split: Split) -> Any:
+        """Predictions for a split, in the form that `evaluate` and `figures` use; scores (N, …) by default."""
+        return model.predict(evaluation_batches(split, self.evaluation_batch), verbose=0)
 
-    def build(self, recipe: Recipe, splits: Splits, info: DataInfo) -> keras.Model:
-        """The trainable model, from uint8 images to what the loss takes, normalisation inside."""
+    def evaluate(self, trained: Trained) -> dict[str, Any]:
+        """Every metric of metrics.json: a JSON-able dict for each split, whose plain numbers are shown in tables.
 
-    def compile_arguments(self, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
-        """Loss and metrics for `keras.Model.compile`."""
-
-    def order(self, recipe: Recipe, splits: Splits) -> Callable[[tf.Tensor], tf.Tensor] | None:
-        """Numbers of the training images of each step, int (batch,), from the step's number; None: every image once an epoch."""
-
-    def validate(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, float]:
-        """Figures of the validation split that `compile_arguments` cannot give, for history.csv; often none."""
-
-    def snapshot(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> Figure | None:
-        """How far the model has come, to be looked at, after each validation (of validation images); None: nothing is drawn."""
-
-    def evaluate(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
-        """Every figure of metrics.json: for each split a dict, JSON-able; its plain numbers are shown in tables.
-
-        Where there is one, ``floors`` is a dict of what is had without learning.
+        ``floors``, if present, is a dict of baselines.
         """
+        raise NotImplementedError
 
     def headline(self, metrics: Mapping[str, Any]) -> dict[str, str]:
-        """The few figures of the summary: name to text."""
+        """The main metrics for the summary, name to text: the accuracy of each split that has one."""
+        return {
+            f"{name} accuracy": f"{metrics[name]['accuracy']:.4f}"
+            for name in ("train", "validation", "test")
+            if name in metrics
+        }
 
-    def figures(
-        self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo, metrics: Mapping[str, Any]
-    ) -> dict[str, Figure]:
-        """The task's own plots by file stem."""
+    def figures(self, trained: Trained) -> dict[str, Figure]:
+        """The task's figures by file stem."""
+        return {}
 
-    def samples(self, splits: Splits, info: DataInfo, count: int) -> dict[str, np.ndarray]:
-        """A few test pictures to try the exported file with, by file stem: uint8 (height, width, 1 or 3)."""
+    def samples(self, data: Dataset, count: int) -> dict[str, np.ndarray]:
+        """A few test images to try the exported file with, by file stem: uint8 (height, width, 1 or 3)."""
+        raise NotImplementedError
 
-    def serving_graph(self, model: keras.Model, recipe: Recipe, info: DataInfo) -> keras.Model:
-        """What is exported: from uint8 images to named final answers."""
+    def serving_graph(self, model: keras.Model, info: DataInfo) -> keras.Model:
+        """The exported model: uint8 images to named outputs."""
+        raise NotImplementedError
 
-    def describe(self, model: keras.Model, recipe: Recipe, info: DataInfo, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """What the task puts into the exported file's contract."""
+    def labels(self, info: DataInfo) -> tuple[str, ...]:
+        """Labels of the exported file."""
+        return info.labels
+
+    def describe(self, trained: Trained) -> dict[str, Any]:
+        """The task's part of the contract: labels and the accuracy of each split."""
+        metrics = trained.metrics
+        measured = {
+            split: {"accuracy": metrics[split]["accuracy"]} for split in ("train", "validation", "test") if split in metrics
+        }
+        return {"labels": self.labels(trained.data.info), "metrics": measured}
 
 
-@runtime_checkable
-class FittedTask(Protocol):
-    """A task that learns by itself, without gradients; it has all that `Task` lists as well."""
+class TrainedTask(Task[TrainedRecipeT]):
+    """A task whose network is trained by gradient descent."""
 
-    #: Images a call at which its exported file is checked.
-    batch_sizes: tuple[int, ...]
+    def build(self, data: Dataset) -> keras.Model:
+        """The trainable model, from uint8 images to what the loss takes, normalization included."""
+        raise NotImplementedError
 
-    def fit(self, recipe: Recipe, splits: Splits, info: DataInfo) -> tuple[keras.Model, list[dict[str, float]], int]:
-        """The fitted model; a row (``epoch``, ``val_accuracy``, ``seconds`` …) a setting that was tried; the best row's index."""
+    def compile_arguments(self, data: Dataset) -> dict[str, Any]:
+        """Loss and metrics for `keras.Model.compile`."""
+        raise NotImplementedError
+
+    def relabel(self, info: DataInfo) -> Callable[[tf.Tensor], tf.Tensor] | None:
+        """Targets computed from augmented images; None where augmentation does not change the targets."""
+        return None
+
+    def order(self, data: Dataset) -> Callable[[tf.Tensor], tf.Tensor] | None:
+        """Indices of the training images of a step, int (batch,), from the step number; None: every image once an epoch."""
+        return None
+
+    def validate(self, model: keras.Model, data: Dataset) -> dict[str, float]:
+        """Validation metrics that `compile_arguments` cannot give, for history.csv."""
+        return {}
+
+    def snapshot(self, model: keras.Model, data: Dataset) -> Figure | None:
+        """A figure of predictions for validation images, drawn after each validation; None: no figure."""
+        return None
 
 
-def get_task(name: str) -> Task:
-    """The task of a name.
+class FittedTask(Task[RecipeT]):
+    """A task that is fitted as a whole, without gradients."""
+
+    def fit(self, data: Dataset) -> tuple[keras.Model, list[dict[str, float]], int]:
+        """The fitted model, a row (``epoch``, ``val_accuracy``, ``seconds`` …) for each setting tried, and the index of the best."""
+        raise NotImplementedError
+
+
+def get_task(recipe: Recipe) -> Any:
+    """The task of a recipe; its modules alone are imported.
 
     Raises:
-        UnknownNameError: there is none.
+        InputError: no such task.
     """
-    from kerascv_course.tasks.classification.task import Classify
-    from kerascv_course.tasks.colorization.task import Colorizer
-    from kerascv_course.tasks.retrieval.task import Retrieval
-    from kerascv_course.tasks.scenes.task import SceneRecognition
-
-    tasks: dict[str, type[Task]] = {
-        "classify": Classify,
-        "colorize": Colorizer,
-        "retrieve": Retrieval,
-        "scenes": SceneRecognition,
-    }
-    if name not in tasks:
-        raise UnknownNameError("task", name, tasks)
-    return tasks[name]()
+    if recipe.task not in TASKS:
+        raise InputError(f"a recipe must belong to one of the tasks {', '.join(TASKS)}; received {recipe.task!r}")
+    module = importlib.import_module(f"kerascv_course.tasks.{TASKS[recipe.task]}.task")
+    return module.TASK(recipe)

@@ -1,23 +1,28 @@
-"""The run folder: the only place that writes, always beside the final name and then renamed.
+"""The run folder: the only place that is written to, each file atomically.
 
-A reader, also one that comes after a ``kill -9`` or a full disk, finds each file whole or not at all.
+A reader finds each file complete or not at all, even after a ``kill -9`` or on a full disk.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerascv_course.config import Recipe
-from kerascv_course.core.errors import InputError
+from kerascv_course.config import Recipe, read_recipe
+from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.io import atomic_write, check_new_folder, free_path, write_text
-from kerascv_course.core.schema import from_json, to_json
+from kerascv_course.core.schema import to_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Run"]
+
+log = logging.getLogger("kerascv_course")
 
 
 class Run:
@@ -25,9 +30,8 @@ class Run:
 
     It holds ``recipe.json``, ``environment.json``, ``history.csv``, ``steps.csv``, ``best.keras``, ``last.npz`` (the checkpoint to
     resume from), ``metrics.json``, ``plots/*.png``, ``samples/*.png``, ``model.onnx``, ``parity.json``, ``report.html`` and
-    ``log.txt``; where the task has such, also ``snapshots/*.png`` (pictures of each validation) and ``palette.csv``, and where
-    asked for ``tensorboard/`` and ``profile/``.
-    Nothing in it is a pickle.
+    ``log.txt``; for some tasks ``snapshots/*.png`` (figures of each validation) and ``palette.csv``; on request ``tensorboard/``
+    and ``profile/``. No file is a pickle.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,11 +39,11 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe) -> Run:
-        """Make a new folder with its recipe.
+        """Create a folder with its recipe.
 
         Raises:
-            InputError: there is something at `path` already; it is not touched.
-            WriteError: the folder cannot be made.
+            InputError: `path` exists already; it is not touched.
+            WriteError: the folder cannot be created.
         """
         cls.check_free(path)
         run = cls(path)
@@ -48,10 +52,10 @@ class Run:
 
     @staticmethod
     def check_free(path: Path) -> None:
-        """Refuse a place that is taken; an empty folder is free.
+        """Check that `path` does not exist or is an empty folder.
 
         Raises:
-            InputError: there is something at `path` already.
+            InputError: it is a file or has content.
         """
         check_new_folder(path, f"choose another --run-dir, or resume the run with --resume {path}")
 
@@ -75,7 +79,7 @@ class Run:
         return self.path / name
 
     def tidy(self) -> None:
-        """Remove the half-written files that a ``kill -9`` has left behind, which nobody reads."""
+        """Remove temporary files left behind by a ``kill -9``."""
         for path in self.path.rglob(".partial-*"):
             path.unlink(missing_ok=True)
 
@@ -85,7 +89,14 @@ class Run:
         Raises:
             InputError: recipe.json is damaged or from another version.
         """
-        return from_json(Recipe, (self / "recipe.json").read_bytes(), what=str(self / "recipe.json"))
+        return read_recipe((self / "recipe.json").read_bytes(), what=str(self / "recipe.json"))
+
+    def data_dir(self) -> Path | None:
+        """Where the run's dataset was when it started; None: in the usual place."""
+        if not (self / "environment.json").is_file():
+            return None
+        remembered = self.read_json("environment.json").get("data_dir")
+        return Path(remembered) if remembered else None
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file of the run.
@@ -95,7 +106,7 @@ class Run:
         """
         path = self / name
         if not path.is_file():
-            raise InputError(f"{path} is missing: the run has not come so far; go on with it by --resume {self.path}")
+            raise InputError(f"{path} is missing because the run is unfinished: resume it with --resume {self.path}")
         try:
             return json.loads(path.read_bytes())
         except ValueError as error:
@@ -110,6 +121,21 @@ class Run:
         self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def write_figure(self, name: str, figure: Figure, *, dpi: int = 110) -> None:
-        """Write a figure as PNG of so many pixels an inch."""
+        """Write a figure as PNG; `dpi`: pixels per inch."""
         with atomic_write(self / name) as path:
             figure.savefig(path, dpi=dpi)
+
+    @contextlib.contextmanager
+    def log_file(self) -> Iterator[None]:
+        """Within it this package's log is appended to log.txt."""
+        handler = logging.FileHandler(self / "log.txt", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        log.addHandler(handler)
+        try:
+            yield
+        except CourseError as error:
+            log.debug("ended with an error: %s", error)
+            raise
+        finally:
+            log.removeHandler(handler)
+            handler.close()

@@ -29,7 +29,6 @@ from export.web.page import find_runtime
 from kerascv_course.core.environment import describe_machine, package_versions, start_tensorflow
 from kerascv_course.core.errors import InputError, run_cli
 from kerascv_course.core.io import atomic_write
-from kerascv_course.core.schema import convert
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -85,10 +84,10 @@ def _found(program: str) -> str:
 def write_pictures(contract: Contract, limit: int, folder: Path) -> tuple[list[str], np.ndarray]:
     """The test pictures of a file's recipe as PNG files: their names, and the targets."""
     start_tensorflow()
-    from kerascv_course.config import Recipe
+    from kerascv_course.config import recipe_from_plain
     from kerascv_course.data import load
 
-    split = load(convert(Recipe, contract.recipe, what="the recipe in the file").data)[0].test
+    split = load(recipe_from_plain(contract.recipe, what="the recipe in the file").data).test
     names = []
     for i, image in enumerate(split.images[:limit]):
         names.append(f"{i:05}.png")

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kerascv_course.config import Recipe
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.schema import (
     Counts,
@@ -25,7 +24,6 @@ from kerascv_course.core.schema import (
     to_json,
     to_words,
 )
-from kerascv_course.recipes import all_recipes
 
 
 @dataclass(frozen=True)
@@ -104,11 +102,6 @@ def test_error_messages_stay_short(key):
 def test_convert_accepts_or_refuses_any_json(value):
     with contextlib.suppress(InputError):
         convert(Whole, value, what="it")
-
-
-@pytest.mark.parametrize("recipe", all_recipes().values(), ids=lambda recipe: recipe.name)
-def test_recipes_round_trip(recipe):
-    assert from_json(Recipe, to_json(recipe), what="recipe") == recipe
 
 
 @pytest.mark.parametrize(

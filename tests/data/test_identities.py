@@ -30,14 +30,15 @@ def folders(tmp_path):
 
 
 def test_load_identities_splits_by_identity(folders):
-    splits, info = load(Data("identities", image_size=(4, 4), validation_share=0.2, test_share=0.25), folders)
+    splits = load(Data("identities", image_size=(4, 4), validation_share=0.2, test_share=0.25), folders)
+    info = splits.info
     groups = [set(split.targets.tolist()) for _, split in splits.items()]
     assert [len(group) for group in groups] == [5, 1, 2] and len(set.union(*groups)) == 8
     assert set(splits.train.targets) == set(range(5))
     for _, split in splits.items():
         for image, target in zip(split.images, split.targets, strict=True):
             assert info.labels[target] == f"p{image[0, 0, 0] // 10}"
-    again, _ = load(Data("identities", image_size=(4, 4), validation_share=0.2, test_share=0.25), folders)
+    again = load(Data("identities", image_size=(4, 4), validation_share=0.2, test_share=0.25), folders)
     np.testing.assert_array_equal(again.test.images, splits.test.images)
 
 
@@ -45,7 +46,8 @@ def test_load_identities_with_named_splits_and_no_test_split(tmp_path):
     for split, names in (("train", "abc"), ("val", "xy")):
         for name in names:
             paint(tmp_path / split / name / "1.png")
-    splits, info = load(CONFIG, tmp_path)
+    splits = load(CONFIG, tmp_path)
+    info = splits.info
     assert info.labels == ("a", "b", "c", "x", "y")
     assert splits.validation.targets.tolist() == [3, 4] and splits.test is splits.validation
     paint(tmp_path / "val" / "b" / "1.png")
@@ -62,7 +64,8 @@ def test_load_identities_from_market_1501(tmp_path):
         paint(tmp_path / name)
     for name in ("bounding_box_test/-1_c4s1_1_00.jpg", "bounding_box_test/0000_c5s1_1_00.jpg"):
         paint(tmp_path / name)
-    splits, info = load(CONFIG, tmp_path)
+    splits = load(CONFIG, tmp_path)
+    info = splits.info
     assert len(info.labels) == 5 and len(set(splits.train.targets)) == 3 and len(splits.validation) in (1, 2)
     test = splits.test
     found = {
@@ -94,12 +97,13 @@ def table(tmp_path):
 
 def test_load_identities_from_a_table(table):
     folder = table("a.png,Ann,train", "b.png,Bob,train", "c.png,Cy,validation", "d.png,Dee,query", "e.png,Dee,gallery")
-    splits, info = load(CONFIG, folder)
+    splits = load(CONFIG, folder)
+    info = splits.info
     assert info.labels == ("Ann", "Bob", "Cy", "Dee")
     assert splits.test.queries.tolist() == [True, False] and splits.test.cameras is None
     assert splits.train.queries is None
     only = Data("identities", image_size=(4, 4), only=("Ann", "Bob", "Cy"))
-    assert load(only, folder)[1].labels == ("Ann", "Bob", "Cy")
+    assert load(only, folder).info.labels == ("Ann", "Bob", "Cy")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from kerascv_course.data import load, sources
 
 
 def test_load_digits(digits):
-    splits, info = digits
+    splits = digits
+    info = splits.info
     assert info.sizes == {"train": 1150, "validation": 288, "test": 359} and sum(info.sizes.values()) == 1797
     assert info.labels == tuple("0123456789") and info.image_shape == (32, 32, 1)
     assert splits.train.images.dtype == np.uint8 and splits.train.images.max() == 255
@@ -22,7 +23,8 @@ def test_load_digits(digits):
 
 
 def test_load_digits_in_color_and_another_size():
-    splits, info = load(Data("digits", image_size=(20, 24), channels=3))
+    splits = load(Data("digits", image_size=(20, 24), channels=3))
+    info = splits.info
     assert info.image_shape == (20, 24, 3)
     assert (splits.test.images[..., 0] == splits.test.images[..., 2]).all()
 
@@ -36,7 +38,8 @@ def test_load_suggests_the_nearest_source():
 
 
 def test_load_folder_of_class_folders(pictures):
-    splits, info = load(Data("folder", channels=1), pictures)
+    splits = load(Data("folder", channels=1), pictures)
+    info = splits.info
     assert info.labels == ("eins", "null") and info.sizes == {"train": 29, "validation": 3, "test": 8}
     assert set(splits.test.targets) == {0, 1}
 
@@ -45,14 +48,15 @@ def test_load_folder_keeps_given_splits(pictures, tmp_path):
     whole = tmp_path / "whole"
     shutil.copytree(pictures, whole / "train")
     shutil.copytree(pictures, whole / "test")
-    _, info = load(Data("folder", channels=1, validation_share=0.25), whole)
+    splits = load(Data("folder", channels=1, validation_share=0.25), whole)
+    info = splits.info
     assert info.sizes == {"train": 30, "validation": 10, "test": 40}
 
 
 def test_load_folder_skips_other_files(pictures):
     (pictures / "eins" / "notes.txt").write_text("x")
     (pictures / "eins" / ".hidden.png").write_text("x")
-    assert sum(load(Data("folder", channels=1), pictures)[1].sizes.values()) == 40
+    assert sum(load(Data("folder", channels=1), pictures).info.sizes.values()) == 40
 
 
 def test_load_folder_names_all_damaged_images(pictures):
@@ -82,7 +86,8 @@ def test_load_folder_refuses_unusable_folders(pictures, tmp_path):
 
 
 def test_load_folder_of_fifteen_scenes(scene15_dir):
-    splits, info = load(Data("folder", channels=1, image_size=(16, 16)), scene15_dir)
+    splits = load(Data("folder", channels=1, image_size=(16, 16)), scene15_dir)
+    info = splits.info
     assert len(info.labels) == 15 and info.sizes == {"train": 1350, "validation": 150, "test": 1500}
     assert np.bincount(splits.validation.targets).tolist() == [10] * 15
 
@@ -91,7 +96,8 @@ def test_load_folder_of_fifteen_scenes(scene15_dir):
 
 
 def test_load_cifar10(cifar10_dir):
-    splits, info = load(Data("cifar10"), cifar10_dir)
+    splits = load(Data("cifar10"), cifar10_dir)
+    info = splits.info
     assert info.sizes == {"train": 45_000, "validation": 5_000, "test": 10_000}
     assert info.labels[:2] == ("airplane", "automobile") and info.image_shape == (32, 32, 3)
     assert np.bincount(splits.test.targets).tolist() == [1000] * 10
@@ -132,4 +138,4 @@ def test_data_refuses_normalization_of_other_channels():
 def test_load_folder_converts_image_modes(pictures):
     rgba = Image.open(next((pictures / "eins").glob("*.png"))).convert("RGBA")
     rgba.save(pictures / "eins" / "rgba.png")
-    assert sum(load(Data("folder", channels=3), pictures)[1].sizes.values()) == 41
+    assert sum(load(Data("folder", channels=3), pictures).info.sizes.values()) == 41

@@ -15,11 +15,12 @@ from export import OnnxModel, ParityError, check_parity, export_model, read_cont
 from export.contract import ContractError
 from export.converter.idle import drop_idle_nodes
 from export.predictor import lay_colors
-from kerascv_course.conclusion import load_best, load_for
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.images import ImageError
+from kerascv_course.core.keras_file import load_model
+from kerascv_course.data import load
 from kerascv_course.data.palette import palette_of
-from kerascv_course.tasks.base import get_task
+from kerascv_course.tasks.colorization.task import ColorizationTask
 
 keras = pytest.importorskip("keras")
 
@@ -31,12 +32,12 @@ def model(color_run):
 
 @pytest.fixture(scope="module")
 def data(color_recipe, color_pictures):
-    return load_for(color_recipe, get_task("colorize"), color_pictures, None)
+    return ColorizationTask(color_recipe).label(load(color_recipe.data, color_pictures), None)
 
 
 @pytest.fixture(scope="module")
 def serving(color_run, color_recipe, data):
-    return get_task("colorize").serving_graph(load_best(color_run), color_recipe, data[1])
+    return ColorizationTask(color_recipe).serving_graph(load_model(color_run.path), data.info)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def photo():
 
 def test_the_file_explains_itself(color_run, data):
     contract = read_contract(color_run / "model.onnx")
-    assert contract.task == "colorize" and contract.labels == data[1].labels
+    assert contract.task == "colorize" and contract.labels == data.info.labels
     assert (contract.input.height, contract.input.width, contract.input.channels) == (None, None, 3)
     assert [(o.name, o.meaning) for o in contract.outputs] == [
         ("classes", "classes"),
@@ -162,19 +163,18 @@ def test_a_changed_palette_fails_the_gate(color_run, serving, data, tmp_path):
     tensor.CopyFrom(onnx.numpy_helper.from_array(np.roll(values, 1, 0), tensor.name))
     onnx.save(file, tmp_path / "x.onnx")
     with pytest.raises(ParityError, match=r"output 'colorized'.*of the answers are the same"):
-        check_parity(serving, tmp_path / "x.onnx", data[0].test.images)
+        check_parity(serving, tmp_path / "x.onnx", data.test.images)
 
 
 def test_a_file_that_pads_wrongly_fails_the_gate_though_the_test_pictures_need_no_padding(
     color_run, color_recipe, data, tmp_path
 ):
-    task = get_task("colorize")
-    network = load_best(color_run)
-    right = task.serving_graph(network, color_recipe, data[1])
-    wrong = task.serving_graph(network, color_recipe, data[1])
+    task, network = ColorizationTask(color_recipe), load_model(color_run.path)
+    right = task.serving_graph(network, data.info)
+    wrong = task.serving_graph(network, data.info)
     wrong.get_layer("pad").multiple = 8  # 16×20 would be padded as well: 16×24
-    images = data[0].test.images[:, :, :16]
-    options = {"task": "colorize", "labels": data[1].labels, "preprocessing": ((0.0,), (256 / 255,))}
+    images = data.test.images[:, :, :16]
+    options = {"task": "colorize", "labels": data.info.labels, "preprocessing": ((0.0,), (256 / 255,))}
     path = export_model(wrong, tmp_path / "x.onnx", **options)
     with pytest.raises(ParityError, match=r"pictures of 1\d×1\d, output"):
         check_parity(right, path, images)

@@ -18,12 +18,12 @@ def model(tiny_run):
 
 @pytest.fixture(scope="module")
 def seven(digits):
-    split = digits[0].test
+    split = digits.test
     return split.images[np.flatnonzero(split.targets == 7)[0]]
 
 
 def test_the_accuracy_is_the_recorded_one(model, digits, tiny_run):
-    split = digits[0].test
+    split = digits.test
     labels, scores = model.predict(split.images)
     right = np.mean([label == str(target) for label, target in zip(labels, split.targets, strict=True)])
     assert right == tiny_run.read_json("metrics.json")["test"]["accuracy"]
@@ -52,7 +52,7 @@ def test_pictures_of_other_sizes_are_resized_as_in_training(model, seven, tmp_pa
 
 
 def test_batches_do_not_matter(model, digits):
-    images = digits[0].test.images[:20]
+    images = digits.test.images[:20]
     np.testing.assert_allclose(model.predict(images, batch_size=3).scores, model.predict(images).scores, atol=1e-6)
 
 

@@ -25,10 +25,9 @@ import dataclasses, json, pathlib, sys
 from kerascv_course.core.environment import start_tensorflow
 start_tensorflow()
 from kerascv_course.data import load
-from kerascv_course.data.splits import Splits
 from kerascv_course.config import Optimizer, Schedule
 from kerascv_course.recipes import get_recipe
-from kerascv_course.tasks.base import get_task
+from kerascv_course.tasks.classification.task import ClassificationTask
 from kerascv_course.training.devices import ONE, find_devices
 from kerascv_course.training.run_dir import Run
 from kerascv_course.training.trainer import prepare, train
@@ -42,12 +41,12 @@ recipe = dataclasses.replace(
     get_recipe("lenet5-digits"), model_options={}, epochs=1, batch_size=230,
     optimizer=Optimizer("sgd", learning_rate=0.05), schedule=Schedule("constant"),
 )
-splits, info = load(recipe.data)
-splits = Splits(splits.train, splits.validation.take(np.arange(259)), splits.test)
-task, losses = get_task("classify"), {}
+data = load(recipe.data)
+data = dataclasses.replace(data, validation=data.validation.take(np.arange(259)))
+losses = {}
 for name, devices in (("one", ONE), ("two", two)):
     run = Run.create(pathlib.Path(sys.argv[1]) / name, recipe)
-    progress = train(recipe, prepare(recipe, task, splits, info, devices), splits, info, run)
+    progress = train(prepare(ClassificationTask(recipe), data, devices), run)
     row = progress.history[0]
     losses[name] = [*progress.steps[:, 2].tolist(), row["val_loss"], row["val_accuracy"]]
 

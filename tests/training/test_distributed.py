@@ -36,12 +36,12 @@ import dataclasses, pathlib, sys
 from kerascv_course.recipes import get_recipe
 from kerascv_course.training.devices import ONE, Devices, find_devices
 find_devices(5)
-from kerascv_course.experiment import run_recipe
+from kerascv_course.experiment import Experiment, Options
 recipe = dataclasses.replace(get_recipe("lenet5-digits"), epochs=12, batch_size=50)
-run_recipe(recipe, pathlib.Path(sys.argv[1]) / "two", train_only=True, devices=Devices(2))
+Experiment(recipe, pathlib.Path(sys.argv[1]) / "two", Options(train_only=True, devices=Devices(2))).run()
 for name, devices in (("one", ONE), ("five", Devices(5))):
     its = dataclasses.replace(recipe, epochs=1, schedule=dataclasses.replace(recipe.schedule, name="constant"))
-    run_recipe(its, pathlib.Path(sys.argv[1]) / name, train_only=True, devices=devices)
+    Experiment(its, pathlib.Path(sys.argv[1]) / name, Options(train_only=True, devices=devices)).run()
 
 import keras, numpy as np, tensorflow as tf
 from kerascv_course.training.precision import training_copy

@@ -10,8 +10,8 @@ import pytest
 
 from kerascv_course.config import Augmentation, Export, Optimizer, Schedule
 from kerascv_course.core.keras_file import load_keras
-from kerascv_course.experiment import Interrupted, run_recipe
-from kerascv_course.tasks.base import get_task
+from kerascv_course.experiment import Experiment, Interrupted, Options
+from kerascv_course.tasks.classification.task import ClassificationTask
 from kerascv_course.training import precision as device
 from kerascv_course.training.checkpoint import load_checkpoint
 from kerascv_course.training.precision import choose_for_device, give_weights, training_copy
@@ -114,7 +114,7 @@ def weights(run) -> list[np.ndarray]:
 def test_everything_at_once_resumes_exactly_and_keeps_averaged_float32_weights_of_plain_layers(
     tiny_recipe, digits, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("kerascv_course.conclusion.draw", lambda *arguments: None)
+    monkeypatch.setattr(Experiment, "plot", lambda self: None)
     recipe = dataclasses.replace(
         tiny_recipe,
         model="fastnet",
@@ -132,20 +132,20 @@ def test_everything_at_once_resumes_exactly_and_keeps_averaged_float32_weights_o
         export=Export(enabled=False),
     )
     with monkeypatch.context() as patch:
-        patch.setattr("kerascv_course.conclusion.measure", _stop)
+        patch.setattr(Experiment, "evaluate", _stop)
         stopped = dataclasses.replace(recipe, epochs=1)
         with pytest.raises(Interrupted):
-            run_recipe(stopped, tmp_path / "parts")
-    resumed = run_recipe(recipe, tmp_path / "parts", resume=True).run
-    unbroken = run_recipe(recipe, tmp_path / "unbroken").run
+            Experiment(stopped, tmp_path / "parts").run()
+    resumed = Experiment(recipe, tmp_path / "parts", Options(resume=True)).run().folder
+    unbroken = Experiment(recipe, tmp_path / "unbroken").run().folder
     for ours, theirs in zip(weights(resumed), weights(unbroken), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     kept = load_keras(unbroken / "best.keras")
     config = kept.to_json()
     assert "kerascv_course" not in config and "bfloat16" not in config
     # the averages are kept, not the weights that training goes on with
-    training = prepare(recipe, get_task("classify"), *digits)
-    load_checkpoint(unbroken / "last.npz", training.model, digits[1].fingerprint)
+    training = prepare(ClassificationTask(recipe), digits)
+    load_checkpoint(unbroken / "last.npz", training.model, digits.info.fingerprint)
     going_on = training.model.get_weights()
     assert any(not np.array_equal(a, b) for a, b in zip(going_on, kept.get_weights(), strict=True))
     give_weights(training.model, training.built)

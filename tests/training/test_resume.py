@@ -15,7 +15,7 @@ import pytest
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.io import WriteError
 from kerascv_course.core.schema import to_json
-from kerascv_course.experiment import Interrupted, run_recipe
+from kerascv_course.experiment import Experiment, Interrupted, Options
 from kerascv_course.training import callbacks
 from kerascv_course.training.callbacks import Keeper
 from kerascv_course.training.run_dir import Run
@@ -32,13 +32,13 @@ def recipe(tiny_recipe):
 def no_drawings():
     """The plots of a run are tested elsewhere, and take longer than its training here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kerascv_course.conclusion.draw", lambda *arguments: None)
+        patch.setattr(Experiment, "plot", lambda self: None)
         yield
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(recipe, tmp_path_factory):
-    return run_recipe(recipe, tmp_path_factory.mktemp("runs") / "whole").run
+    return Experiment(recipe, tmp_path_factory.mktemp("runs") / "whole").run().folder
 
 
 def variables(run: Run) -> dict[str, np.ndarray]:
@@ -85,18 +85,18 @@ def test_ctrl_c_in_mid_epoch(recipe, uninterrupted, tmp_path, monkeypatch):
             lambda keeper, batch: len(keeper.progress.history) == 3 and batch == 1,
             KeyboardInterrupt,
         )
-        with pytest.raises(Interrupted, match=r"every finished validation is kept.*--resume"):
-            run_recipe(recipe, tmp_path / "run")
+        with pytest.raises(Interrupted, match=r"all completed validations are kept.*--resume"):
+            Experiment(recipe, tmp_path / "run").run()
     assert len(figures(Run(tmp_path / "run"))) == 3
-    assert_same(run_recipe(recipe, tmp_path / "run", resume=True).run, uninterrupted)
+    assert_same(Experiment(recipe, tmp_path / "run", Options(resume=True)).run().folder, uninterrupted)
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from kerascv_course.experiment import run_recipe
+from kerascv_course.experiment import Experiment, Options
 from kerascv_course.core.schema import from_json
-from kerascv_course.config import Recipe
+from kerascv_course.config import read_recipe
 from kerascv_course.training.callbacks import Keeper
 
 def die(self, batch, logs=None):
@@ -104,7 +104,7 @@ def die(self, batch, logs=None):
         os.kill(os.getpid(), signal.SIGKILL)
 
 Keeper.on_train_batch_end = die
-run_recipe(from_json(Recipe, sys.argv[1], what="recipe"), Path(sys.argv[2]))
+Experiment(read_recipe(sys.argv[1], what="recipe"), Path(sys.argv[2])).run()
 """
 
 
@@ -112,7 +112,7 @@ def test_kill_9_in_mid_epoch(recipe, uninterrupted, tmp_path):
     killed = subprocess.run([sys.executable, "-c", KILLED, to_json(recipe), tmp_path / "run"], capture_output=True, timeout=300)
     assert killed.returncode == -9
     assert len(figures(Run(tmp_path / "run"))) == 2
-    assert_same(run_recipe(recipe, tmp_path / "run", resume=True).run, uninterrupted)
+    assert_same(Experiment(recipe, tmp_path / "run", Options(resume=True)).run().folder, uninterrupted)
 
 
 @pytest.mark.parametrize("moment", ["atomic_write", "save_checkpoint", "finish_commit"])
@@ -130,36 +130,36 @@ def test_a_stop_at_any_moment_of_keeping(recipe, uninterrupted, tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(callbacks, moment, stopping)
         with pytest.raises(Interrupted):
-            run_recipe(recipe, tmp_path / "run")
-    assert_same(run_recipe(recipe, tmp_path / "run", resume=True).run, uninterrupted)
+            Experiment(recipe, tmp_path / "run").run()
+    assert_same(Experiment(recipe, tmp_path / "run", Options(resume=True)).run().folder, uninterrupted)
 
 
 def test_a_stop_before_the_first_checkpoint(recipe, uninterrupted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop(patch, "on_train_batch_end", lambda keeper, batch: True, KeyboardInterrupt)
         with pytest.raises(Interrupted):
-            run_recipe(recipe, tmp_path / "run")
-    assert_same(run_recipe(recipe, tmp_path / "run", resume=True).run, uninterrupted)
+            Experiment(recipe, tmp_path / "run").run()
+    assert_same(Experiment(recipe, tmp_path / "run", Options(resume=True)).run().folder, uninterrupted)
 
 
 def test_more_epochs_go_on_where_the_run_ended(recipe, uninterrupted, tmp_path):
     """ "250 + 1" epochs: with a rate that does not depend on the number of epochs, two plus one equal three."""
     constant = dataclasses.replace(recipe, schedule=type(recipe.schedule)())
-    three = run_recipe(constant, tmp_path / "three").run
-    two = run_recipe(dataclasses.replace(constant, epochs=2), tmp_path / "two").run
-    assert_same(run_recipe(constant, two.path, resume=True).run, three)
+    three = Experiment(constant, tmp_path / "three").run().folder
+    two = Experiment(dataclasses.replace(constant, epochs=2), tmp_path / "two").run().folder
+    assert_same(Experiment(constant, two.path, Options(resume=True)).run().folder, three)
     assert two.recipe().epochs == 3
 
 
 def test_a_run_that_only_trains_leaves_the_test_split_alone(recipe, uninterrupted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("kerascv_course.conclusion.measure", lambda *arguments: pytest.fail("the test split was measured"))
-        trained = run_recipe(recipe, tmp_path / "run", train_only=True)
+        patch.setattr(Experiment, "evaluate", lambda self: pytest.fail("the test split was used"))
+        trained = Experiment(recipe, tmp_path / "run", Options(train_only=True)).run()
     assert trained.sample is None and {"epoch", "val_accuracy", "val_loss"} <= trained.headline.keys()
-    assert not (trained.run / "metrics.json").exists() and not (trained.run / "report.html").exists()
-    whole = run_recipe(recipe, tmp_path / "run", resume=True)
-    assert_same(whole.run, uninterrupted)
-    assert whole.run.read_json("metrics.json")["test"] == uninterrupted.read_json("metrics.json")["test"]
+    assert not (trained.folder / "metrics.json").exists() and not (trained.folder / "report.html").exists()
+    whole = Experiment(recipe, tmp_path / "run", Options(resume=True)).run()
+    assert_same(whole.folder, uninterrupted)
+    assert whole.folder.read_json("metrics.json")["test"] == uninterrupted.read_json("metrics.json")["test"]
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(recipe, uninterrupted, tmp_path, monkeypatch):
@@ -176,16 +176,16 @@ def test_a_full_disk_leaves_the_previous_checkpoint(recipe, uninterrupted, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(np, "savez", full)
         with pytest.raises(WriteError, match="the disk is full; its previous content is unchanged"):
-            run_recipe(recipe, tmp_path / "run")
+            Experiment(recipe, tmp_path / "run").run()
     assert len(figures(Run(tmp_path / "run"))) == 2
-    assert_same(run_recipe(recipe, tmp_path / "run", resume=True).run, uninterrupted)
+    assert_same(Experiment(recipe, tmp_path / "run", Options(resume=True)).run().folder, uninterrupted)
 
 
 def test_what_cannot_be_resumed(recipe, uninterrupted, tmp_path):
     with pytest.raises(InputError, match="only epochs and patience may change; received another seed"):
-        run_recipe(dataclasses.replace(recipe, seed=5), uninterrupted.path, resume=True)
+        Experiment(dataclasses.replace(recipe, seed=5), uninterrupted.path, Options(resume=True)).run()
     with pytest.raises(InputError, match="is not a run folder"):
-        run_recipe(recipe, tmp_path, resume=True)
+        Experiment(recipe, tmp_path, Options(resume=True)).run()
 
     def copy(name):
         run = Run.create(tmp_path / name, recipe)
@@ -195,7 +195,7 @@ def test_what_cannot_be_resumed(recipe, uninterrupted, tmp_path):
     cut = copy("cut")
     (cut / "last.npz").write_bytes((cut / "last.npz").read_bytes()[:5000])
     with pytest.raises(InputError, match="is damaged or not ours"):
-        run_recipe(recipe, cut.path, resume=True)
+        Experiment(recipe, cut.path, Options(resume=True)).run()
 
     with np.load(uninterrupted / "last.npz") as archive:
         arrays = dict(archive)
@@ -216,12 +216,12 @@ def test_what_cannot_be_resumed(recipe, uninterrupted, tmp_path):
         np.savez(other / "last.npz", **{**arrays, "progress": np.array(json.dumps(progress))})
         before = {path.name: path.read_bytes() for path in other.path.iterdir() if path.name != "log.txt"}
         with pytest.raises(InputError, match=message):
-            run_recipe(dataclasses.replace(recipe, epochs=9), other.path, resume=True)
+            Experiment(dataclasses.replace(recipe, epochs=9), other.path, Options(resume=True)).run()
         assert {path.name: path.read_bytes() for path in other.path.iterdir() if path.name != "log.txt"} == before
     other = copy("network")
     np.savez(other / "last.npz", **{**arrays, "variable_00000": np.zeros(3)})
     with pytest.raises(InputError, match="belongs to another network or optimiser"):
-        run_recipe(recipe, other.path, resume=True)
+        Experiment(recipe, other.path, Options(resume=True)).run()
 
 
 def test_the_best_weights_are_restored_and_training_stops_early(recipe, tmp_path, monkeypatch):
@@ -235,7 +235,7 @@ def test_the_best_weights_are_restored_and_training_stops_early(recipe, tmp_path
         kept.append(self.model.get_weights())
 
     monkeypatch.setattr(Keeper, "on_epoch_end", scripted)
-    run = run_recipe(dataclasses.replace(recipe, patience=2), tmp_path / "run").run
+    run = Experiment(dataclasses.replace(recipe, patience=2), tmp_path / "run").run().folder
     assert len(figures(run)) == 4
     assert run.read_json("metrics.json")["best_epoch"] == 1.0
     for value, other in zip(keras.saving.load_model(run / "best.keras", compile=False).get_weights(), kept[1], strict=True):
@@ -250,5 +250,5 @@ def test_a_loss_that_is_not_finite_stops_the_run(recipe, tmp_path, monkeypatch):
         lambda self, epoch, logs=None: original(self, epoch, {**logs, "loss": float("nan")} if epoch == 2 else logs),
     )
     with pytest.raises(callbacks.TrainingDivergedError, match=r"loss nan at step 12 \(epoch 1\.5\), learning rate .* are kept"):
-        run_recipe(recipe, tmp_path / "run")
+        Experiment(recipe, tmp_path / "run").run()
     assert len(figures(Run(tmp_path / "run"))) == 2

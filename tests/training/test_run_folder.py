@@ -13,7 +13,7 @@ from kerascv_course.training.run_dir import Run
 def test_a_run_that_exists_is_never_overwritten(tmp_path, tiny_recipe):
     Run.create(tmp_path / "run", tiny_recipe)
     (tmp_path / "run" / "best.keras").write_text("precious")
-    with pytest.raises(InputError, match=r"exists already and is never overwritten.*--resume"):
+    with pytest.raises(InputError, match=r"already exists and is never overwritten.*--resume"):
         Run.create(tmp_path / "run", tiny_recipe)
     assert (tmp_path / "run" / "best.keras").read_text() == "precious"
 
@@ -50,7 +50,7 @@ def test_what_is_no_run_is_refused(tmp_path, tiny_recipe):
     with pytest.raises(InputError, match="is not a run folder"):
         Run.open(tmp_path)
     run = Run.create(tmp_path / "run", tiny_recipe)
-    with pytest.raises(InputError, match=r"metrics\.json is missing: the run has not come so far"):
+    with pytest.raises(InputError, match=r"metrics\.json is missing because the run is unfinished"):
         run.read_json("metrics.json")
     (run / "recipe.json").write_text('{"name": 3}')
     with pytest.raises(InputError, match=r"recipe\.json"):

@@ -15,7 +15,8 @@ import dataclasses, json, pathlib, sys
 from kerascv_course.data import load
 from kerascv_course.config import Augmentation, Optimizer, Schedule
 from kerascv_course.recipes import get_recipe
-from kerascv_course.tasks.base import get_task
+from kerascv_course.tasks.classification.config import Classification
+from kerascv_course.tasks.classification.task import ClassificationTask
 from kerascv_course.training.run_dir import Run
 from kerascv_course.training.trainer import prepare, train
 import keras
@@ -26,19 +27,17 @@ recipe = dataclasses.replace(
     model_options={"dropout": 0.2},
     epochs=1,
     batch_size=115,
-    label_smoothing=0.1,
+    classification=Classification(label_smoothing=0.1),
     augmentation=Augmentation(translate=2, mixup=0.2),
     optimizer=Optimizer("muon", learning_rate=0.05, momentum=0.6, nesterov=True, weight_decay=1e-4, decay_norms=False, ema=0.5),
     schedule=Schedule("constant"),
     fused=True,
 )
-splits, info = load(recipe.data)
-task = get_task("classify")
 run = Run.create(pathlib.Path(sys.argv[1]), recipe)
-training = prepare(recipe, task, splits, info)
-train(recipe, training, splits, info, run)
-resumed = dataclasses.replace(recipe, epochs=2)
-progress = train(resumed, training, splits, info, run, resume=True)
+training = prepare(ClassificationTask(recipe), load(recipe.data))
+train(training, run)
+resumed = ClassificationTask(dataclasses.replace(recipe, epochs=2))
+progress = train(dataclasses.replace(training, task=resumed), run, resume=True)
 print(json.dumps({"backend": keras.backend.backend(), "history": progress.history}))
 """
 

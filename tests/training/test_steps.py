@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from kerascv_course.config import Optimizer, Schedule
 from kerascv_course.core.errors import InputError
-from kerascv_course.experiment import run_recipe
+from kerascv_course.experiment import Experiment, Options
 from kerascv_course.training.callbacks import Keeper, describe_row
 from kerascv_course.training.memory import OutOfMemoryError, is_out_of_memory, telling_out_of_memory
 from kerascv_course.training.optimizers import build_optimizer
@@ -66,7 +66,7 @@ def test_the_log_of_a_run(plain, tmp_path, caplog, monkeypatch):
 
     monkeypatch.setattr(Keeper, "on_epoch_begin", counting)
     with caplog.at_level("INFO", logger="kerascv_course"):
-        run = run_recipe(dataclasses.replace(plain, log_style="cose474"), tmp_path / "run").run
+        run = Experiment(dataclasses.replace(plain, log_style="cose474"), tmp_path / "run").run().folder
     assert batches == [0, 1, 2, 3]
     steps = read_steps(run / "steps.csv")
     assert steps[:, 0].tolist() == list(range(1, 141)) and steps[-1, 1] == 2.0
@@ -123,7 +123,7 @@ def test_the_first_loss_that_is_not_finite_is_named(plain, tmp_path):
     with pytest.raises(
         TrainingDivergedError, match=r"loss (nan|inf) at step [23] \(epoch 0\.0[24]\d*\), learning rate 1e\+30.*kept"
     ):
-        run_recipe(diverging, tmp_path / "run")
+        Experiment(diverging, tmp_path / "run").run()
     assert not (tmp_path / "run" / "last.npz").exists()
 
 
@@ -133,7 +133,7 @@ def test_a_loss_that_becomes_infinite_keeps_the_checkpoint(plain, tmp_path):
         plain, optimizer=Optimizer("sgd", learning_rate=1e-2), schedule=Schedule("step", milestones=(1.0,), factor=1e32)
     )
     with pytest.raises(TrainingDivergedError, match=r"at step 7[2-5] \(epoch 1\.0\d+\), learning rate 1e\+30"):
-        run_recipe(rising, tmp_path / "run")
+        Experiment(rising, tmp_path / "run").run()
     with np.load(tmp_path / "run" / "last.npz") as archive:
         assert len(json.loads(str(archive["progress"]))["history"]) == 2 and len(archive["steps"]) == 70
     assert len(read_steps(tmp_path / "run" / "steps.csv")) == 70
@@ -146,7 +146,7 @@ def test_out_of_memory_names_the_batch_and_what_to_try(plain, tmp_path, monkeypa
 
     monkeypatch.setattr(Keeper, "on_epoch_begin", allocate)
     with pytest.raises(OutOfMemoryError, match=r"lenet5 in batches of 16 images of 32×32.*smaller --batch-size, such as 8"):
-        run_recipe(plain, tmp_path / "run")
+        Experiment(plain, tmp_path / "run").run()
     assert OutOfMemoryError.exit_code == 1 and not (tmp_path / "run" / "best.keras").exists()
 
 
@@ -166,11 +166,11 @@ def test_what_is_out_of_memory(plain, tmp_path):
 
 def test_a_checkpoint_without_steps_still_loads(plain, tmp_path):
     """Of a version that did not keep them: later steps follow."""
-    run = run_recipe(dataclasses.replace(plain, epochs=1, schedule=Schedule()), tmp_path / "run").run
+    run = Experiment(dataclasses.replace(plain, epochs=1, schedule=Schedule()), tmp_path / "run").run().folder
     with np.load(run / "last.npz") as archive:
         arrays = dict(archive)
     progress = json.loads(str(arrays["progress"]))
     del arrays["steps"], progress["recipe"]
     np.savez(run / "last.npz", **{**arrays, "progress": np.array(json.dumps(progress))})
-    run_recipe(dataclasses.replace(plain, schedule=Schedule()), run.path, resume=True)
+    Experiment(dataclasses.replace(plain, schedule=Schedule()), run.path, Options(resume=True)).run()
     assert read_steps(run / "steps.csv")[:, 0].tolist() == list(range(71, 141))

@@ -7,7 +7,7 @@ import pytest
 
 from kerascv_course.config import Optimizer, Schedule
 from kerascv_course.core.errors import InputError, UnknownNameError
-from kerascv_course.tasks.base import get_task
+from kerascv_course.tasks.classification.task import ClassificationTask
 from kerascv_course.training.optimizers import build_optimizer, build_schedule
 from kerascv_course.training.trainer import prepare
 
@@ -49,19 +49,19 @@ def test_weight_decay_and_momentum_arrive(tiny_recipe):
 
 
 def test_what_cannot_be_prepared(tiny_recipe, digits):
-    task = get_task("classify")
+    def refused(**changes):
+        prepare(ClassificationTask(dataclasses.replace(tiny_recipe, **changes)), digits)
+
     with pytest.raises(InputError, match=r"1150 training images make 0 batches of 2000: use a smaller --batch-size"):
-        prepare(dataclasses.replace(tiny_recipe, batch_size=2000), task, *digits)
+        refused(batch_size=2000)
     with pytest.raises(UnknownNameError, match="did you mean 'lenet5'"):
-        prepare(dataclasses.replace(tiny_recipe, model="lenet"), task, *digits)
+        refused(model="lenet")
     with pytest.raises(UnknownNameError, match="unknown option of lenet5 'dropuot'"):
-        prepare(dataclasses.replace(tiny_recipe, model_options={"dropuot": 0.1}), task, *digits)
-    with pytest.raises(UnknownNameError, match="unknown task"):
-        get_task("clasify")
+        refused(model_options={"dropuot": 0.1})
 
 
 def test_the_model_takes_raw_pixels_and_normalises_them(tiny_recipe, digits):
-    model = prepare(tiny_recipe, get_task("classify"), *digits).model
+    model = prepare(ClassificationTask(tiny_recipe), digits).model
     assert model.inputs[0].dtype == "uint8"
     pixels = np.zeros((1, 32, 32, 1), np.uint8) + np.arange(32, dtype=np.uint8)[None, :, None, None] * 8
     normalized = model.get_layer("normalize")(pixels).numpy()

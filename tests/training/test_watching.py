@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kerascv_course.core.errors import CourseError, InputError
-from kerascv_course.experiment import run_recipe
+from kerascv_course.experiment import Experiment, Options
 from kerascv_course.training.watching import Watch, check_watch
 
 
@@ -18,8 +18,8 @@ def test_watching_writes_beside_and_changes_nothing(tiny_recipe, tmp_path, caplo
         tiny_recipe, export=dataclasses.replace(tiny_recipe.export, enabled=False), epochs=1, batch_size=16
     )
     with caplog.at_level("INFO", logger="kerascv_course"):
-        watched = run_recipe(recipe, tmp_path / "watched", watch=Watch(tensorboard=True, profile=True)).run
-    alone = run_recipe(recipe, tmp_path / "alone").run
+        watched = Experiment(recipe, tmp_path / "watched", Options(watch=Watch(tensorboard=True, profile=True))).run().folder
+    alone = Experiment(recipe, tmp_path / "alone").run().folder
     assert len(list(watched.path.glob("tensorboard/*/events.out.tfevents.*"))) == 2  # train and validation
     assert len(list(watched.path.glob("profile/**/*.xplane.pb"))) == 1
     assert "profile of steps 20 to 30" in caplog.text

@@ -12,11 +12,11 @@ from kerascv_course.analysis import summarize
 from kerascv_course.analysis.arithmetic import conv_output
 from kerascv_course.analysis.convolution import correlate
 from kerascv_course.analysis.torchsummary import MB, STYLES, torch_rows, torch_summary
-from kerascv_course.config import Scenes
 from kerascv_course.models import create_model
 from kerascv_course.reports.checks.evidence import check, network
 from kerascv_course.reports.paper import count_layers
 from kerascv_course.reports.targets import printed, printed_numbers
+from kerascv_course.tasks.scenes.config import Scenes
 
 
 @check("E002-01", create_model, summarize, torch_rows)

@@ -1,33 +1,33 @@
-"""Classification: one label an image."""
+"""Image classification: one label per image."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.special import log_softmax, softmax
+from sklearn.metrics import confusion_matrix
 
-from export.serving import normalization, normalized, serving_classifier
+from export.serving import normalization, normalized
 from kerascv_course import plots
-from kerascv_course.config import Recipe
-from kerascv_course.data import DataInfo, Split, Splits
+from kerascv_course.data import DataInfo, Dataset, Split
 from kerascv_course.models import adapter, create_model
+from kerascv_course.tasks.base import Trained, TrainedTask
+from kerascv_course.tasks.classification.config import ClassificationRecipe
 from kerascv_course.tasks.classification.transfer import freeze_before, load_all_but_head
 from kerascv_course.tasks.classification.tta import mean_over_views
 
 __all__ = [
-    "Classify",
+    "ClassificationTask",
     "class_samples",
     "classification_report",
 ]
 
-EVALUATION_BATCH = 256
-
-#: Training images that a network may take its first figures from.
+#: Training images for networks whose first layer is computed from data (`kerascv_course.models.registry.adapter`).
 ADAPTATION_IMAGES = 5000
 
 
@@ -39,159 +39,119 @@ def classification_report(logits: np.ndarray, targets: np.ndarray) -> dict[str, 
         targets: int (N,).
 
     Returns:
-        ``images``; ``loss``: mean cross-entropy in nats; ``accuracy``: share of right answers; ``confusion``: counts, rows are
-        the true classes, columns the predicted ones; ``class_accuracy``: the share of each true class that was recognised
-        (None for a class without images).
+        ``images``; ``loss``: mean cross-entropy in nats; ``accuracy``; ``confusion``: counts, rows are true classes, columns
+        predicted ones; ``class_accuracy``: recall of each class (None for a class without images).
     """
     logits = logits.astype(np.float64)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    classes = logits.shape[1]
-    confusion = np.bincount(targets * classes + logits.argmax(axis=1), minlength=classes**2).reshape(classes, classes)
-    totals = confusion.sum(axis=1)
+    confusion = confusion_matrix(targets, logits.argmax(axis=1), labels=np.arange(logits.shape[1]))
     return {
         "images": len(targets),
-        "loss": float(-log_probabilities[np.arange(len(targets)), targets].mean()),
+        "loss": float(-log_softmax(logits, axis=1)[np.arange(len(targets)), targets].mean()),
         "accuracy": float(np.trace(confusion) / len(targets)),
         "confusion": confusion.tolist(),
-        "class_accuracy": [float(confusion[c, c] / n) if n else None for c, n in enumerate(totals)],
+        "class_accuracy": [float(row[c] / row.sum()) if row.sum() else None for c, row in enumerate(confusion)],
     }
 
 
-def class_samples(splits: Splits, info: DataInfo, count: int) -> dict[str, np.ndarray]:
-    """The first test picture of each of the first classes, by file stem."""
+def class_samples(data: Dataset, count: int) -> dict[str, np.ndarray]:
+    """The first test image of each of the first classes, by file stem."""
     samples = {}
-    for target, label in enumerate(info.labels[:count]):
-        found = (splits.test.targets == target).nonzero()[0]
+    for target, label in enumerate(data.info.labels[:count]):
+        found = (data.test.targets == target).nonzero()[0]
         if len(found):
             safe = re.sub(r"[^\w-]+", "_", label) or "class"
-            samples[f"{target}_{safe}"] = splits.test.images[found[0]]
+            samples[f"{target}_{safe}"] = data.test.images[found[0]]
     return samples
 
 
-class Classify:
-    """The classification task (see `kerascv_course.tasks.base.Task`)."""
+class ClassificationTask(TrainedTask[ClassificationRecipe]):
+    """The task classify."""
 
-    curve = "accuracy"
-    more_curves: tuple[str, ...] = ()
-    answer = "logits"
-    targets = "classes"
     captions: Mapping[str, str] = {
-        "confusion_matrix": "Confusion matrix of the test split: rows are true classes, numbers are images.",
-        "class_accuracy": "Share of each class that was recognised, test split.",
-        "worst_mistakes": "The wrong answers on the test split that the network was surest of.",
+        "confusion_matrix": "Confusion matrix of the test split; rows are true classes.",
+        "class_accuracy": "Accuracy of each class on the test split.",
+        "worst_mistakes": "Misclassified test images with the highest predicted probability.",
     }
 
-    def label(self, recipe: Recipe, splits: Splits, info: DataInfo, run_dir: Path | None) -> tuple[Splits, DataInfo]:
-        """The source's own classes."""
-        return splits, info
-
-    def files(self, info: DataInfo) -> dict[str, str]:
-        """None: nothing is chosen."""
-        return {}
-
-    def relabel(self, info: DataInfo) -> None:
-        """None: a class stays what it is when its image changes."""
-
-    def build(self, recipe: Recipe, splits: Splits, info: DataInfo) -> keras.Model:
-        """A network of the registry behind its normalisation: uint8 images to logits."""
+    def build(self, data: Dataset) -> keras.Model:
+        """A network of the registry behind its normalization: uint8 images to logits."""
+        recipe, shape = self.recipe, data.info.image_shape
+        size, channels = recipe.classification.resize, shape[2]
         options: dict[str, Any] = dict(recipe.model_options)
-        height, width, channels = info.image_shape
-        shape = (recipe.resize, recipe.resize, channels) if recipe.resize else (height, width, channels)
-        network = create_model(recipe.model, len(info.labels), shape, **options)
+        network = create_model(recipe.model, len(data.info.labels), (size, size, channels) if size else shape, **options)
         mean, std = recipe.data.normalize_mean, recipe.data.normalize_std
         if recipe.weights:
             load_all_but_head(network, recipe.weights, recipe.model)
         elif adapt := adapter(recipe.model):
-            adapt(
-                network, keras.ops.convert_to_numpy(normalization(mean, std, channels)(splits.train.images[:ADAPTATION_IMAGES]))
-            )
+            images = normalization(mean, std, channels)(data.train.images[:ADAPTATION_IMAGES])
+            adapt(network, keras.ops.convert_to_numpy(images))
         if recipe.train_from:
             freeze_before(network, recipe.train_from)
-        return normalized(network, mean, std, image_shape=info.image_shape)
+        return normalized(network, mean, std, image_shape=shape)
 
-    def compile_arguments(self, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
-        """Softmax cross-entropy on logits, accuracy."""
-        if not recipe.label_smoothing and not recipe.augmentation.mixes:
+    def compile_arguments(self, data: Dataset) -> dict[str, Any]:
+        """Softmax cross-entropy on logits, and accuracy."""
+        smoothing, mixes = self.recipe.classification.label_smoothing, self.recipe.augmentation.mixes
+        if not smoothing and not mixes:
             return {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "metrics": ["accuracy"]}
-        # Keras's own "accuracy" is for one kind of targets: mixed images have probabilities, those of validation have classes.
-        accuracy = keras.metrics.MeanMetricWrapper(_is_right, name="accuracy") if recipe.augmentation.mixes else "accuracy"
-        return {"loss": _SmoothedCrossentropy(recipe.label_smoothing), "metrics": [accuracy]}
+        # Keras's own "accuracy" takes one kind of targets: mixed training images have probabilities, validation images classes.
+        accuracy = keras.metrics.MeanMetricWrapper(_is_right, name="accuracy") if mixes else "accuracy"
+        return {"loss": _SmoothedCrossentropy(smoothing), "metrics": [accuracy]}
 
-    def order(self, recipe: Recipe, splits: Splits) -> None:
-        """None: every image once an epoch."""
+    def predict(self, model: keras.Model, split: Split) -> np.ndarray:
+        """Logits (N, classes), averaged over the views of test-time augmentation."""
+        logits: np.ndarray = super().predict(mean_over_views(model, self.recipe.classification.tta), split)
+        return logits
 
-    def validate(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, float]:
-        """Nothing further."""
-        return {}
+    def evaluate(self, trained: Trained) -> dict[str, Any]:
+        """`classification_report` of each whole split.
 
-    def snapshot(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> None:
-        """Nothing is drawn."""
-
-    def evaluate(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
-        """`classification_report` of each split, in inference mode over the whole of it.
-
-        With test-time augmentation validation and test are measured with it, and ``single_view_accuracy`` of the test split is the
-        accuracy without; train is measured without.
+        With test-time augmentation validation and test are measured with it, train without; ``single_view_accuracy`` is the test
+        accuracy without.
         """
-        answering = mean_over_views(model, recipe.views)
+        model, data = trained.model, trained.data
         metrics = {
-            name: classification_report(self._logits(model if name == "train" else answering, split), split.targets)
-            for name, split in splits.items()
+            "train": classification_report(super().predict(model, data.train), data.train.targets),
+            "validation": classification_report(self.predict(model, data.validation), data.validation.targets),
+            "test": classification_report(trained.predictions, data.test.targets),
         }
-        if answering is not model:
-            single = classification_report(self._logits(model, splits.test), splits.test.targets)
+        if self.recipe.classification.tta != "none":
+            single = classification_report(super().predict(model, data.test), data.test.targets)
             metrics["test"]["single_view_accuracy"] = single["accuracy"]
         return metrics
 
-    def headline(self, metrics: Mapping[str, Any]) -> dict[str, str]:
-        """Accuracy of each split."""
-        return {f"{name} accuracy": f"{metrics[name]['accuracy']:.4f}" for name in ("train", "validation", "test")}
-
-    def figures(
-        self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo, metrics: Mapping[str, Any]
-    ) -> dict[str, Figure]:
-        """Confusion matrix, accuracy by class and the worst mistakes of the test split."""
-        test = metrics["test"]
-        logits = self._logits(mean_over_views(model, recipe.views), splits.test)
+    def figures(self, trained: Trained) -> dict[str, Figure]:
+        """Confusion matrix, accuracy by class, and the most confident mistakes on the test split."""
+        test, labels = trained.metrics["test"], trained.data.info.labels
         figures = {
-            "confusion_matrix": plots.confusion_matrix(np.array(test["confusion"]), info.labels, test["accuracy"]),
-            "class_accuracy": plots.class_accuracy(test["class_accuracy"], info.labels),
+            "confusion_matrix": plots.confusion_matrix(np.array(test["confusion"]), labels, test["accuracy"]),
+            "class_accuracy": plots.class_accuracy(test["class_accuracy"], labels),
         }
-        if mistakes := _worst_mistakes(logits, splits.test, info.labels, count=12):
+        if mistakes := _worst_mistakes(trained.predictions, trained.data.test, labels, count=12):
             figures["worst_mistakes"] = plots.image_grid(*mistakes, title="Worst mistakes on the test split")
         return figures
 
-    def samples(self, splits: Splits, info: DataInfo, count: int) -> dict[str, np.ndarray]:
-        """The first test picture of each of the first classes."""
-        return class_samples(splits, info, count)
+    def samples(self, data: Dataset, count: int) -> dict[str, np.ndarray]:
+        """The first test image of each of the first classes."""
+        return class_samples(data, count)
 
-    def serving_graph(self, model: keras.Model, recipe: Recipe, info: DataInfo) -> keras.Model:
-        """uint8 images to logits and probabilities."""
-        return serving_classifier(mean_over_views(model, recipe.views))
+    def serving_graph(self, model: keras.Model, info: DataInfo) -> keras.Model:
+        """uint8 images to scores (batch, classes); the exporter names the outputs and adds the softmax."""
+        return mean_over_views(model, self.recipe.classification.tta)
 
-    def describe(self, model: keras.Model, recipe: Recipe, info: DataInfo, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """Labels and the accuracy on each split."""
-        return {
-            "labels": info.labels,
-            "metrics": {split: {"accuracy": metrics[split]["accuracy"]} for split in ("train", "validation", "test")},
-        }
 
-    def _logits(self, model: keras.Model, split: Split) -> np.ndarray:
-        from kerascv_course.data.pipeline import evaluation_batches
-
-        return model.predict(evaluation_batches(split, EVALUATION_BATCH), verbose=0)
+TASK = ClassificationTask
 
 
 class _SmoothedCrossentropy(keras.losses.Loss):
-    """Softmax cross-entropy with label smoothing (Szegedy et al. 2016, section 7), of classes or of their probabilities."""
+    """Softmax cross-entropy with label smoothing (Szegedy et al. 2016, section 7), for classes or probabilities."""
 
     def __init__(self, smoothing: float) -> None:
         super().__init__(name="smoothed_crossentropy")
         self.smoothing = smoothing
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Loss of each image, (batch,), from targets, classes (batch,) or probabilities (batch, classes), and logits."""
+        """Loss of each image (batch,), from logits and targets: classes (batch,) or probabilities (batch, classes)."""
         classes = y_pred.shape[-1]
         target = y_true
         if not _are_probabilities(y_true, y_pred):
@@ -205,7 +165,7 @@ def _are_probabilities(targets: Any, logits: Any) -> bool:
 
 
 def _is_right(y_true: Any, y_pred: Any) -> Any:
-    """Whether the likeliest class is the true one, or the one that has most of a mixed image: 0 or 1, (batch,)."""
+    """Whether the predicted class is the true one, or the one with the largest share of a mixed image: 0 or 1, (batch,)."""
     if _are_probabilities(y_true, y_pred):
         y_true = keras.ops.argmax(y_true, axis=-1)
     answers = keras.ops.argmax(y_pred, axis=-1)
@@ -213,9 +173,8 @@ def _is_right(y_true: Any, y_pred: Any) -> Any:
 
 
 def _worst_mistakes(logits: np.ndarray, split: Split, labels: Sequence[str], count: int) -> tuple[np.ndarray, list[str]] | None:
-    """The wrong answers given with the highest probability: images and captions, or None where all are right."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    """The wrong answers with the highest probability: images and captions; None if all answers are right."""
+    probabilities = softmax(logits, axis=1)
     answers = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(answers != split.targets)
     if not len(wrong):

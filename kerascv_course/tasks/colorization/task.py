@@ -16,9 +16,8 @@ from matplotlib.figure import Figure
 from export.serving import normalization
 from kerascv_course import plots
 from kerascv_course.analysis import summarize
-from kerascv_course.config import Colorize, Recipe
 from kerascv_course.core.errors import InputError
-from kerascv_course.data import DataInfo, Split, Splits
+from kerascv_course.data import DataInfo, Dataset, Split
 from kerascv_course.data.palette import (
     color_names,
     format_palette,
@@ -29,9 +28,12 @@ from kerascv_course.data.palette import (
     palette_of,
 )
 from kerascv_course.models import create_model
+from kerascv_course.tasks.base import Trained, TrainedTask
+from kerascv_course.tasks.classification.transfer import freeze_before, load_all_but_head
+from kerascv_course.tasks.colorization.config import ColorizationRecipe
 from kerascv_course.tasks.colorization.metrics import PixelReport, floors
 
-__all__ = ["Colorizer", "Decode"]
+__all__ = ["ColorizationTask", "Decode"]
 
 BATCH = 128
 
@@ -153,16 +155,13 @@ def color_weights(targets: np.ndarray, colors: int, rebalance: float) -> np.ndar
     return (weights / (shares * weights).sum()).astype(np.float32)
 
 
-class Colorizer:
-    """The colourisation task (see `kerascv_course.tasks.base.Task`).
+class ColorizationTask(TrainedTask[ColorizationRecipe]):
+    """The task colorize.
 
     Images are uint8 RGB; the trainable model greys them itself. Targets are uint8 (N, height, width), the number of the nearest
     colour; the names of the classes are the colours, ``#rrggbb``.
     """
 
-    curve = "accuracy"
-    more_curves: tuple[str, ...] = ()
-    answer = "logits"
     targets = "colours"
     captions: Mapping[str, str] = {
         "color_grid": "The first test pictures: what the network sees, what they were, the same in the palette's colours (the best "
@@ -170,83 +169,78 @@ class Colorizer:
         "palette": "The palette: share of the test pixels that have each colour, and share that is given it.",
     }
 
-    def label(self, recipe: Recipe, splits: Splits, info: DataInfo, run_dir: Path | None) -> tuple[Splits, DataInfo]:
+    def label(self, data: Dataset, run_dir: Path | None) -> Dataset:
         """The class of every pixel; the palette is the run's, else the file's, else k-means on the training pixels."""
+        info, config = data.info, self.recipe.colorization
         if info.image_shape[2] != 3:
-            raise InputError(f"colourising learns from colour pictures; received data.channels={info.image_shape[2]}: use 3")
-        config = recipe.colorize
+            raise InputError(f"colorization requires RGB images; received data.channels={info.image_shape[2]}: use 3")
         if run_dir and (run_dir / PALETTE_FILE).is_file():
             palette = load_palette(run_dir / PALETTE_FILE)
         elif config.palette is not None:
             palette = load_palette(config.palette)
         else:
-            palette = kmeans_palette(splits.train.images, config.colors, config.palette_seed)
-        labelled = Splits(*(Split(split.images, nearest_colors(split.images, palette)) for _, split in splits.items()))
+            palette = kmeans_palette(data.train.images, config.colors, config.palette_seed)
+        splits = (Split(split.images, nearest_colors(split.images, palette)) for _, split in data.items())
         names = color_names(palette)
         digest = hashlib.sha256(f"{info.fingerprint} {' '.join(names)}".encode()).hexdigest()
-        return labelled, replace(info, labels=names, fingerprint=f"sha256:{digest}")
+        return Dataset(*splits, info=replace(info, labels=names, fingerprint=f"sha256:{digest}"))
 
-    def files(self, info: DataInfo) -> dict[str, str]:
+    def files(self, data: Dataset) -> dict[str, str]:
         """The palette, as `load_palette` reads it."""
-        return {PALETTE_FILE: format_palette(palette_of(info.labels))}
+        return {PALETTE_FILE: format_palette(palette_of(data.info.labels))}
 
     def relabel(self, info: DataInfo) -> Callable[[tf.Tensor], tf.Tensor]:
         """Classes of images (N, H, W, 3): uint8 (N, H, W)."""
         palette = palette_of(info.labels)
         return lambda images: nearest_colors_tf(images, palette)
 
-    def build(self, recipe: Recipe, splits: Splits, info: DataInfo) -> keras.Model:
+    def build(self, data: Dataset) -> keras.Model:
         """A network of the registry behind normalisation and greying: uint8 (N, H, W, 3) to logits (N, H, W, colours)."""
-        height, width, _ = info.image_shape
+        recipe, labels = self.recipe, data.info.labels
+        config, (height, width, _) = recipe.colorization, data.info.image_shape
         options: dict[str, Any] = dict(recipe.model_options)
-        channels = 1 if recipe.colorize.input == "gray" else 3
-        network = create_model(recipe.model, len(info.labels), (height, width, channels), **options)
-        if network.output_shape[1:] != (height, width, len(info.labels)):
+        channels = 1 if config.input == "gray" else 3
+        network = create_model(recipe.model, len(labels), (height, width, channels), **options)
+        if network.output_shape[1:] != (height, width, len(labels)):
             raise InputError(
                 f"the task colorize needs a network that answers for every pixel; {recipe.model} gives {network.output_shape}: "
                 "use pool_upsample_net, conv_transpose_net or unet_colorizer"
             )
-        if recipe.colorize.input == "small" and (height % recipe.colorize.shrink or width % recipe.colorize.shrink):
-            raise InputError(
-                f"colorize.shrink divides height and width; received {recipe.colorize.shrink} for {height}×{width}"
-            )
+        if config.input == "small" and (height % config.shrink or width % config.shrink):
+            raise InputError(f"colorization.shrink must divide height and width; received {config.shrink} for {height}×{width}")
+        if recipe.weights:
+            load_all_but_head(network, recipe.weights, recipe.model)
+        if recipe.train_from:
+            freeze_before(network, recipe.train_from)
         image = keras.Input((height, width, 3), dtype="uint8", name="image")
         return keras.Model(image, network(_network_input(image, recipe)), name=network.name)
 
-    def compile_arguments(self, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
+    def compile_arguments(self, data: Dataset) -> dict[str, Any]:
         """Pixel-wise softmax cross-entropy, weighted where the recipe re-balances; pixel accuracy."""
-        if recipe.label_smoothing:
-            raise InputError(f"label_smoothing goes with the task classify; received {recipe.label_smoothing}: leave it 0")
-        weights = color_weights(splits.train.targets, len(info.labels), recipe.colorize.rebalance)
+        weights = color_weights(data.train.targets, len(data.info.labels), self.recipe.colorization.rebalance)
         return {"loss": _PixelCrossentropy(weights), "metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]}
 
-    def order(self, recipe: Recipe, splits: Splits) -> None:
-        """None: every image once an epoch."""
-
-    def validate(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, float]:
-        """Nothing further."""
-        return {}
-
-    def snapshot(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> Figure:
+    def snapshot(self, model: keras.Model, data: Dataset) -> Figure:
         """The grid of the first validation pictures."""
-        images = splits.validation.images[:SHOWN]
-        _, shown = _decoder(recipe, info)(model(images, training=False), images)
-        return plots.image_rows({"input": _seen(images, recipe), "truth": images, "prediction": shown.numpy()})
+        images = data.validation.images[:SHOWN]
+        _, shown = _decoder(self.recipe, data.info)(model(images, training=False), images)
+        return plots.image_rows({"input": _seen(images, self.recipe), "truth": images, "prediction": shown.numpy()})
 
-    def evaluate(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
+    def evaluate(self, trained: Trained) -> dict[str, Any]:
         """`PixelReport` of each split, confusion included; ``floors``, and the best that the palette allows."""
-        palette = palette_of(info.labels)
+        data = trained.data
+        palette = palette_of(data.info.labels)
         metrics: dict[str, Any] = {}
-        for name, split in splits.items():
+        for name, split in data.items():
             report = PixelReport(len(palette))
-            for logits, classes, shown, targets, images in _answers(model, recipe, split, info):
+            for logits, classes, shown, targets, images in _answers(trained.model, self.recipe, split, data.info):
                 report.add(logits, classes, targets, shown, images)
             metrics[name] = {**report.result(), "confusion": report.confusion.tolist()}
         best = PixelReport(len(palette))
-        for start in range(0, len(splits.test), BATCH):
-            images, targets = splits.test.images[start : start + BATCH], splits.test.targets[start : start + BATCH]
+        for start in range(0, len(data.test), BATCH):
+            images, targets = data.test.images[start : start + BATCH], data.test.targets[start : start + BATCH]
             best.add(None, targets, targets, palette[targets], images)
-        train, test = splits.train, splits.test
+        train, test = data.train, data.test
         metrics["floors"] = {
             **floors((train.images, train.targets), (test.images, test.targets), len(palette)),
             **{f"palette_{key}": value for key, value in best.result(loss=False).items() if key not in _COUNTED},
@@ -255,52 +249,52 @@ class Colorizer:
 
     def headline(self, metrics: Mapping[str, Any]) -> dict[str, str]:
         """Pixel accuracy of each split, and the loss of the test split."""
-        accuracies = {f"{name} accuracy": f"{metrics[name]['accuracy']:.4f}" for name in ("train", "validation", "test")}
-        return {**accuracies, "test loss": f"{metrics['test']['loss']:.4f}"}
+        return {**super().headline(metrics), "test loss": f"{metrics['test']['loss']:.4f}"}
 
-    def figures(
-        self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo, metrics: Mapping[str, Any]
-    ) -> dict[str, Figure]:
+    def figures(self, trained: Trained) -> dict[str, Figure]:
         """Colour grid of the first test pictures; the palette with its true and predicted shares."""
-        palette = palette_of(info.labels)
-        first = splits.test.take(np.arange(min(SHOWN, len(splits.test))))
-        _, _, shown, targets, images = next(_answers(model, recipe, first, info))
-        rows = {"input": _seen(images, recipe), "truth": images, "truth in palette": palette[targets], "prediction": shown}
-        confusion = np.array(metrics["test"]["confusion"])
+        data = trained.data
+        palette = palette_of(data.info.labels)
+        first = data.test.take(np.arange(min(SHOWN, len(data.test))))
+        _, _, shown, targets, images = next(_answers(trained.model, self.recipe, first, data.info))
+        rows = {"input": _seen(images, self.recipe), "truth": images, "truth in palette": palette[targets], "prediction": shown}
+        confusion = np.array(trained.metrics["test"]["confusion"])
         return {
             "color_grid": plots.image_rows(rows),
             "palette": plots.palette_shares(palette, confusion.sum(1) / confusion.sum(), confusion.sum(0) / confusion.sum()),
         }
 
-    def samples(self, splits: Splits, info: DataInfo, count: int) -> dict[str, np.ndarray]:
+    def samples(self, data: Dataset, count: int) -> dict[str, np.ndarray]:
         """The first test pictures in grey, the mean of their channels."""
-        return {f"{i}_gray": gray_levels(image) for i, image in enumerate(splits.test.images[:count])}
+        return {f"{i}_gray": gray_levels(image) for i, image in enumerate(data.test.images[:count])}
 
-    def serving_graph(self, model: keras.Model, recipe: Recipe, info: DataInfo) -> keras.Model:
+    def serving_graph(self, model: keras.Model, info: DataInfo) -> keras.Model:
         """uint8 pictures (N, H, W, 3) of any size to ``logits``, ``classes`` and ``colorized``.
 
         The picture is padded inside to multiples of what the network halves, by repeating its border, and the answer cut back.
         """
         network = next(layer for layer in model.layers if isinstance(layer, keras.Model))
         image = keras.Input((None, None, 3), dtype="uint8", name="image")
-        padded = PadToMultiple(_multiple(recipe), name="pad")(image)
-        logits = CropLike(name="logits")(_any_size(network)(_network_input(padded, recipe)), image)
-        classes, shown = _decoder(recipe, info)(logits, image)
+        padded = PadToMultiple(_multiple(self.recipe), name="pad")(image)
+        logits = CropLike(name="logits")(_any_size(network)(_network_input(padded, self.recipe)), image)
+        classes, shown = _decoder(self.recipe, info)(logits, image)
         names = {"classes": classes, "colorized": shown}
         outputs = {key: keras.layers.Identity(name=key)(value) for key, value in names.items()}
         return keras.Model(image, {"logits": logits, **outputs}, name=model.name)
 
-    def describe(self, model: keras.Model, recipe: Recipe, info: DataInfo, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    def describe(self, trained: Trained) -> dict[str, Any]:
         """Colours, figures of each split, and how a large picture is cut."""
-        network = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+        network, metrics = next(layer for layer in trained.model.layers if isinstance(layer, keras.Model)), trained.metrics
         keys = ("accuracy", "loss", "balanced_accuracy", "psnr", "ssim", "delta_e", "ab_rmse")
-        multiple = _multiple(recipe)
+        multiple = _multiple(self.recipe)
         return {
-            "labels": info.labels,
+            "labels": self.labels(trained.data.info),
             "metrics": {split: {key: metrics[split][key] for key in keys} for split in ("train", "validation", "test")},
-            "tiling": {"multiple": multiple, "overlap": -(-_reach(network, recipe) // multiple) * multiple},
+            "tiling": {"multiple": multiple, "overlap": -(-_reach(network, self.recipe) // multiple) * multiple},
         }
 
+
+TASK = ColorizationTask
 
 _COUNTED = ("images", "accuracy", "balanced_accuracy")
 
@@ -328,20 +322,20 @@ def reach(network: keras.Model) -> int:
     )
 
 
-def _reach(network: keras.Model, recipe: Recipe) -> int:
-    return reach(network) + (recipe.colorize.shrink if recipe.colorize.input == "small" else 0)
+def _reach(network: keras.Model, recipe: ColorizationRecipe) -> int:
+    return reach(network) + (recipe.colorization.shrink if recipe.colorization.input == "small" else 0)
 
 
-def _multiple(recipe: Recipe) -> int:
-    return max(MULTIPLE, recipe.colorize.shrink) if recipe.colorize.input == "small" else MULTIPLE
+def _multiple(recipe: ColorizationRecipe) -> int:
+    return max(MULTIPLE, recipe.colorization.shrink) if recipe.colorization.input == "small" else MULTIPLE
 
 
-def _network_input(image: Any, recipe: Recipe) -> Any:
+def _network_input(image: Any, recipe: ColorizationRecipe) -> Any:
     """uint8 (N, H, W, 3) to what the network sees, (N, H, W, 1 or 3), normalised."""
     pixels = normalization(recipe.data.normalize_mean, recipe.data.normalize_std, 3)(image)
-    if recipe.colorize.input == "gray":
+    if recipe.colorization.input == "gray":
         return keras.ops.mean(pixels, axis=-1, keepdims=True)
-    shrink = recipe.colorize.shrink
+    shrink = recipe.colorization.shrink
     small = keras.layers.AveragePooling2D(shrink, name="shrink")(pixels)
     return keras.layers.UpSampling2D(shrink, name="enlarge")(small)
 
@@ -353,23 +347,23 @@ def _any_size(network: keras.Model) -> keras.Model:
     return free
 
 
-def _decoder(recipe: Recipe, info: DataInfo) -> Decode:
-    config: Colorize = recipe.colorize
+def _decoder(recipe: ColorizationRecipe, info: DataInfo) -> Decode:
+    config = recipe.colorization
     return Decode(palette_of(info.labels), config.decode, config.temperature, config.keep_gray, name="decode")
 
 
-def _seen(images: np.ndarray, recipe: Recipe) -> np.ndarray:
+def _seen(images: np.ndarray, recipe: ColorizationRecipe) -> np.ndarray:
     """What the network sees of pictures, to be shown: uint8 (N, H, W, 1 or 3)."""
-    if recipe.colorize.input == "gray":
+    if recipe.colorization.input == "gray":
         return gray_levels(images)
-    shrink = recipe.colorize.shrink
+    shrink = recipe.colorization.shrink
     count, height, width, _ = images.shape
     small = images.reshape(count, height // shrink, shrink, width // shrink, shrink, 3).mean((2, 4)).round().astype(np.uint8)
     return small.repeat(shrink, 1).repeat(shrink, 2)
 
 
 def _answers(
-    model: keras.Model, recipe: Recipe, split: Split, info: DataInfo
+    model: keras.Model, recipe: ColorizationRecipe, split: Split, info: DataInfo
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """Batches of logits, classes, colours shown, targets and images."""
     decoder = _decoder(recipe, info)

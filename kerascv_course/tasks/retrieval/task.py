@@ -13,15 +13,15 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 from export.serving import normalization
-from kerascv_course.config import Recipe
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.retrieval_metrics import RetrievalProtocol, evaluate, evaluate_distances, make_protocol
-from kerascv_course.data import DataInfo, Split, Splits
-from kerascv_course.data.pipeline import evaluation_batches
+from kerascv_course.data import DataInfo, Dataset, Split
 from kerascv_course.models import create_model
+from kerascv_course.tasks.base import Trained, TrainedTask
 from kerascv_course.tasks.classification.transfer import freeze_before, load_all_but_head
 from kerascv_course.tasks.classification.tta import mean_over_views
 from kerascv_course.tasks.retrieval import figures as retrieval_figures
+from kerascv_course.tasks.retrieval.config import RetrievalRecipe
 from kerascv_course.tasks.retrieval.losses import (
     AngularMarginLoss,
     CenterDistances,
@@ -36,9 +36,7 @@ from kerascv_course.tasks.retrieval.metrics import PIXELS, k_reciprocal, pixel_v
 from kerascv_course.tasks.retrieval.sampling import pk_order
 from kerascv_course.training.devices import replicas
 
-__all__ = ["Retrieval"]
-
-BATCH = 128
+__all__ = ["RetrievalTask"]
 
 #: k of R@k.
 KS = (1, 5, 10)
@@ -48,12 +46,13 @@ SAME_IMAGES = (
 )
 
 
-class Retrieval:
-    """The retrieval task (see `kerascv_course.tasks.base.Task`)."""
+class RetrievalTask(TrainedTask[RetrievalRecipe]):
+    """The task retrieve."""
 
     curve = "R1"
     more_curves: tuple[str, ...] = ("R5", "R10")
     answer = "embedding"
+    evaluation_batch = 128
     targets = "identities"
     captions: Mapping[str, str] = {
         "learning_curves": "Learning curves. Validation shows identities that are not learnt: R@k is the share of queries with a right "
@@ -70,50 +69,51 @@ class Retrieval:
         "finished network gives.",
     }
 
-    def __init__(self) -> None:
+    def __init__(self, recipe: RetrievalRecipe) -> None:
+        super().__init__(recipe)
         self._embedder: tuple[keras.Model, keras.Model] | None = None
-        self._known: list[tuple[keras.Model, Split, np.ndarray]] = []
 
-    def label(self, recipe: Recipe, splits: Splits, info: DataInfo, run_dir: Path | None) -> tuple[Splits, DataInfo]:
+    def label(self, data: Dataset, run_dir: Path | None) -> Dataset:
         """The source's own identities; each split must allow the recipe's protocol, and batches the recipe's identities.
 
         Raises:
             InputError: they do not.
         """
-        for _, split in splits.items():
-            protocol_of(recipe, split)
-        self.order(recipe, splits)
-        return splits, info
+        for _, split in data.items():
+            self.protocol(split)
+        self.order(data)
+        return data
 
-    def files(self, info: DataInfo) -> dict[str, str]:
-        """None: nothing is chosen."""
-        return {}
+    def protocol(self, split: Split) -> RetrievalProtocol:
+        """The recipe's protocol for the images of a split; leave-one-out where query-gallery finds no marks in the split."""
+        name = self.recipe.retrieval.protocol
+        if name == "query-gallery" and split.queries is None:
+            name = "leave-one-out"
+        return make_protocol(name, split.targets, cameras=split.cameras, is_query=split.queries)
 
-    def relabel(self, info: DataInfo) -> None:
-        """None: an identity stays who it is when its image changes."""
-
-    def order(self, recipe: Recipe, splits: Splits) -> Callable[[tf.Tensor], tf.Tensor] | None:
-        """PK batches, where the recipe asks for them."""
-        each = recipe.retrieve.images_per_identity
+    def order(self, data: Dataset) -> Callable[[tf.Tensor], tf.Tensor] | None:
+        """PK batches, if the recipe has them."""
+        each = self.recipe.retrieval.images_per_identity
         if not each:
             return None
-        return pk_order(splits.train.targets, recipe.batch_size // each, each, recipe.seed)
+        return pk_order(data.train.targets, self.recipe.batch_size // each, each, self.recipe.seed)
 
-    def build(self, recipe: Recipe, splits: Splits, info: DataInfo) -> keras.Model:
+    def build(self, data: Dataset) -> keras.Model:
         """uint8 images to one row of all that the losses take: vector, logits, distances to centres, side by side.
 
         A network of the registry without its top, behind normalisation; then ``feature``, which triplets and centres compare, and
         ``embedding``, which identities are classified and found by: the same, or behind batch norm (BNNeck).
         """
-        config, identities = recipe.retrieve, _learnt(splits)
+        recipe, shape = self.recipe, data.info.image_shape
+        config, identities = recipe.retrieval, _learnt(data)
         options: dict[str, Any] = dict(recipe.model_options)
-        backbone = create_model(recipe.model, None, info.image_shape, include_top=False, **options)
+        backbone = create_model(recipe.model, None, shape, include_top=False, **options)
         if recipe.weights:
             load_all_but_head(backbone, recipe.weights, recipe.model, has_head=False)
         if recipe.train_from:
             freeze_before(backbone, recipe.train_from)
-        image = keras.Input(info.image_shape, dtype="uint8", name="image")
-        x = backbone(normalization(recipe.data.normalize_mean, recipe.data.normalize_std, info.image_shape[-1])(image))
+        image = keras.Input(shape, dtype="uint8", name="image")
+        x = backbone(normalization(recipe.data.normalize_mean, recipe.data.normalize_std, shape[-1])(image))
         if config.embedding:
             x = keras.layers.Dense(config.embedding, name="projection")(x)
         feature = keras.layers.Activation("linear", name="feature")(x)
@@ -134,19 +134,19 @@ class Retrieval:
             return keras.Model(image, embedding, name=recipe.model.split("/")[-1].split("?")[0])
         return keras.Model(image, keras.layers.Concatenate(name="parts")(parts), name=recipe.model.split("/")[-1].split("?")[0])
 
-    def compile_arguments(self, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
+    def compile_arguments(self, data: Dataset) -> dict[str, Any]:
         """The weighted sum of the recipe's losses; each by itself as a metric, where there are several."""
-        config, identities = recipe.retrieve, _learnt(splits)
+        config, identities = self.recipe.retrieval, _learnt(data)
         if config.triplet != "none" and replicas() > 1:
             raise InputError(
-                f"retrieve.triplet {config.triplet} compares all images of a batch, of which TensorFlow shows each device a part: "
+                f"retrieval.triplet {config.triplet} compares all images of a batch, of which TensorFlow shows each device a part: "
                 "train it with KERAS_BACKEND=jax, or without --devices"
             )
         losses: list[tuple[str, keras.losses.Loss, float, int]] = []
         if config.identity_loss == "softmax":
-            losses.append(("id", IdentityCrossentropy(recipe.label_smoothing), 1.0, identities))
+            losses.append(("id", IdentityCrossentropy(config.label_smoothing), 1.0, identities))
         elif config.identity_loss != "none":
-            margin = (config.angular_margin, config.angular_scale, recipe.label_smoothing)
+            margin = (config.angular_margin, config.angular_scale, config.label_smoothing)
             losses.append(("id", AngularMarginLoss(config.identity_loss, *margin), 1.0, identities))
         if config.center_weight:
             losses.append(("center", CenterLoss(), config.center_weight, identities))
@@ -165,55 +165,47 @@ class Retrieval:
             return {"loss": loss}
         return {"loss": loss, "metrics": [PartLoss(loss, name) for name in parts]}
 
-    def embedder(self, model: keras.Model, recipe: Recipe) -> keras.Model:
-        """uint8 images to vectors of length 1, of a model that `build` made; the mean over the recipe's views."""
+    def embedder(self, model: keras.Model) -> keras.Model:
+        """uint8 images to vectors of length 1, of a model that `build` made; averaged over the views of test-time augmentation."""
         if self._embedder is None or self._embedder[0] is not model:
             vectors = keras.Model(model.input, model.get_layer("embedding").output, name=model.name)
-            vectors = mean_over_views(vectors, recipe.views)
+            vectors = mean_over_views(vectors, self.recipe.retrieval.tta)
             image = keras.Input(model.input.shape[1:], dtype="uint8", name="image")
             unit = keras.layers.UnitNormalization(name="unit_length")(vectors(image))
             self._embedder = (model, keras.Model(image, unit, name=model.name))
         return self._embedder[1]
 
-    def _embed(self, model: keras.Model, recipe: Recipe, split: Split) -> np.ndarray:
-        return self.embedder(model, recipe).predict(evaluation_batches(split, BATCH), verbose=0)
+    def predict(self, model: keras.Model, split: Split) -> np.ndarray:
+        """Embeddings (N, size) of length 1."""
+        embeddings: np.ndarray = super().predict(self.embedder(model), split)
+        return embeddings
 
-    def _vectors(self, model: keras.Model, recipe: Recipe, split: Split) -> np.ndarray:
-        """Vectors of a split by a finished model, each split's once."""
-        for known, images, vectors in self._known:
-            if known is model and images is split:
-                return vectors
-        self._known.append((model, split, self._embed(model, recipe, split)))
-        return self._known[-1][2]
-
-    def validate(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, float]:
-        """R1, R5 and R10 of the validation split; nothing where the network has diverged, which its loss tells."""
-        vectors = self._embed(model, recipe, splits.validation)
+    def validate(self, model: keras.Model, data: Dataset) -> dict[str, float]:
+        """R1, R5 and R10 of the validation split; nothing if the network has diverged, which its loss tells."""
+        vectors = self.predict(model, data.validation)
         if not np.isfinite(vectors).all():
             return {}
-        report = evaluate(vectors, splits.validation.targets, protocol_of(recipe, splits.validation), ks=KS)
+        report = evaluate(vectors, data.validation.targets, self.protocol(data.validation), ks=KS)
         return {f"R{k}": value for k, value in report.recalls.items()}
 
-    def snapshot(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> None:
-        """Nothing is drawn."""
+    def evaluate(self, trained: Trained) -> dict[str, Any]:
+        """`RetrievalReport` of each split, by the recipe's protocol; of the test split also re-ranked if the recipe asks for it.
 
-    def evaluate(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
-        """`RetrievalReport` of each split, by the recipe's protocol; of the test split re-ranking too where the recipe asks for it.
-
-        Floors: a random order, and the pictures themselves, shrunken to 16×16 pixels.
+        Baselines: a random order, and the images themselves, shrunk to 16×16 pixels.
         """
+        data = trained.data
         metrics: dict[str, Any] = {}
-        for name, split in splits.items():
-            protocol = protocol_of(recipe, split)
-            vectors = self._vectors(model, recipe, split)
+        for name, split in data.items():
+            protocol = self.protocol(split)
+            vectors = trained.predictions if split is data.test else self.predict(trained.model, split)
             metrics[name] = {"images": len(split), **evaluate(vectors, split.targets, protocol, ks=KS).to_plain()}
-            if name == "test" and recipe.retrieve.rerank:
+            if name == "test" and self.recipe.retrieval.rerank:
                 distances = k_reciprocal(vectors[protocol.queries], vectors[protocol.gallery])
                 report = evaluate_distances(distances, split.targets, protocol, ks=KS)
                 metrics[name] |= {f"reranked {key}": report.to_plain()[key] for key in ("R1", "mAP")}
-        if splits.test is splits.validation:
+        if data.test is data.validation:
             metrics["test"]["note"] = SAME_IMAGES
-        pixels = evaluate(pixel_vectors(splits.test.images), splits.test.targets, protocol_of(recipe, splits.test), ks=KS)
+        pixels = evaluate(pixel_vectors(data.test.images), data.test.targets, self.protocol(data.test), ks=KS)
         metrics["floors"] = {"R1 of a random order": pixels.chance}
         metrics["floors"] |= {f"R{k} of {PIXELS}×{PIXELS} pixels": value for k, value in pixels.recalls.items()}
         return metrics
@@ -224,50 +216,46 @@ class Retrieval:
         shown = {f"test {key}": f"{test[key]:.4f}" for key in ("R1", "R5", "R10", "mAP")}
         return {**shown, "R1 by chance": f"{test['chance']:.4f}"}
 
-    def figures(
-        self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo, metrics: Mapping[str, Any]
-    ) -> dict[str, Figure]:
-        """Rank lists, CMC curve, histograms of distances, a map, the worst confusions and, where they are learnt from, triplets."""
-        test = splits.test
-        vectors, protocol = self._vectors(model, recipe, test), protocol_of(recipe, test)
-        figures = retrieval_figures.draw(vectors, test, info.labels, protocol, metrics)
-        config, order = recipe.retrieve, self.order(recipe, splits)
+    def figures(self, trained: Trained) -> dict[str, Figure]:
+        """Rank lists, CMC curve, histograms of distances, a map, the worst confusions and, if they are trained on, triplets."""
+        data, vectors, model = trained.data, trained.predictions, trained.model
+        labels = data.info.labels
+        figures = retrieval_figures.draw(vectors, data.test, labels, self.protocol(data.test), trained.metrics)
+        config, order = self.recipe.retrieval, self.order(data)
         if order is not None and config.triplet != "none":
-            batch = splits.train.take(order(tf.constant(0, tf.int64)).numpy())
+            batch = data.train.take(order(tf.constant(0, tf.int64)).numpy())
             compared = keras.Model(model.input, model.get_layer("feature").output)
             features = compared.predict_on_batch(batch.images)
-            figures["triplets"] = retrieval_figures.triplets(features, batch, info.labels, config.triplet, config.distance)
+            figures["triplets"] = retrieval_figures.triplets(features, batch, labels, config.triplet, config.distance)
         return figures
 
-    def samples(self, splits: Splits, info: DataInfo, count: int) -> dict[str, np.ndarray]:
-        """The first test picture of each of the first identities."""
-        samples = {}
-        for target in np.unique(splits.test.targets[splits.test.targets >= 0])[:count].tolist():
-            safe = re.sub(r"[^\w-]+", "_", info.labels[target]) or "identity"
-            samples[f"{target}_{safe}"] = splits.test.images[(splits.test.targets == target).argmax()]
+    def samples(self, data: Dataset, count: int) -> dict[str, np.ndarray]:
+        """The first test image of each of the first identities."""
+        samples, test = {}, data.test
+        for target in np.unique(test.targets[test.targets >= 0])[:count].tolist():
+            safe = re.sub(r"[^\w-]+", "_", data.info.labels[target]) or "identity"
+            samples[f"{target}_{safe}"] = test.images[(test.targets == target).argmax()]
         return samples
 
-    def serving_graph(self, model: keras.Model, recipe: Recipe, info: DataInfo) -> keras.Model:
+    def serving_graph(self, model: keras.Model, info: DataInfo) -> keras.Model:
         """uint8 images to ``embedding``, vectors of length 1."""
-        embedder = self.embedder(model, recipe)
         image = keras.Input(info.image_shape, dtype="uint8", name="image")
-        return keras.Model(image, {"embedding": keras.layers.Identity(name="embedding")(embedder(image))}, name=model.name)
+        embedding = keras.layers.Identity(name="embedding")(self.embedder(model)(image))
+        return keras.Model(image, {"embedding": embedding}, name=model.name)
 
-    def describe(self, model: keras.Model, recipe: Recipe, info: DataInfo, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """A file of vectors, which has no labels; R@k and mAP."""
-        measured = {
-            split: {key: metrics[split][key] for key in ("R1", "R5", "R10", "mAP")} for split in ("train", "validation", "test")
-        }
-        return {"task": "embed", "labels": (), "metrics": measured}
+    def labels(self, info: DataInfo) -> tuple[str, ...]:
+        """None: a file of embeddings has no labels."""
+        return ()
 
-
-def protocol_of(recipe: Recipe, split: Split) -> RetrievalProtocol:
-    """The recipe's protocol over the images of a split; leave-one-out where query-gallery wants marks that the split has not."""
-    name = recipe.retrieve.protocol
-    if name == "query-gallery" and split.queries is None:
-        name = "leave-one-out"
-    return make_protocol(name, split.targets, cameras=split.cameras, is_query=split.queries)
+    def describe(self, trained: Trained) -> dict[str, Any]:
+        """A file of embeddings; R@k and mAP of each split."""
+        keys, metrics = ("R1", "R5", "R10", "mAP"), trained.metrics
+        measured = {split: {key: metrics[split][key] for key in keys} for split in ("train", "validation", "test")}
+        return {"task": "embed", "labels": self.labels(trained.data.info), "metrics": measured}
 
 
-def _learnt(splits: Splits) -> int:
-    return int(splits.train.targets.max()) + 1
+TASK = RetrievalTask
+
+
+def _learnt(data: Dataset) -> int:
+    return int(data.train.targets.max()) + 1

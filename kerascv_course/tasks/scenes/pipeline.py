@@ -20,9 +20,9 @@ import tensorflow as tf
 from keras import ops
 from tqdm import tqdm
 
-from kerascv_course.config import Scenes
 from kerascv_course.core.io import atomic_write
 from kerascv_course.tasks.scenes.classifiers import KernelMap, LinearMachine, Neighbors
+from kerascv_course.tasks.scenes.config import Scenes
 from kerascv_course.tasks.scenes.encoders import (
     VLAD,
     BagOfWords,

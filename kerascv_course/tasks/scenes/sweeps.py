@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from kerascv_course import plots
-from kerascv_course.config import Recipe, Scenes
 from kerascv_course.core.environment import describe_environment
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.io import atomic_write
-from kerascv_course.data import DataInfo, Split, Splits
-from kerascv_course.tasks.base import FittedTask
+from kerascv_course.data import Dataset, Split
+from kerascv_course.tasks.scenes.config import SceneRecipe, Scenes
 from kerascv_course.tasks.scenes.pipeline import scores
+from kerascv_course.tasks.scenes.task import SceneTask
 
 __all__ = ["PRESETS", "Row", "Summary", "format_rows", "repeat", "summarize_repeats", "sweep", "variants", "write_table"]
 
@@ -63,18 +63,16 @@ class Row:
     seconds: float
 
 
-def variants(recipe: Recipe, over: Mapping[str, Sequence[Any]]) -> list[tuple[dict[str, Any], Recipe]]:
+def variants(recipe: SceneRecipe, over: Mapping[str, Sequence[Any]]) -> list[tuple[dict[str, Any], SceneRecipe]]:
     """Every combination of settings, those that do not go together left out.
 
     Args:
         recipe: of the task scenes.
-        over: field of `kerascv_course.config.Scenes` to values; without values: those of `PRESETS`.
+        over: field of `kerascv_course.tasks.scenes.config.Scenes` to values; without values: those of `PRESETS`.
 
     Raises:
-        InputError: the recipe has another task, no such field, or no values.
+        InputError: no such field, or no values.
     """
-    if recipe.task != "scenes":
-        raise InputError(f"a sweep takes a recipe of the task scenes; received {recipe.name}, whose task is {recipe.task}")
     fields = {field.name for field in dataclasses.fields(Scenes)}
     choices = {}
     for name, values in over.items():
@@ -93,66 +91,60 @@ def variants(recipe: Recipe, over: Mapping[str, Sequence[Any]]) -> list[tuple[di
     return made
 
 
-def sweep(
-    task: FittedTask, recipes: Sequence[tuple[dict[str, Any], Recipe]], splits: Splits, info: DataInfo, *, test: bool
-) -> list[Row]:
+def sweep(recipes: Sequence[tuple[dict[str, Any], SceneRecipe]], data: Dataset, *, test: bool) -> list[Row]:
     """Fit and measure every variant.
 
     Args:
-        task: of the recipes.
         recipes: from `variants`.
-        splits: the data.
-        info: likewise.
+        data: the dataset.
         test: measure on the test split as well. For tables that are printed beside a report's; what is best is chosen on
             validation.
     """
-    return [_row(task, settings, recipe, splits, info, test=test) for settings, recipe in recipes]
+    return [_row(settings, recipe, data, test=test) for settings, recipe in recipes]
 
 
-def _row(task: FittedTask, settings: dict[str, Any], recipe: Recipe, splits: Splits, info: DataInfo, *, test: bool) -> Row:
+def _row(settings: dict[str, Any], recipe: SceneRecipe, data: Dataset, *, test: bool) -> Row:
     started = time.perf_counter()
-    model, history, best = task.fit(recipe, splits, info)
+    model, history, best = SceneTask(recipe).fit(data)
     accuracy = None
     if test:
-        accuracy = float((scores(model, splits.test.images).argmax(axis=1) == splits.test.targets).mean())
+        accuracy = float((scores(model, data.test.images).argmax(axis=1) == data.test.targets).mean())
     row = Row(settings, history[best]["val_accuracy"], accuracy, round(time.perf_counter() - started, 1))
     log.info("%s", format_rows([row]).splitlines()[-1])
     return row
 
 
-def repeat(task: FittedTask, recipe: Recipe, splits: Splits, info: DataInfo, seeds: Sequence[int]) -> list[Row]:
+def repeat(recipe: SceneRecipe, data: Dataset, seeds: Sequence[int]) -> list[Row]:
     """Fit and measure on random splits: as many images of each class for training as in the given ones (100 of the fifteen scenes).
 
     Everything is learnt anew from each split's training images, words included.
 
     Args:
-        task: of the recipe.
         recipe: what is done.
-        splits: whose images are divided anew.
-        info: of the data.
+        data: whose images are divided anew.
         seeds: one for each repeat.
     """
     rows = []
     for seed in seeds:
-        rows.append(_row(task, {"split": seed}, recipe, random_splits(splits, seed), info, test=True))
+        rows.append(_row({"split": seed}, recipe, random_splits(data, seed), test=True))
     return rows
 
 
-def random_splits(splits: Splits, seed: int) -> Splits:
+def random_splits(data: Dataset, seed: int) -> Dataset:
     """Divide all images anew, at random within each class, every split keeping its size in every class."""
-    images = np.concatenate([split.images for _, split in splits.items()])
-    targets = np.concatenate([split.targets for _, split in splits.items()])
+    images = np.concatenate([split.images for _, split in data.items()])
+    targets = np.concatenate([split.targets for _, split in data.items()])
     rng = np.random.default_rng(seed)
-    parts: dict[str, list[np.ndarray]] = {name: [] for name, _ in splits.items()}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name, _ in data.items()}
     for target in np.unique(targets):
         order = rng.permutation(np.flatnonzero(targets == target))
         start = 0
-        for name, split in splits.items():
+        for name, split in data.items():
             count = int((split.targets == target).sum())
             parts[name].append(order[start : start + count])
             start += count
     chosen = {name: np.sort(np.concatenate(part)) for name, part in parts.items()}
-    return Splits(*(Split(images[chosen[name]], targets[chosen[name]]) for name in ("train", "validation", "test")))
+    return dataclasses.replace(data, **{name: Split(images[index], targets[index]) for name, index in chosen.items()})
 
 
 @dataclass(frozen=True)
@@ -183,7 +175,7 @@ def format_rows(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def write_table(output: Path, recipe: Recipe, rows: Sequence[Row], table: str, title: str | None) -> None:
+def write_table(output: Path, recipe: SceneRecipe, rows: Sequence[Row], table: str, title: str | None) -> None:
     """Write a sweep's or a repeat's rows: as Markdown, as CSV and, with the recipe, the command and the machine, as JSON.
 
     Args:

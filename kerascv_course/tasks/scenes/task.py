@@ -12,15 +12,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kerascv_course import plots
-from kerascv_course.config import Recipe
-from kerascv_course.core.errors import InputError
-from kerascv_course.data import DataInfo, Split, Splits
+from kerascv_course.data import DataInfo, Dataset, Split
+from kerascv_course.tasks.base import FittedTask, Trained
 from kerascv_course.tasks.classification.task import class_samples
 from kerascv_course.tasks.scenes.classifiers import check_classes, check_neighbors
+from kerascv_course.tasks.scenes.config import SceneRecipe
 from kerascv_course.tasks.scenes.features import Grid
 from kerascv_course.tasks.scenes.pipeline import Features, classifier_fitter, scores
 
-__all__ = ["SHORT_NAMES", "SceneRecognition", "asymmetry", "confused_pairs", "confusion", "short_names"]
+__all__ = ["SHORT_NAMES", "SceneTask", "asymmetry", "confused_pairs", "confusion", "short_names"]
 
 #: Names of the fifteen scenes as report 002 abbreviates them.
 SHORT_NAMES = {
@@ -65,65 +65,36 @@ def confused_pairs(counts: np.ndarray, count: int) -> list[tuple[int, int, int]]
     return [(int(rows[i]), int(columns[i]), int(both[rows[i], columns[i]])) for i in order if both[rows[i], columns[i]]]
 
 
-class SceneRecognition:
-    """The scenes task (see `kerascv_course.tasks.base.Task`)."""
+class SceneTask(FittedTask[SceneRecipe]):
+    """The task scenes."""
 
-    curve = "accuracy"
-    more_curves: tuple[str, ...] = ()
     answer = "probabilities"
-    targets = "classes"
     #: Inside, images are run one by one: a batch is a loop, and other sizes of it are the same computation.
     batch_sizes = (7,)
     captions: Mapping[str, str] = {
-        "confusion_matrix": "Confusion matrix of the test split: rows are true classes, numbers are images.",
-        "class_accuracy": "Share of each class that was recognised, test split.",
-        "confused_pairs": "Test pictures of the pairs of classes that are most often taken for one another.",
+        "confusion_matrix": "Confusion matrix of the test split; rows are true classes.",
+        "class_accuracy": "Accuracy of each class on the test split.",
+        "confused_pairs": "Test images of the pairs of classes that are most often confused.",
     }
 
-    def __init__(self) -> None:
-        self._known: list[tuple[keras.Model, Split, np.ndarray]] = []
-
-    def answers(self, model: keras.Model, split: Split) -> np.ndarray:
-        """Answers (N,), class numbers; each split's are computed once."""
-        for known, images, answers in self._known:
-            if known is model and images is split:
-                return answers
-        self._known.append((model, split, scores(model, split.images).argmax(axis=1)))
-        return self._known[-1][2]
-
-    def label(self, recipe: Recipe, splits: Splits, info: DataInfo, run_dir: Path | None) -> tuple[Splits, DataInfo]:
-        """The source's own classes; what the data cannot meet is refused here, before hours of work.
+    def label(self, data: Dataset, run_dir: Path | None) -> Dataset:
+        """The source's own classes; data that cannot be fitted is refused before hours of work.
 
         Raises:
-            InputError: images smaller than a descriptor, more neighbours than training images, or for support vector machines a
-                class without training images. Neighbours never answer such a class.
+            InputError: images smaller than a descriptor, more neighbors than training images, or for support vector machines a
+                class without training images. Neighbors never answer such a class.
         """
-        config, train = recipe.scenes, splits.train
+        config = self.recipe.scenes
         if config.feature != "tiny":
             for size in config.bin_sizes:
-                Grid(*info.image_shape[:2], config.step, size)
+                Grid(*data.info.image_shape[:2], config.step, size)
         if config.classifier == "knn":
-            check_neighbors(config.k, len(train))
+            check_neighbors(config.k, len(data.train))
         else:
-            check_classes(train.targets, info.labels)
-        return splits, info
+            check_classes(data.train.targets, data.info.labels)
+        return data
 
-    def files(self, info: DataInfo) -> dict[str, str]:
-        """None: nothing is chosen."""
-        return {}
-
-    def relabel(self, info: DataInfo) -> None:
-        """None: images are not augmented."""
-
-    def build(self, recipe: Recipe, splits: Splits, info: DataInfo) -> keras.Model:
-        """There is nothing to be trained by gradients."""
-        raise InputError("the task scenes is fitted as a whole; it has no network to build")
-
-    def compile_arguments(self, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
-        """None: nothing is compiled."""
-        return {}
-
-    def fit(self, recipe: Recipe, splits: Splits, info: DataInfo) -> tuple[keras.Model, list[dict[str, float]], int]:
+    def fit(self, data: Dataset) -> tuple[keras.Model, list[dict[str, float]], int]:
         """Learn words, encode, fit a classifier.
 
         The words and each setting of the classifier are learnt from train and measured on validation; the best setting is then
@@ -132,19 +103,19 @@ class SceneRecognition:
         Returns:
             The model; a row a setting that was tried; and which of them is best.
         """
-        config, classes = recipe.scenes, len(info.labels)
-        features = Features.learn(config, splits.train.images)
+        config, classes = self.recipe.scenes, len(data.info.labels)
+        features = Features.learn(config, data.train.images)
         train, validation = (
-            features.encode(split.images, name) for name, split in (("train", splits.train), ("validation", splits.validation))
+            features.encode(split.images, name) for name, split in (("train", data.train), ("validation", data.validation))
         )
         settings = [float(config.k)] if config.classifier == "knn" else list(config.penalties)
-        fit, rows = classifier_fitter(config, train, splits.train.targets, classes), []
+        fit, rows = classifier_fitter(config, train, data.train.targets, classes), []
         for number, setting in enumerate(settings, 1):
             started = time.perf_counter()
             classify = fit(setting)
             accuracies = {
                 name: float((classify(vectors).argmax(axis=1) == split.targets).mean())
-                for name, vectors, split in (("", train, splits.train), ("val_", validation, splits.validation))
+                for name, vectors, split in (("", train, data.train), ("val_", validation, data.validation))
             }
             seconds = round(time.perf_counter() - started, 3)
             rows.append(
@@ -158,32 +129,28 @@ class SceneRecognition:
         best = int(np.argmax([row["val_accuracy"] for row in rows]))
         if config.refit:
             vectors = np.concatenate([train, validation])
-            targets = np.concatenate([splits.train.targets, splits.validation.targets])
+            targets = np.concatenate([data.train.targets, data.validation.targets])
             fit = classifier_fitter(config, vectors, targets, classes)
         return fit(settings[best]).whole(features), rows, best
 
-    def order(self, recipe: Recipe, splits: Splits) -> None:
-        """None: every image once an epoch."""
+    def predict(self, model: keras.Model, split: Split) -> np.ndarray:
+        """Class numbers (N,)."""
+        answers: np.ndarray = scores(model, split.images).argmax(axis=1)
+        return answers
 
-    def validate(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, float]:
-        """Nothing further."""
-        return {}
+    def evaluate(self, trained: Trained) -> dict[str, Any]:
+        """Accuracy, confusion matrix and its asymmetry; of test also without the images that are in train or validation as well.
 
-    def snapshot(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> None:
-        """Nothing is drawn."""
-
-    def evaluate(self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo) -> dict[str, Any]:
-        """Accuracy, confusion matrix and its asymmetry; of test also without the images that train or validation hold as well.
-
-        Validation stands here only where the classifier was not fitted to it in the end.
+        Validation is left out if the final classifier was fitted to it.
         """
-        learnt = {"train": splits.train, "validation": splits.validation}
-        seen = {image.tobytes() for split in learnt.values() for image in split.images}
+        data = trained.data
+        seen = {image.tobytes() for split in (data.train, data.validation) for image in split.images}
         metrics: dict[str, Any] = {}
-        for name, split in splits.items():
-            if name == "validation" and recipe.scenes.refit:
+        for name, split in data.items():
+            if name == "validation" and self.recipe.scenes.refit:
                 continue
-            right, counts = self._measure(model, split, len(info.labels))
+            answers = trained.predictions if name == "test" else self.predict(trained.model, split)
+            right, counts = answers == split.targets, confusion(answers, split.targets, len(data.info.labels))
             metrics[name] = {"images": len(split), "accuracy": float(right.mean())}
             if name == "test":
                 new = np.array([image.tobytes() not in seen for image in split.images])
@@ -199,52 +166,37 @@ class SceneRecognition:
             }
         return metrics
 
-    def _measure(self, model: keras.Model, split: Split, classes: int) -> tuple[np.ndarray, np.ndarray]:
-        answers = self.answers(model, split)
-        return answers == split.targets, confusion(answers, split.targets, classes)
-
-    def headline(self, metrics: Mapping[str, Any]) -> dict[str, str]:
-        """Accuracies."""
-        return {
-            f"{name} accuracy": f"{metrics[name]['accuracy']:.4f}"
-            for name in ("train", "validation", "test")
-            if name in metrics
-        }
-
-    def figures(
-        self, model: keras.Model, recipe: Recipe, splits: Splits, info: DataInfo, metrics: Mapping[str, Any]
-    ) -> dict[str, Figure]:
+    def figures(self, trained: Trained) -> dict[str, Figure]:
         """Confusion matrix, accuracy by class and the most confused pairs of the test split."""
-        test = metrics["test"]
-        names, order = short_names(info.labels)
+        test, split, labels = trained.metrics["test"], trained.data.test, trained.data.info.labels
+        names, order = short_names(labels)
         counts = np.array(test["confusion"])
         figures = {
             "confusion_matrix": plots.confusion_matrix(counts[np.ix_(order, order)], names, test["accuracy"]),
-            "class_accuracy": plots.class_accuracy(test["class_accuracy"], info.labels),
+            "class_accuracy": plots.class_accuracy(test["class_accuracy"], labels),
         }
-        answers = self.answers(model, splits.test)
         images, captions = [], []
         for pair in confused_pairs(counts, 6):
             for true, answer in (pair[:2], pair[1::-1]):
-                found = np.flatnonzero((splits.test.targets == true) & (answers == answer))
+                found = np.flatnonzero((split.targets == true) & (trained.predictions == answer))
                 if len(found):
-                    images.append(splits.test.images[found[0]])
-                    captions.append(f"{info.labels[true]} taken for\n{info.labels[answer]} ({len(found)})")
+                    images.append(split.images[found[0]])
+                    captions.append(f"{labels[true]} taken for\n{labels[answer]} ({len(found)})")
         if images:
             figures["confused_pairs"] = plots.image_grid(
                 np.stack(images), captions, title="Most confused pairs of the test split (number of such images)", columns=4
             )
         return figures
 
-    def samples(self, splits: Splits, info: DataInfo, count: int) -> dict[str, np.ndarray]:
-        """The first test picture of each of the first classes."""
-        return class_samples(splits, info, count)
+    def samples(self, data: Dataset, count: int) -> dict[str, np.ndarray]:
+        """The first test image of each of the first classes."""
+        return class_samples(data, count)
 
-    def serving_graph(self, model: keras.Model, recipe: Recipe, info: DataInfo) -> keras.Model:
-        """uint8 images to probabilities: shares of the votes, or the softmax of margins, which are an output ``logits`` then."""
+    def serving_graph(self, model: keras.Model, info: DataInfo) -> keras.Model:
+        """uint8 images to probabilities: shares of the votes, or the softmax of margins, which are then an output ``logits``."""
         image = keras.Input(info.image_shape, dtype="uint8", name="image")
         scores = model(image)
-        if recipe.scenes.classifier == "knn":
+        if self.recipe.scenes.classifier == "knn":
             outputs = {"probabilities": keras.layers.Identity(name="probabilities")(scores)}
         else:
             outputs = {
@@ -253,9 +205,9 @@ class SceneRecognition:
             }
         return keras.Model(image, outputs, name="scenes")
 
-    def describe(self, model: keras.Model, recipe: Recipe, info: DataInfo, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """Labels and the accuracy on each split."""
-        measured = {
-            split: {"accuracy": metrics[split]["accuracy"]} for split in ("train", "validation", "test") if split in metrics
-        }
-        return {"labels": info.labels, "metrics": measured, "preprocessing": "pixels"}
+    def describe(self, trained: Trained) -> dict[str, Any]:
+        """Labels, accuracies, and that pixels are taken as they are."""
+        return {**super().describe(trained), "preprocessing": "pixels"}
+
+
+TASK = SceneTask

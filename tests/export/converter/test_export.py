@@ -19,12 +19,12 @@ keras = pytest.importorskip("keras")
 
 
 @pytest.fixture(scope="module")
-def served(tiny_run, tiny_recipe, digits):
+def served(tiny_run):
     """The tiny run's serving graph."""
-    from kerascv_course.conclusion import load_best
-    from kerascv_course.tasks.base import get_task
+    from export.serving import serving_classifier
+    from kerascv_course.core.keras_file import load_model
 
-    return get_task("classify").serving_graph(load_best(tiny_run), tiny_recipe, digits[1])
+    return serving_classifier(load_model(tiny_run.path))
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_labels_must_fit_the_classes(network, tmp_path):
 
 
 def test_the_gate_passes_and_reports_everything(served, tiny_run, digits):
-    test = digits[0].test
+    test = digits.test
     report = check_parity(served, tiny_run / "model.onnx", test.images, targets=test.targets)
     assert report.ok and report.images == 359
     seen = {(row.output, row.batch_size, row.evaluator) for row in report.rows}
@@ -204,7 +204,7 @@ def rotate_classes(model):
 @pytest.mark.parametrize("change", [change_weight, make_nan, drop_normalisation, rotate_classes])
 def test_altered_files_fail_and_say_what_differs(served, tiny_run, digits, tmp_path, change):
     path = altered(tiny_run / "model.onnx", tmp_path / "x.onnx", change)
-    test = digits[0].test
+    test = digits.test
     with pytest.raises(ParityError, match=r"output 'logits', batch size 1, graph optimised: differs by") as caught:
         check_parity(served, path, test.images, targets=test.targets)
     assert not caught.value.report.ok and "FAILED" in caught.value.report.summary()
@@ -235,13 +235,13 @@ def test_a_changed_label_fails(served, tiny_run, digits, tmp_path):
 
     path = altered(tiny_run / "model.onnx", tmp_path / "x.onnx", swap)
     with pytest.raises(ParityError, match="class 3 is called '5' in the file and is '3'"):
-        check_parity(served, path, digits[0].test.images, labels=digits[1].labels)
+        check_parity(served, path, digits.test.images, labels=digits.info.labels)
     with pytest.raises(ParityError, match="the file has 10 labels, the model 9 classes"):
-        check_parity(served, path, digits[0].test.images, labels=digits[1].labels[:9])
+        check_parity(served, path, digits.test.images, labels=digits.info.labels[:9])
 
 
 def test_a_changed_label_fails_the_check_of_a_run(tiny_run, tmp_path):
-    from kerascv_course.conclusion import check_run
+    from kerascv_course.experiment import Experiment
 
     def rename(model):
         prop = next(prop for prop in model.metadata_props if prop.key == KEY)
@@ -249,7 +249,7 @@ def test_a_changed_label_fails_the_check_of_a_run(tiny_run, tmp_path):
 
     path = altered(tiny_run / "model.onnx", tmp_path / "x.onnx", rename)
     with pytest.raises(ParityError, match="class 7 is called 'sieben' in the file and is '7'"):
-        check_run(tiny_run, path)
+        Experiment.open(tiny_run.path).validate(path)
 
 
 def test_a_file_cut_short_is_refused(served, tiny_run, digits, tmp_path):
@@ -257,7 +257,7 @@ def test_a_file_cut_short_is_refused(served, tiny_run, digits, tmp_path):
     for share in (0.2, 0.9, 0.999):
         (tmp_path / "x.onnx").write_bytes(data[: int(share * len(data))])
         with pytest.raises(ContractError, match=r"x\.onnx"):
-            check_parity(served, tmp_path / "x.onnx", digits[0].test.images)
+            check_parity(served, tmp_path / "x.onnx", digits.test.images)
 
 
 def test_the_report_tells_how_the_differences_spread(tiny_run):
@@ -279,7 +279,7 @@ def test_a_removed_output_fails(served, tiny_run, digits, tmp_path):
 
     path = altered(tiny_run / "model.onnx", tmp_path / "x.onnx", remove)
     with pytest.raises(ParityError, match="output 'logits' of the Keras model is missing in the file"):
-        check_parity(served, path, digits[0].test.images)
+        check_parity(served, path, digits.test.images)
 
 
 def test_a_contract_that_does_not_fit_the_graph_is_refused(tiny_run, tmp_path):
@@ -310,11 +310,11 @@ def test_images_of_another_shape_or_type_are_refused(served, tiny_run):
 
 
 def test_a_run_whose_gate_fails_ends_with_the_error_and_keeps_no_model(tiny_recipe, tmp_path):
-    from kerascv_course.experiment import run_recipe
+    from kerascv_course.experiment import Experiment
 
     strict = dataclasses.replace(tiny_recipe, epochs=1, export=dataclasses.replace(tiny_recipe.export, tolerance=1e-12))
     with pytest.raises(ParityError, match="does not give the same answers as Keras"):
-        run_recipe(strict, tmp_path / "run")
+        Experiment(strict, tmp_path / "run").run()
     assert not (tmp_path / "run" / "model.onnx").exists() and (tmp_path / "run" / "model.rejected.onnx").exists()
     assert json.loads((tmp_path / "run" / "parity.json").read_text())["ok"] is False
     assert "more than 1e-12" in (tmp_path / "run" / "report.html").read_text()

@@ -411,9 +411,10 @@ def test_doctor_takes_a_model_with_other_outputs(noise, tmp_path):
 
 
 def test_doctor_takes_a_colorizer(color_run, tmp_path):
-    from kerascv_course.conclusion import serving_reference
+    from kerascv_course.experiment import Experiment
 
-    serving, splits, labels = serving_reference(color_run)
+    experiment = Experiment.open(color_run.path)
+    serving, splits, labels = experiment.serving_graph(), experiment.data, experiment.labels()
     images, targets = splits.test.images, splits.test.targets
     options = {"labels": labels, "task": "colorize"}
     healthy = diagnose(color_run / "model.onnx", serving, images, targets, **options)

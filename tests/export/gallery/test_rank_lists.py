@@ -7,7 +7,7 @@ import pytest
 
 from export import ParityError, check_parity
 from export.gallery.rank_lists import RankLists, equal_lists
-from kerascv_course.conclusion import serving_reference
+from kerascv_course.experiment import Experiment
 
 
 def test_equal_lists_by_hand():
@@ -39,7 +39,8 @@ def test_who_is_found_first():
 
 
 def test_a_file_with_other_lists_fails(identity_run, people):
-    serving, splits, labels = serving_reference(identity_run)
+    experiment = Experiment.open(identity_run.path)
+    serving, splits, labels = experiment.serving_graph(), experiment.data, experiment.labels()
     path = identity_run / "model.onnx"
     options = {"targets": splits.test.targets, "labels": labels, "batch_sizes": (7,), "reference_images": 0}
     report = check_parity(serving, path, splits.test.images, **options)

@@ -148,9 +148,9 @@ def test_quantize_leaves_a_sensitive_layer_in_float(speeds, tmp_path):
 
 
 def test_quantize_measures_a_colorizer_by_its_pixels(color_run, speeds, tmp_path):
-    from kerascv_course.conclusion import run_data
+    from kerascv_course.experiment import Experiment
 
-    splits, _ = run_data(color_run)
+    splits = Experiment.open(color_run.path).data
     parts = {
         name: LabeledImages(name, np.repeat(split.images, 10, axis=0), np.repeat(split.targets, 10, axis=0))
         for name, split in (("validation", splits.validation), ("test", splits.test))

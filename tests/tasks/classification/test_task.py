@@ -8,7 +8,8 @@ import pytest
 from export.serving import normalized, serving_classifier
 from kerascv_course.config import Augmentation, Export
 from kerascv_course.data.pipeline import evaluation_batches, training_batches
-from kerascv_course.tasks.classification.task import Classify, _worst_mistakes, classification_report
+from kerascv_course.tasks.classification.config import Classification
+from kerascv_course.tasks.classification.task import ClassificationTask, _worst_mistakes, classification_report
 from kerascv_course.training.trainer import prepare
 
 keras = pytest.importorskip("keras")
@@ -51,15 +52,17 @@ def test_normalisation_of_each_channel():
 
 def test_smoothed_loss_against_keras(tiny_recipe, digits):
     targets, logits = np.array([0, 2]), np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
-    ours = Classify().compile_arguments(tiny_recipe, *digits)["loss"](targets, logits)
+    ours = ClassificationTask(tiny_recipe).compile_arguments(digits)["loss"](targets, logits)
     theirs = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)(np.eye(3)[targets], logits)
     assert float(ours) == pytest.approx(float(theirs), rel=1e-6)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_loss_and_accuracy_of_mixed_targets(tiny_recipe, digits, smoothing):
-    mixing = dataclasses.replace(tiny_recipe, augmentation=Augmentation(mixup=0.2), label_smoothing=smoothing)
-    arguments = Classify().compile_arguments(mixing, *digits)
+    mixing = dataclasses.replace(
+        tiny_recipe, augmentation=Augmentation(mixup=0.2), classification=Classification(label_smoothing=smoothing)
+    )
+    arguments = ClassificationTask(mixing).compile_arguments(digits)
     targets, logits = np.array([0, 2]), np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
     soft = np.array([[0.7, 0.3, 0], [0, 0, 1]], np.float32)
     keras_loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
@@ -74,20 +77,19 @@ def test_loss_and_accuracy_of_mixed_targets(tiny_recipe, digits, smoothing):
 
 
 def test_a_mixed_recipe_is_trained_and_validated(tiny_recipe, digits):
-    splits, info = digits
     recipe = dataclasses.replace(
         tiny_recipe,
         augmentation=Augmentation(translate=2, mixup=0.2, cutmix=1.0),
-        label_smoothing=0.1,
+        classification=Classification(label_smoothing=0.1),
         export=Export(enabled=False),
     )
-    training = prepare(recipe, Classify(), splits, info)
-    batches = training_batches(splits.train, recipe, classes=len(info.labels))
+    training = prepare(ClassificationTask(recipe), digits)
+    batches = training_batches(digits.train, recipe, classes=len(digits.info.labels))
     kept = training.model.fit(
-        batches, steps_per_epoch=20, validation_data=evaluation_batches(splits.validation, 100), shuffle=False, verbose=0
+        batches, steps_per_epoch=20, validation_data=evaluation_batches(digits.validation, 100), shuffle=False, verbose=0
     ).history
-    logits = training.model.predict(splits.validation.images, verbose=0)
-    assert kept["val_accuracy"][0] == pytest.approx(np.mean(logits.argmax(1) == splits.validation.targets))
+    logits = training.model.predict(digits.validation.images, verbose=0)
+    assert kept["val_accuracy"][0] == pytest.approx(np.mean(logits.argmax(1) == digits.validation.targets))
     assert 0.1 < kept["accuracy"][0] < kept["val_accuracy"][0] + 0.3
 
 
@@ -99,7 +101,7 @@ def test_the_serving_graph_names_its_outputs():
 
 
 def test_the_worst_mistakes_come_first(digits):
-    split = digits[0].test.take(np.arange(3))
+    split = digits.test.take(np.arange(3))
     logits = np.full((3, 10), 0.0)
     wrong = (split.targets + 1) % 10
     logits[np.arange(3), wrong] = (1.0, 3.0, 2.0)

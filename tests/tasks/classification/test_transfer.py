@@ -11,7 +11,8 @@ import pytest
 
 import kerascv_course as kcc
 from kerascv_course.core.errors import InputError, UnknownNameError
-from kerascv_course.tasks.base import get_task
+from kerascv_course.tasks.classification.config import Classification
+from kerascv_course.tasks.classification.task import ClassificationTask
 from kerascv_course.tasks.classification.transfer import freeze_before, load_all_but_head
 from kerascv_course.training.trainer import prepare
 
@@ -56,7 +57,7 @@ def test_imagenet_means_the_weights_that_keras_has(monkeypatch):
 
 
 def test_layers_are_not_kept_as_they_are_without_weights(tiny_recipe):
-    with pytest.raises(InputError, match="train_from keeps the layers"):
+    with pytest.raises(InputError, match="train_from freezes the layers before it and requires weights"):
         dataclasses.replace(tiny_recipe, train_from="f6")
 
 
@@ -66,37 +67,32 @@ def test_an_unknown_first_layer_is_named_with_its_neighbours():
 
 
 def test_a_recipe_enlarges_freezes_and_learns_the_rest(tiny_recipe, digits, source):
-    recipe = dataclasses.replace(tiny_recipe, resize=32, weights=str(source), train_from="f6", model_options={})
-    training = prepare(recipe, get_task("classify"), *digits)
+    recipe = dataclasses.replace(
+        tiny_recipe, classification=Classification(resize=32), weights=str(source), train_from="f6", model_options={}
+    )
+    training = prepare(ClassificationTask(recipe), digits)
     network = training.built.get_layer("lenet5")
     assert [layer.name for layer in network.layers if layer.weights and layer.trainable] == ["f6", "logits"]
     assert training.built.input_shape == (None, 32, 32, 1)
     before = {layer.name: layer.get_weights() for layer in network.layers if layer.weights}
-    training.model.train_on_batch(digits[0].train.images[:32], digits[0].train.targets[:32])
+    training.model.train_on_batch(digits.train.images[:32], digits.train.targets[:32])
     for name, weights in before.items():
         same = all(np.array_equal(a, b) for a, b in zip(weights, network.get_layer(name).get_weights(), strict=True))
         assert same == (name not in ("f6", "logits"))
 
 
 def test_pictures_are_resized_inside_the_graph(tiny_recipe, digits):
-    recipe = dataclasses.replace(tiny_recipe, resize=48)
-    built = get_task("classify").build(recipe, *digits)
+    recipe = dataclasses.replace(tiny_recipe, classification=Classification(resize=48))
+    built = ClassificationTask(recipe).build(digits)
     assert built.input_shape == (None, 32, 32, 1) and built.get_layer("resize").output.shape == (None, 48, 48, 1)
-
-
-@pytest.mark.parametrize(("field", "value"), [("weights", "a.npz"), ("resize", 64), ("views", "flip")])
-def test_only_classifiers_take_these_settings(tiny_recipe, field, value):
-    with pytest.raises(InputError, match=f"{field} goes with the task classify"):
-        dataclasses.replace(tiny_recipe, task="colorize", **{field: value})
 
 
 def test_the_second_phase_starts_from_what_the_first_one_kept(tiny_recipe, digits, tmp_path):
     """A run's best.keras holds the network inside: picture, normalisation, resizing, network."""
-    recipe = dataclasses.replace(tiny_recipe, resize=32, model_options={})
-    first = prepare(recipe, get_task("classify"), *digits).built
+    recipe = dataclasses.replace(tiny_recipe, classification=Classification(resize=32), model_options={})
+    first = prepare(ClassificationTask(recipe), digits).built
     first.save(tmp_path / "best.keras")
-    network = prepare(
-        dataclasses.replace(recipe, seed=5, weights=str(tmp_path / "best.keras")), get_task("classify"), *digits
-    ).built
+    second = dataclasses.replace(recipe, seed=5, weights=str(tmp_path / "best.keras"))
+    network = prepare(ClassificationTask(second), digits).built
     for ours, theirs in zip(network.get_weights(), first.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)

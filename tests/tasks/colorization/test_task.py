@@ -7,14 +7,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from kerascv_course.conclusion import evaluate_run, load_best, load_for
-from kerascv_course.config import Augmentation, Colorize, Data
+from kerascv_course.config import Augmentation, Data
 from kerascv_course.core.errors import InputError
+from kerascv_course.core.keras_file import load_model
+from kerascv_course.data import load
 from kerascv_course.data.palette import load_palette, nearest_colors, palette_of
+from kerascv_course.experiment import Experiment
 from kerascv_course.recipes import get_recipe
-from kerascv_course.tasks.base import get_task
+from kerascv_course.tasks.colorization.config import Colorization
 from kerascv_course.tasks.colorization.metrics import PixelReport, balanced_accuracy, entropy, floors, rgb_to_lab
-from kerascv_course.tasks.colorization.task import Decode, color_weights, gray_levels, reach
+from kerascv_course.tasks.colorization.task import ColorizationTask, Decode, color_weights, gray_levels, reach
 from kerascv_course.training.callbacks import describe_row
 from kerascv_course.training.trainer import prepare
 
@@ -23,7 +25,7 @@ keras = pytest.importorskip("keras")
 
 @pytest.fixture(scope="module")
 def labelled(color_recipe, color_pictures):
-    return load_for(color_recipe, get_task("colorize"), color_pictures, None)
+    return ColorizationTask(color_recipe).label(load(color_recipe.data, color_pictures), None)
 
 
 # --- metrics ---
@@ -77,7 +79,7 @@ def test_floors_of_a_picture_whose_grey_tells_its_colour():
 
 
 def test_every_pixel_is_labelled_with_its_nearest_colour(labelled):
-    splits, info = labelled
+    info, splits = labelled.info, labelled
     assert len(info.labels) == 6 and info.image_shape == (16, 20, 3)
     assert splits.train.targets.dtype == np.uint8 and splits.train.targets.shape == splits.train.images.shape[:3]
     assert (splits.test.targets == nearest_colors(splits.test.images, palette_of(info.labels))).all()
@@ -86,8 +88,8 @@ def test_every_pixel_is_labelled_with_its_nearest_colour(labelled):
 def test_a_mirrored_picture_has_the_mirrored_targets(labelled, color_recipe):
     from kerascv_course.data.pipeline import training_batches
 
-    splits, info = labelled
-    task = get_task("colorize")
+    info, splits = labelled.info, labelled
+    task = ColorizationTask(color_recipe)
     recipe = dataclasses.replace(color_recipe, augmentation=Augmentation(flip=True, translate=2))
     for images, targets in training_batches(splits.train, recipe, relabel=task.relabel(info)).take(3):
         assert (targets.numpy() == nearest_colors(images.numpy(), palette_of(info.labels))).all()
@@ -108,16 +110,15 @@ def test_weights_of_rare_colours():
 
 
 def test_the_loss_is_the_mean_over_pixels(labelled, color_recipe):
-    splits, info = labelled
-    targets, logits = splits.train.targets[:2], np.random.default_rng(0).normal(size=(2, 16, 20, 6)).astype(np.float32)
+    targets, logits = labelled.train.targets[:2], np.random.default_rng(0).normal(size=(2, 16, 20, 6)).astype(np.float32)
     losses = []
     for rebalance in (0.0, 1.0):
-        recipe = dataclasses.replace(color_recipe, colorize=Colorize(colors=6, rebalance=rebalance))
-        losses.append(float(get_task("colorize").compile_arguments(recipe, splits, info)["loss"](targets, logits)))
+        recipe = dataclasses.replace(color_recipe, colorization=Colorization(colors=6, rebalance=rebalance))
+        losses.append(float(ColorizationTask(recipe).compile_arguments(labelled)["loss"](targets, logits)))
     each = keras.ops.convert_to_numpy(
         keras.losses.sparse_categorical_crossentropy(targets.astype(int), logits, from_logits=True)
     )
-    weights = color_weights(splits.train.targets, 6, 1.0)
+    weights = color_weights(labelled.train.targets, 6, 1.0)
     assert losses == pytest.approx([each.mean(), (each * weights[targets]).mean()], rel=1e-5)
 
 
@@ -154,7 +155,7 @@ def test_how_far_a_pixel_sees_is_what_a_change_there_shows():
 
 
 def test_a_run_leaves_palette_grids_and_figures(color_run, labelled):
-    _, info = labelled
+    info = labelled.info
     metrics = color_run.read_json("metrics.json")
     assert (load_palette(color_run / "palette.csv") == palette_of(info.labels)).all()
     expected = {"learning_curves.png", "step_curves.png", "color_grid.png", "palette.png", "parity.png"}
@@ -169,22 +170,22 @@ def test_a_run_leaves_palette_grids_and_figures(color_run, labelled):
 
 
 def test_a_run_is_measured_again_with_its_own_palette(color_run, color_pictures):
-    found, metrics = evaluate_run(color_run, data_dir=color_pictures), color_run.read_json("metrics.json")
+    found, metrics = Experiment.open(color_run.path, color_pictures).evaluate(), color_run.read_json("metrics.json")
     assert found["test"] == metrics["test"]
 
 
 def test_the_palette_can_be_given(labelled, color_recipe, color_pictures, tmp_path):
     (tmp_path / "mine.csv").write_text("0,0,0\n255,128,0\n0,0,255\n")
-    recipe = dataclasses.replace(color_recipe, colorize=Colorize(palette=str(tmp_path / "mine.csv")))
-    splits, info = load_for(recipe, get_task("colorize"), color_pictures, None)
-    assert info.labels == ("#000000", "#ff8000", "#0000ff") and splits.train.targets.max() <= 2
-    assert info.fingerprint != labelled[1].fingerprint
+    recipe = dataclasses.replace(color_recipe, colorization=Colorization(palette=str(tmp_path / "mine.csv")))
+    data = ColorizationTask(recipe).label(load(recipe.data, color_pictures), None)
+    assert data.info.labels == ("#000000", "#ff8000", "#0000ff") and data.train.targets.max() <= 2
+    assert data.info.fingerprint != labelled.info.fingerprint
 
 
 def test_super_resolution_sees_the_shrunk_picture(labelled, color_recipe):
-    splits, info = labelled
-    recipe = dataclasses.replace(color_recipe, colorize=Colorize(colors=6, input="small"))
-    model = prepare(recipe, get_task("colorize"), splits, info).model
+    splits = labelled
+    recipe = dataclasses.replace(color_recipe, colorization=Colorization(colors=6, input="small"))
+    model = prepare(ColorizationTask(recipe), labelled).model
     assert model.get_layer("unet_colorizer").input_shape == (None, 16, 20, 3)
     blocks = splits.test.images[:2].reshape(2, 4, 4, 5, 4, 3).mean((2, 4))
     same = np.rint(blocks).astype(np.uint8).repeat(4, 1).repeat(4, 2)
@@ -193,9 +194,8 @@ def test_super_resolution_sees_the_shrunk_picture(labelled, color_recipe):
 
 
 def test_the_model_sees_the_mean_of_the_channels_over_256(labelled, color_recipe):
-    splits, info = labelled
-    model = prepare(color_recipe, get_task("colorize"), splits, info).model
-    images = splits.test.images[:2]
+    model = prepare(ColorizationTask(color_recipe), labelled).model
+    images = labelled.test.images[:2]
     network = model.get_layer("unet_colorizer")
     expected = network.predict(images.mean(-1, keepdims=True).astype(np.float32) / 256, verbose=0)
     np.testing.assert_allclose(model.predict(images, verbose=0), expected, atol=1e-5)
@@ -226,10 +226,8 @@ def test_the_three_networks_have_the_counts_of_the_report():
 
 
 def test_cifar10_horses(cifar10_dir):
-    from kerascv_course.data import load
-
-    splits, info = load(get_recipe("csc413-unet").data, cifar10_dir)
-    assert info.labels == ("horse",) and info.sizes == {"train": 4900, "validation": 100, "test": 1000}
+    splits = load(get_recipe("csc413-unet").data, cifar10_dir)
+    assert splits.info.labels == ("horse",) and splits.info.sizes == {"train": 4900, "validation": 100, "test": 1000}
     assert set(splits.test.targets) == {0}
 
 
@@ -248,50 +246,49 @@ def test_cifar10_horses(cifar10_dir):
         ({"model_options": {"kernel": 8}}, r"option kernel of unet_colorizer must be an integer \(2 to 7\); received 8"),
         ({"model_options": {"kernel": 1}}, r"\(2 to 7\); received 1"),
         (
-            {"colorize": Colorize(colors=6, input="small", shrink=8)},
-            "colorize.shrink divides height and width; received 8 for 16×20",
+            {"colorization": Colorization(colors=6, input="small", shrink=8)},
+            "colorization.shrink must divide height and width; received 8 for 16×20",
         ),
-        ({"colorize": Colorize(palette="nowhere.npy")}, r"no such palette: nowhere\.npy"),
-        ({"label_smoothing": 0.1}, "label_smoothing goes with the task classify"),
+        ({"colorization": Colorization(palette="nowhere.npy")}, r"no such palette: nowhere\.npy"),
         ({"data": Data("folder", image_size=(16, 20), only=("shap",))}, "unknown class in .* 'shap'; did you mean 'shape'"),
     ],
 )
 def test_recipes_that_cannot_be_run(color_recipe, color_pictures, changes, message):
     recipe = dataclasses.replace(color_recipe, **changes)
-    task = get_task("colorize")
+    task = ColorizationTask(recipe)
     with pytest.raises(InputError, match=message):
-        prepare(recipe, task, *load_for(recipe, task, color_pictures, None))
+        prepare(task, task.label(load(recipe.data, color_pictures), None))
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"colors": 1}, "colorize.colors must be 2 to 256; received 1"),
-        ({"rebalance": 1.5}, "colorize.rebalance must be 0 to 1"),
-        ({"temperature": 0.0}, "colorize.temperature must be above 0"),
-        ({"palette_seed": -1}, "colorize.palette_seed must be 0 or more"),
-        ({"keep_gray": True, "input": "small"}, "keep_gray goes with the input gray"),
+        ({"colors": 1}, "colorization.colors must be 2 to 256; received 1"),
+        ({"rebalance": 1.5}, "colorization.rebalance must be 0 to 1"),
+        ({"temperature": 0.0}, "colorization.temperature must be above 0"),
+        ({"palette_seed": -1}, "colorization.palette_seed must be 0 or more"),
+        ({"keep_gray": True, "input": "small"}, "keep_gray requires the input gray"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(values, message):
     with pytest.raises(InputError, match=message):
-        Colorize(**values)
+        Colorization(**values)
 
 
 def test_even_kernels_keep_the_size(labelled, color_recipe):
     for kernel in (2, 4):
         recipe = dataclasses.replace(color_recipe, model_options={"filters": 2, "kernel": kernel})
-        assert prepare(recipe, get_task("colorize"), *labelled).model.output_shape == (None, 16, 20, 6)
+        assert prepare(ColorizationTask(recipe), labelled).model.output_shape == (None, 16, 20, 6)
 
 
 def test_deeper_networks_are_as_wide_and_keep_the_size(labelled, color_recipe):
     recipe = dataclasses.replace(color_recipe, model_options={"filters": 2, "extra": 2})
-    model = prepare(recipe, get_task("colorize"), *labelled).model
+    model = prepare(ColorizationTask(recipe), labelled).model
     added = [layer.name for layer in model.get_layer("unet_colorizer").layers if layer.name.endswith(("_conv2", "_conv3"))]
     assert added == [f"block{block}_conv{number}" for block in (1, 2, 3) for number in (2, 3)]
     assert model.output_shape == (None, 16, 20, 6)
 
 
 def test_the_best_weights_come_back(color_run):
-    model = load_best(color_run)
+    model = load_model(color_run.path)
     assert model.input_shape == (None, 16, 20, 3) and model.inputs[0].dtype == "uint8"

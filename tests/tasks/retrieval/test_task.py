@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.experiment import run_recipe
+from kerascv_course.core.keras_file import load_model
+from kerascv_course.data import load
+from kerascv_course.experiment import Experiment, Options
 from kerascv_course.recipes import get_recipe
 from kerascv_course.recipes.ablations import with_changes
-from kerascv_course.tasks.retrieval.task import Retrieval
+from kerascv_course.tasks.retrieval.task import RetrievalTask
 
 
 def history(run):
@@ -58,11 +60,9 @@ def test_resume_gives_the_same_bits(identity_recipe, identity_run, people, tmp_p
     """Two epochs, then the third, against three without a stop: PK batches, all losses, R1 of each epoch."""
     recipe = with_changes(identity_recipe, {"export.enabled": False})
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw", "measure", "write_samples"):
-            patch.setattr(f"kerascv_course.conclusion.{name}", lambda *arguments: {})
-        patch.setattr(Retrieval, "headline", lambda self, metrics: {})
-        run = run_recipe(dataclasses.replace(recipe, epochs=2), tmp_path / "run", data_dir=people).run
-        run_recipe(recipe, run.path, resume=True)
+        patch.setattr(Experiment, "finish", lambda self: None)
+        run = Experiment(dataclasses.replace(recipe, epochs=2), tmp_path / "run", Options(data_dir=people)).run().folder
+        Experiment(recipe, run.path, Options(resume=True)).run()
     assert history(run) == history(identity_run)
     states = [np.load(one / "last.npz") for one in (run, identity_run)]
     assert states[0].files == states[1].files and len(states[0].files) > 20
@@ -72,12 +72,12 @@ def test_resume_gives_the_same_bits(identity_recipe, identity_run, people, tmp_p
 
 def test_the_reports_network_and_head():
     """11,176,512 of the network, 117,990 of the dense layer for 230 identities (report 000, questions 1 and 6)."""
-    from kerascv_course.data.splits import DataInfo, Split, Splits
+    from kerascv_course.data import DataInfo, Dataset, Split
 
     images = np.zeros((1, 128, 128, 3), np.uint8)
     split = Split(images, np.array([229]))
     info = DataInfo("identities", ("x",) * 230, (128, 128, 3), {}, "", "")
-    model = Retrieval().build(get_recipe("hkust-id"), Splits(split, split, split), info)
+    model = RetrievalTask(get_recipe("hkust-id")).build(Dataset(split, split, split, info))
     assert sum(int(np.prod(v.shape)) for v in model.trainable_weights) == 11_294_502
     assert model.output.shape == (None, 512 + 230)
     assert model.get_layer("embedding").output.shape == (None, 512)
@@ -85,30 +85,27 @@ def test_the_reports_network_and_head():
 
 
 def test_it_begins_with_another_runs_weights(identity_recipe, identity_run, people):
-    from kerascv_course.conclusion import load_best, load_for
-
-    task = Retrieval()
-    changes = {"weights": str(identity_run / "best.keras"), "train_from": "c3", "retrieve.embedding": 5}
+    changes = {"weights": str(identity_run / "best.keras"), "train_from": "c3", "retrieval.embedding": 5}
     recipe = with_changes(identity_recipe, changes)
-    model = task.build(recipe, *load_for(recipe, task, people, None))
-    ours, theirs = (one.get_layer("lenet5").get_layer("c3") for one in (model, load_best(identity_run)))
+    data = load(recipe.data, people)
+    model = RetrievalTask(recipe).build(data)
+    ours, theirs = (one.get_layer("lenet5").get_layer("c3") for one in (model, load_model(identity_run.path)))
     np.testing.assert_array_equal(ours.kernel, theirs.kernel)
     assert not model.get_layer("lenet5").get_layer("c1").trainable and ours.trainable
     assert model.get_layer("embedding").output.shape == (None, 5)
     wider = with_changes(recipe, {"model": "tdt4265_base"})
     with pytest.raises(InputError, match=r"weights do not fit|weights to start from have the network's shapes"):
-        task.build(wider, *load_for(wider, task, people, None))
+        RetrievalTask(wider).build(data)
 
 
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
-        ({"retrieve.identity_loss": "none", "retrieve.triplet": "none"}, "learns by an identity loss, by triplets or by both"),
-        ({"retrieve.images_per_identity": 0}, "triplets need two images or more of each identity in a batch"),
-        ({"batch_size": 10}, "received 3 in batches of 10: use a multiple, such as --batch-size 9"),
-        ({"monitor": "val_accuracy"}, "val_accuracy is none of the task retrieve"),
-        ({"task": "classify", "monitor": "val_R1"}, "val_R1 is none of the task classify"),
-        ({"retrieve.margin": 0.0}, "retrieve.margin must be above 0"),
+        ({"retrieval.identity_loss": "none", "retrieval.triplet": "none"}, "requires an identity loss, a triplet loss or both"),
+        ({"retrieval.images_per_identity": 0}, "the triplet loss requires two or more images of each identity in a batch"),
+        ({"batch_size": 10}, "received 3 for batches of 10: use a multiple, such as --batch-size 9"),
+        ({"monitor": "val_accuracy"}, "the task retrieve has the monitors val_loss, val_R1, last; received val_accuracy"),
+        ({"retrieval.margin": 0.0}, "retrieval.margin must be above 0"),
     ],
 )
 def test_settings_that_cannot_be(identity_recipe, changes, rule):
@@ -120,10 +117,10 @@ def test_settings_that_cannot_be(identity_recipe, changes, rule):
     ("changes", "rule"),
     [
         ({"batch_size": 21}, "a batch needs 7 identities with two or more images; the training split has 6"),
-        ({"batch_size": 21, "retrieve.images_per_identity": 7}, "7 images of each identity; the largest has 6"),
+        ({"batch_size": 21, "retrieval.images_per_identity": 7}, "7 images of each identity; the largest has 6"),
     ],
 )
 def test_batches_that_the_data_does_not_allow(identity_recipe, people, tmp_path, changes, rule):
     with pytest.raises(InputError, match=rule):
-        run_recipe(with_changes(identity_recipe, changes), tmp_path / "run", data_dir=people)
+        Experiment(with_changes(identity_recipe, changes), tmp_path / "run", Options(data_dir=people)).run()
     assert not (tmp_path / "run").exists()

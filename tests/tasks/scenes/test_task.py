@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from kerascv_course.config import Scenes
 from kerascv_course.core.errors import InputError
-from kerascv_course.data import Split, Splits
+from kerascv_course.data import Dataset, Split, Splits
 from kerascv_course.data.splits import make_info
 from kerascv_course.recipes import get_recipe
-from kerascv_course.tasks.base import FittedTask, get_task
 from kerascv_course.tasks.scenes import sweeps
-from kerascv_course.tasks.scenes.task import SHORT_NAMES, asymmetry, confused_pairs, short_names
+from kerascv_course.tasks.scenes.config import Scenes
+from kerascv_course.tasks.scenes.task import SHORT_NAMES, SceneTask, asymmetry, confused_pairs, short_names
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="module")
 def stripes():
-    """Splits and description of three classes of 48×48 pictures: stripes across, stripes along, spots."""
+    """A dataset of three classes of 48×48 pictures: stripes across, stripes along, spots."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:48, :48]
 
@@ -40,7 +40,13 @@ def stripes():
         return Split(images, targets)
 
     splits = Splits(pictures(30), pictures(9), pictures(12))
-    return splits, make_info("stripes", ("across", "along", "spots"), "made here", splits)
+    info = make_info("stripes", ("across", "along", "spots"), "made here", splits)
+    return Dataset(splits.train, splits.validation, splits.test, info)
+
+
+def trained(task, model, data):
+    """What a task reads of an experiment."""
+    return SimpleNamespace(model=model, data=data, predictions=task.predict(model, data.test), metrics={})
 
 
 def recipe(**settings):
@@ -77,37 +83,34 @@ COMBINATIONS = {
 def test_every_combination_is_one_file_with_the_same_answers(name, stripes, tmp_path):
     from export import OnnxModel, check_parity, export_model
 
-    splits, info = stripes
-    chosen, task = recipe(**COMBINATIONS[name]), get_task("scenes")
-    assert isinstance(task, FittedTask)
-    model, history, best = task.fit(chosen, splits, info)
+    chosen, test = recipe(**COMBINATIONS[name]), stripes.test
+    task = SceneTask(chosen)
+    model, history, best = task.fit(stripes)
     assert len(history) == len(chosen.scenes.penalties)
     assert history[best]["val_accuracy"] >= (0.5 if chosen.scenes.feature != "tiny" or chosen.scenes.classifier == "knn" else 0)
-    metrics = task.evaluate(model, chosen, splits, info)
-    serving = task.serving_graph(model, chosen, info)
-    path = export_model(serving, tmp_path / "scene.onnx", task="scenes", **task.describe(model, chosen, info, metrics))
+    experiment = trained(task, model, stripes)
+    experiment.metrics = metrics = task.evaluate(experiment)
+    serving = task.serving_graph(model, stripes.info)
+    path = export_model(serving, tmp_path / "scene.onnx", task="scenes", **task.describe(experiment))
     report = check_parity(
-        serving, path, splits.test.images, targets=splits.test.targets, answer=task.answer, batch_sizes=(5,), reference_images=1
+        serving, path, test.images, targets=test.targets, answer=task.answer, batch_sizes=(5,), reference_images=1
     )
     assert report.ok and report.accuracy_onnx == metrics["test"]["accuracy"]
-    answers = OnnxModel(path).predict(splits.test.images)
-    assert (
-        np.mean([info.labels[t] == label for t, label in zip(splits.test.targets, answers.labels, strict=True)])
-        == metrics["test"]["accuracy"]
-    )
+    answers = OnnxModel(path).predict(test.images)
+    right = [stripes.info.labels[t] == label for t, label in zip(test.targets, answers.labels, strict=True)]
+    assert np.mean(right) == metrics["test"]["accuracy"]
     np.testing.assert_allclose(answers.scores.sum(axis=1), 1, rtol=1e-5)
     one_colour = np.full((1, 48, 48, 1), 90, np.uint8)
     assert np.isfinite(OnnxModel(path).predict(one_colour).scores).all()
 
 
 def test_a_scene_recipe_makes_a_whole_run(tmp_path, pictures, monkeypatch):
-    from kerascv_course.conclusion import check_run, evaluate_run
-    from kerascv_course.experiment import run_recipe
+    from kerascv_course.experiment import Experiment, Options
 
     base = get_recipe("ntu-tiny-knn")
     data = dataclasses.replace(base.data, image_size=(8, 8), test_share=0.3)
-    result = run_recipe(dataclasses.replace(base, data=data), tmp_path / "run", data_dir=pictures)
-    run = result.run
+    result = Experiment(dataclasses.replace(base, data=data), tmp_path / "run", Options(data_dir=pictures)).run()
+    run = result.folder
     metrics = run.read_json("metrics.json")
     assert set(result.headline) == {"train accuracy", "test accuracy"}
     assert metrics["train"]["accuracy"] == 1.0 and metrics["test"]["accuracy"] > 0.8
@@ -115,18 +118,17 @@ def test_a_scene_recipe_makes_a_whole_run(tmp_path, pictures, monkeypatch):
     assert {path.name for path in (run / "plots").iterdir()} >= {"confusion_matrix.png", "class_accuracy.png"}
     assert "settings tried" in (run / "report.html").read_text(encoding="utf-8")
     assert "val_accuracy" in (run / "history.csv").read_text(encoding="utf-8")
-    assert evaluate_run(run)["test"] == metrics["test"]
-    assert check_run(run).ok
-    again = run_recipe(run.recipe(), run.path, resume=True)
+    assert Experiment.open(run.path).evaluate()["test"] == metrics["test"]
+    assert Experiment.open(run.path).validate().ok
+    again = Experiment(run.recipe(), run.path, Options(resume=True)).run()
     assert again.headline == result.headline
 
 
 def test_interrupted_encoding_goes_on_where_it_was(stripes, monkeypatch):
     from kerascv_course.tasks.scenes import pipeline
 
-    splits, _ = stripes
     monkeypatch.setattr(pipeline, "CHUNK", 10)
-    features = pipeline.Features.learn(recipe(words=7).scenes, splits.train.images)
+    features = pipeline.Features.learn(recipe(words=7).scenes, stripes.train.images)
     calls = []
     original = pipeline.by_image
 
@@ -145,10 +147,10 @@ def test_interrupted_encoding_goes_on_where_it_was(stripes, monkeypatch):
 
     monkeypatch.setattr(pipeline, "by_image", lambda model: counting(model, stop_after=2))
     with pytest.raises(KeyboardInterrupt):
-        features.encode(splits.train.images)
+        features.encode(stripes.train.images)
     calls.clear()
     monkeypatch.setattr(pipeline, "by_image", counting)
-    assert features.encode(splits.train.images).shape == (30, 7)
+    assert features.encode(stripes.train.images).shape == (30, 7)
     assert calls == [10]  # the first twenty images were kept
 
 
@@ -157,54 +159,44 @@ def test_a_loaded_model_finds_its_encodings(stripes, tmp_path):
 
     from kerascv_course.tasks.scenes.pipeline import split_model
 
-    splits, info = stripes
-    model, _, _ = get_task("scenes").fit(recipe(), splits, info)
+    model, _, _ = SceneTask(recipe()).fit(stripes)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
     assert split_model(loaded)[0].key == split_model(model)[0].key
-    np.testing.assert_array_equal(loaded.predict(splits.test.images, verbose=0), model.predict(splits.test.images, verbose=0))
+    images = stripes.test.images
+    np.testing.assert_array_equal(loaded.predict(images, verbose=0), model.predict(images, verbose=0))
 
 
 def test_duplicates_of_training_pictures_are_counted_apart(stripes):
-    splits, info = stripes
-    doubled = Splits(
-        splits.train,
-        splits.validation,
-        Split(
-            np.concatenate([splits.test.images, splits.train.images[:3]]),
-            np.concatenate([splits.test.targets, splits.train.targets[:3]]),
-        ),
-    )
-    task, chosen = get_task("scenes"), recipe(feature="tiny", k=1, refit=False)
-    model, _, _ = task.fit(chosen, doubled, info)
-    metrics = task.evaluate(model, chosen, doubled, info)
+    images = np.concatenate([stripes.test.images, stripes.train.images[:3]])
+    targets = np.concatenate([stripes.test.targets, stripes.train.targets[:3]])
+    doubled = dataclasses.replace(stripes, test=Split(images, targets))
+    task = SceneTask(recipe(feature="tiny", k=1, refit=False))
+    model, _, _ = task.fit(doubled)
+    metrics = task.evaluate(trained(task, model, doubled))
     test = metrics["test"]
     assert test["duplicates"] == 3 and "validation" in metrics
     assert test["accuracy"] * 15 == pytest.approx(test["accuracy_without_duplicates"] * 12 + 3)
 
 
 def test_a_sweep_tries_every_combination_that_goes_together(stripes):
-    splits, info = stripes
     chosen = sweeps.variants(recipe(), {"k": (1, 2), "distance": ()})
     assert len(chosen) == 12
-    rows = sweeps.sweep(get_task("scenes"), chosen[:3], splits, info, test=True)
+    rows = sweeps.sweep(chosen[:3], stripes, test=True)
     table = sweeps.format_rows(rows)
     assert table.splitlines()[0] == "| k | distance | validation | test | seconds |" and len(table.splitlines()) == 5
     assert len(sweeps.variants(recipe(feature="vlad", norm="l2"), {"norm": ("l1", "power")})) == 1
     for over, message in (({"steps": ()}, "'steps' is none of"), ({"smooth": ()}, "give the values of smooth")):
         with pytest.raises(InputError, match=message):
             sweeps.variants(recipe(), over)
-    with pytest.raises(InputError, match="takes a recipe of the task scenes"):
-        sweeps.variants(get_recipe("lenet5-digits"), {})
 
 
 def test_random_splits_keep_the_sizes_of_every_class(stripes):
-    splits, info = stripes
-    other = sweeps.random_splits(splits, 1)
-    for (_, one), (_, two) in zip(splits.items(), other.items(), strict=True):
+    other = sweeps.random_splits(stripes, 1)
+    for (_, one), (_, two) in zip(stripes.items(), other.items(), strict=True):
         np.testing.assert_array_equal(np.bincount(one.targets), np.bincount(two.targets))
-    assert not np.array_equal(other.test.images, splits.test.images)
-    rows = sweeps.repeat(get_task("scenes"), recipe(feature="tiny"), splits, info, range(2))
+    assert not np.array_equal(other.test.images, stripes.test.images)
+    rows = sweeps.repeat(recipe(feature="tiny"), stripes, range(2))
     summary = sweeps.summarize_repeats(rows)
     assert summary.count == 2 and summary.mean == pytest.approx(np.mean([row.test for row in rows]))
 
@@ -224,11 +216,11 @@ def test_confusions_by_hand():
     ("settings", "message"),
     [
         ({"k": 0}, "scenes.k must be a whole number of 1 or more"),
-        ({"bin_sizes": (4, 15)}, "scenes.bin_sizes must be one or more of 1 to 14 pixels"),
+        ({"bin_sizes": (4, 15)}, "scenes.bin_sizes must be one or more sizes of 1 to 14 pixels"),
         ({"kernel": "chi2", "norm": "l2"}, "kernel chi2 compares histograms"),
-        ({"feature": "fisher"}, "norm of fisher is none, l2 or power"),
+        ({"feature": "fisher"}, "norm of fisher must be none, l2 or power"),
         ({"feature": "vlad", "norm": "l2", "distance": "chi2"}, "distance chi2 compares histograms"),
-        ({"feature": "vlad", "norm": "l2", "soft": 1.0}, "soft goes with the feature bag"),
+        ({"feature": "vlad", "norm": "l2", "soft": 1.0}, "soft requires the feature bag"),
         ({"penalties": (0.0,)}, "penalties must be one or more above 0"),
     ],
 )
@@ -245,32 +237,29 @@ def test_settings_that_do_not_go_together_are_refused(settings, message):
     ],
 )
 def test_settings_that_the_data_cannot_meet_are_refused(settings, message, stripes):
-    splits, info = stripes
     with pytest.raises(InputError, match=message):
-        get_task("scenes").fit(recipe(**settings), splits, info)
+        SceneTask(recipe(**settings)).fit(stripes)
 
 
 def test_more_neighbours_than_pictures_and_classes_without_any_are_refused_before_the_work(stripes):
-    splits, info = stripes
-    task = get_task("scenes")
     with pytest.raises(InputError, match="k must be 1 to the number of training images, 30; received 31"):
-        task.label(recipe(k=31), splits, info, None)
-    two = dataclasses.replace(splits, train=splits.train.take(np.flatnonzero(splits.train.targets != 1)))
+        SceneTask(recipe(k=31)).label(stripes, None)
+    two = dataclasses.replace(stripes, train=stripes.train.take(np.flatnonzero(stripes.train.targets != 1)))
     with pytest.raises(InputError, match="need images of every class; class along has none in train"):
-        task.label(recipe(classifier="linear"), two, info, None)
-    chosen = recipe(feature="tiny", refit=False)
-    model, _, _ = task.fit(chosen, *task.label(chosen, two, info, None))
-    counts = np.array(task.evaluate(model, chosen, two, info)["test"]["confusion"])
+        SceneTask(recipe(classifier="linear")).label(two, None)
+    task = SceneTask(recipe(feature="tiny", refit=False))
+    model, _, _ = task.fit(task.label(two, None))
+    counts = np.array(task.evaluate(trained(task, model, two))["test"]["confusion"])
     assert counts.shape == (3, 3) and not counts[:, 1].any()  # neighbours never answer it
 
 
 def test_images_smaller_than_a_descriptor_are_refused_before_anything_is_written(pictures, tmp_path):
-    from kerascv_course.experiment import run_recipe
+    from kerascv_course.experiment import Experiment, Options
 
     small = recipe()
     small = dataclasses.replace(small, data=dataclasses.replace(small.data, image_size=(12, 12)))
     with pytest.raises(InputError, match="spans 13 pixels; received images of 12×12"):
-        run_recipe(small, tmp_path / "run", data_dir=pictures)
+        Experiment(small, tmp_path / "run", Options(data_dir=pictures)).run()
     assert not (tmp_path / "run").exists()
 
 
@@ -283,18 +272,18 @@ def test_the_command_sweeps_and_writes_its_table(command, pictures, tmp_path):
     assert (tmp_path / "table/table.md").read_text(encoding="utf-8").startswith("| k | validation | seconds |")
     assert (tmp_path / "table/plot.png").stat().st_size > 1000
     wrong = command("kerascv_course.scenes", "sweep", "ntu-tiny-knn", "--over", "k", "--values", "x", "--data-dir", pictures)
-    assert wrong.returncode == 2 and "'x' is no value of k" in wrong.stderr
+    assert wrong.returncode == 2 and "k must be of the type int; received 'x'" in wrong.stderr
     other = command("kerascv_course.scenes", "repeat", "lenet5-digits", "--data-dir", pictures)
     assert other.returncode == 2 and "takes recipes of the task scenes" in other.stderr
 
 
 def test_the_fifteen_scenes_run(scene15_dir, tmp_path):
     """A thin bag of SIFT over three of the classes."""
-    from kerascv_course.experiment import run_recipe
+    from kerascv_course.experiment import Experiment, Options
 
     chosen = recipe(step=12, bin_sizes=(8,), words=40, samples=4000, k=5)
     only = ("Coast", "Forest", "Suburb")
     chosen = dataclasses.replace(chosen, data=dataclasses.replace(chosen.data, image_size=(100, 100), only=only))
-    result = run_recipe(chosen, tmp_path / "run", data_dir=scene15_dir)
-    assert json.loads((result.run / "metrics.json").read_bytes())["test"]["accuracy"] > 0.75
-    assert result.run.read_json("parity.json")["images"] == 300
+    result = Experiment(chosen, tmp_path / "run", Options(data_dir=scene15_dir)).run()
+    assert json.loads((result.folder / "metrics.json").read_bytes())["test"]["accuracy"] > 0.75
+    assert result.folder.read_json("parity.json")["images"] == 300
