@@ -1,19 +1,21 @@
-"""Figures of the theory: results in, `matplotlib.figure.Figure` out."""
+"""Figures of the theory's studies."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from kerascv_course.plots.base import BEST, TRAIN, VALIDATION
-from kerascv_course.theory.chaos import SETTLES_BELOW, ChaosStudy
-from kerascv_course.theory.counterexample import PRINTED, CounterExample
-from kerascv_course.theory.decay import DecayStudy
-from kerascv_course.theory.graph import ComputationGraph, Node
-from kerascv_course.theory.hypergradient import HypergradientStudy
-from kerascv_course.theory.least_squares import LEAVE, STAY, Descent, LeastSquaresStudy
-from kerascv_course.theory.memory import MemoryStudy
-from kerascv_course.theory.network import NetworkStudy
+
+if TYPE_CHECKING:
+    from kerascv_course.theory.chaos import ChaosStudy, NetworkStudy
+    from kerascv_course.theory.counterexample import CounterExample
+    from kerascv_course.theory.decay import DecayStudy
+    from kerascv_course.theory.hypergradient import HypergradientStudy, MemoryStudy
+    from kerascv_course.theory.least_squares import Descent, LeastSquaresStudy
+    from kerascv_course.theory.unrolled import ComputationGraph, ComputationNode
 
 __all__ = [
     "agreement",
@@ -26,26 +28,28 @@ __all__ = [
     "memory_growth",
     "network_rates",
     "plane_paths",
-    "row_space_shares",
+    "row_space_fractions",
 ]
 
-#: Told apart by colour-blind readers as well (after Paul Tol).
+#: Distinguishable for color-blind readers (after Paul Tol).
 COLORS = ("#0077bb", "#ee7733", "#228833", "#aa3377", "#cc3311", "#555555")
-#: What is drawn for a zero on a logarithmic axis.
-FLOOR = 1e-17
+#: Legend of optimizers that stay in the row space, leave it, or may do either.
+GROUPS = {True: "adds multiples of gradients", False: "scales single coordinates", None: "other"}
+#: Drawn for zero on a logarithmic axis.
+ZERO = 1e-17
 
 
 def descents(study: LeastSquaresStudy) -> Figure:
-    """Distance to the minimum-norm solution, and the part outside the row space, against the step, logarithmic."""
+    """Distance to the minimum-norm solution, and the component outside the row space, against the step, logarithmic."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for run in study.runs:
         color, words = _group(run)
         steps = np.unique(np.round(np.linspace(0, len(run.losses) - 1, 300)).astype(int))
         for axes, values in ((left, run.distances), (right, run.outside)):
-            axes.plot(steps, np.maximum(values[steps], FLOOR), color=color, linewidth=1, alpha=0.8, label=words)
+            axes.plot(steps, np.maximum(values[steps], ZERO), color=color, linewidth=1, alpha=0.8, label=words)
     left.set(yscale="log", xlabel="step", ylabel="Euclidean norm", title="Distance to the minimum-norm solution, ‖w − w*‖")
-    right.set(xlabel="step", title="Part of w outside the row space of X")
+    right.set(xlabel="step", title="Component of w outside the row space of X")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     handles, words = left.get_legend_handles_labels()
@@ -55,18 +59,20 @@ def descents(study: LeastSquaresStudy) -> Figure:
     return figure
 
 
-def row_space_shares(study: LeastSquaresStudy) -> Figure:
-    """Bars: the share of the last w that lies outside the row space, an optimiser each, logarithmic."""
+def row_space_fractions(study: LeastSquaresStudy) -> Figure:
+    """Fraction of the last w outside the row space for each optimizer, as logarithmic bars."""
     figure = Figure(figsize=(8, 1.2 + 0.3 * len(study.runs)), layout="constrained")
     axes = figure.subplots()
-    shares = [max(float(run.outside[-1] / max(run.norms[-1], 1e-300)), FLOOR) for run in study.runs]
+    shares = [max(float(run.outside[-1] / max(run.norms[-1], 1e-300)), ZERO) for run in study.runs]
     bars = axes.barh(range(len(shares)), shares, color=[_group(run)[0] for run in study.runs])
     axes.bar_label(bars, [f"{share:.2g}" for share in shares], padding=3, fontsize=8)
     axes.set_yticks(range(len(shares)), [run.name for run in study.runs])
     axes.invert_yaxis()
     steps = len(study.runs[0].losses) - 1
-    axes.set(xscale="log", xlim=(FLOOR, 30), xlabel=f"‖part of w outside the row space‖ / ‖w‖ after {steps:,} steps (no unit)")
-    axes.set_title(f"Keras's optimisers, {study.problem.rows}×{study.problem.columns} data, mini-batches of {study.batch_size}")
+    axes.set(
+        xscale="log", xlim=(ZERO, 30), xlabel=f"‖component of w outside the row space‖ / ‖w‖ after {steps:,} steps (no unit)"
+    )
+    axes.set_title(f"Keras's optimizers, {study.problem.rows}×{study.problem.columns} data, mini-batches of {study.batch_size}")
     axes.grid(axis="x", alpha=0.3)
     for color, words in dict.fromkeys(map(_group, study.runs)):
         axes.plot([], [], "s", color=color, markersize=9, label=words)
@@ -75,23 +81,21 @@ def row_space_shares(study: LeastSquaresStudy) -> Figure:
 
 
 def _group(run: Descent) -> tuple[str, str]:
-    if run.name in STAY:
-        return TRAIN, "adds multiples of gradients"
-    return (VALIDATION, "scales single coordinates") if run.name in LEAVE else (BEST, "other")
+    return {True: TRAIN, False: VALIDATION, None: BEST}[run.stays], GROUPS[run.stays]
 
 
 def plane_paths(study: CounterExample) -> Figure:
-    """The plane of (w₁, w₂) with the line of solutions, for the report's settings and for small rates; residuals against the step."""
+    """Paths in the plane of (w₁, w₂) with the report's settings and with small rates; residuals against the step."""
     figure = Figure(figsize=(14, 4.8), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     for (name, path), color in zip(study.settings.items(), COLORS, strict=False):
         left.plot(*path[:4].T, color=color, marker="o", markersize=4, linewidth=1, label=f"RMSProp, {name}")
         middle.plot(path[:60] @ [2, 1] - 2, color=color, marker="o", markersize=2.5, linewidth=1, label=f"RMSProp, {name}")
-    left.plot(*(float(v) for v in PRINTED), "X", color="black", markersize=9, label="printed: (5/7, 4/7)")
-    middle.set(xlabel="step", ylabel="residual 2w₁ + w₂ − 2", title="The same, going on")
+    left.plot(*(float(v) for v in study.misprinted.weights), "X", color="black", markersize=9, label="printed: (5/7, 4/7)")
+    middle.set(xlabel="step", ylabel="residual 2w₁ + w₂ − 2", title="More steps of the same")
     middle.grid(alpha=0.3)
     middle.legend(fontsize=8, loc="lower right")
-    # the adaptive methods go one way: wide lines below narrow ones
+    # the adaptive methods overlap: wide lines below narrow ones
     looks = zip(study.paths.items(), ("#555555", *COLORS), (1.5, 9, 6.5, 4, 1.5), strict=False)
     for (name, path), color, width in looks:
         right.plot(*path.T, color=color, linewidth=width, label=name, solid_capstyle="butt")
@@ -107,10 +111,10 @@ def plane_paths(study: CounterExample) -> Figure:
 
 
 def epsilon_ends(study: CounterExample) -> Figure:
-    """‖w‖² where small-rate RMSProp ends, against ε, beside the root and under it."""
+    """‖w‖² where small-rate RMSProp ends, against ε, added to the root and under it."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    names = ("beside the root, η g/(√v + ε) (textbook)", "under the root, η g/√(v + ε) (Keras)")
+    names = ("added to the root, η g/(√v + ε) (textbook)", "under the root, η g/√(v + ε) (Keras)")
     for ends, name, color in zip(study.ends, names, COLORS, strict=False):
         axes.plot(study.epsilons, (ends**2).sum(axis=1), marker="o", markersize=4, color=color, label=f"ε {name}")
     axes.axhline(8 / 9, color=BEST, linestyle="--", label="(2/3, 2/3): 8/9")
@@ -151,17 +155,17 @@ def loss_against_rate(study: HypergradientStudy) -> Figure:
 
 
 def agreement(study: HypergradientStudy) -> Figure:
-    """Error of finite differences against their step, and the other ways' differences from reverse mode, logarithmic."""
+    """Error of finite differences against their step, and the other methods' differences from reverse mode, logarithmic."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(study.shifts, np.maximum(study.errors, FLOOR), color=BEST, marker="o", markersize=3, label="finite differences")
+    axes.plot(study.shifts, np.maximum(study.errors, ZERO), color=BEST, marker="o", markersize=3, label="finite differences")
     exact = study.ways["reverse mode"]
     ways = [name for name in study.ways if name not in ("finite differences", "reverse mode")]
     for name, color, style in zip(ways, COLORS, ("-", "--", "-."), strict=False):
-        error = max(abs(study.ways[name].rate - exact.rate) / max(1.0, abs(exact.rate)), FLOOR)
-        axes.axhline(error, color=color, linestyle=style, label=f"{name}: {'equal' if error <= FLOOR else f'{error:.0e}'}")
-    axes.axhline(1e-6, color="black", linestyle=":", linewidth=1, label="asked for: 1e-6")
-    axes.set(xscale="log", yscale="log", ylim=(FLOOR / 2, 1), xlabel="change of η in the finite difference, relative to η")
+        error = max(abs(study.ways[name].rate - exact.rate) / max(1.0, abs(exact.rate)), ZERO)
+        axes.axhline(error, color=color, linestyle=style, label=f"{name}: {'equal' if error <= ZERO else f'{error:.0e}'}")
+    axes.axhline(1e-6, color="black", linestyle=":", linewidth=1, label="tolerance: 1e-6")
+    axes.set(xscale="log", yscale="log", ylim=(ZERO / 2, 1), xlabel="change of η in the finite difference, relative to η")
     axes.set(ylabel="difference from reverse mode, relative", title=f"dL(w_t)/dη after {study.run.steps} steps")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -169,7 +173,7 @@ def agreement(study: HypergradientStudy) -> Figure:
 
 
 def memory_growth(study: MemoryStudy) -> Figure:
-    """Peak memory against t, in vectors of weights, both logarithmic."""
+    """Peak memory against t, in weight vectors, both logarithmic."""
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     axes = figure.subplots()
     for way, color, marker in zip(study.peaks, (BEST, *COLORS), "Dsv o".replace(" ", "^"), strict=False):
@@ -178,24 +182,24 @@ def memory_growth(study: MemoryStudy) -> Figure:
     axes.plot(times, times, color="black", linestyle=":", linewidth=1, label="t")
     axes.plot(times, 2 * np.sqrt(times), color="black", linestyle="--", linewidth=1, label="2√t")
     axes.set(xscale="log", yscale="log", xlabel="steps t", title="Memory of a hypergradient, measured")
-    axes.set_ylabel(f"peak, vectors of weights ({8 * study.columns / 1000:g} kB each)")
+    axes.set_ylabel(f"peak, weight vectors ({8 * study.columns / 1000:g} kB each)")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)
     return figure
 
 
 def bifurcation(study: ChaosStudy) -> Figure:
-    """Against the rate: what |u| goes on visiting, L(u_t), |dL(u_t)/dη| and the Lyapunov exponent."""
+    """Long-run |u|, L(u_t), |dL(u_t)/dη| and the Lyapunov exponent against the rate."""
     figure = Figure(figsize=(9, 9.5), layout="constrained")
     visits, losses, slopes, exponents = figure.subplots(4, 1, sharex=True)
     tail = np.abs(study.tail[-40:])
     visits.plot(np.tile(study.rates, len(tail)), tail.ravel(), ",", color=TRAIN, alpha=0.5)
     visits.set(ylabel="|u| visited, steps 961–1,000", title="Gradient descent on L(u) = (u² − 1)²/4")
-    # few steps above many: the wild curve would cover the calm ones
+    # few steps above many: the chaotic curve would cover the smooth ones
     for place, (t, color) in enumerate(zip(study.losses, ("#222222", "#ee7733", "#77bbee", *COLORS), strict=False)):
         looks = {"color": color, "linewidth": 0.9, "label": f"t = {t}", "zorder": 3 - 0.1 * place}
         losses.plot(study.rates, study.losses[t], **looks)
-        slopes.plot(study.rates, np.maximum(np.abs(study.slopes[t]), FLOOR), **looks)
+        slopes.plot(study.rates, np.maximum(np.abs(study.slopes[t]), ZERO), **looks)
     losses.set(ylabel="loss L(u_t)")
     slopes.set(ylabel="|dL(u_t)/dη|", yscale="log", ylim=(1e-12, None))
     exponents.plot(study.rates, np.maximum(study.exponents, -4), color=TRAIN, linewidth=0.9)
@@ -204,7 +208,7 @@ def bifurcation(study: ChaosStudy) -> Figure:
     for axes in (losses, slopes):
         axes.legend(fontsize=8, loc="upper left")
     for axes in (visits, losses, slopes, exponents):
-        axes.axvline(SETTLES_BELOW, color=BEST, linestyle=":")
+        axes.axvline(study.converges_below, color=BEST, linestyle=":")
         axes.grid(alpha=0.3)
     return figure
 
@@ -216,7 +220,7 @@ def network_rates(study: NetworkStudy) -> Figure:
     for place, (t, color) in enumerate(zip(study.losses, ("#222222", "#ee7733", "#77bbee", *COLORS), strict=False)):
         looks = {"color": color, "linewidth": 1, "label": f"t = {t}", "zorder": 3 - 0.1 * place}
         losses.plot(study.rates, study.losses[t], **looks)
-        slopes.plot(study.rates, np.maximum(np.abs(study.slopes[t]), FLOOR), **looks)
+        slopes.plot(study.rates, np.maximum(np.abs(study.slopes[t]), ZERO), **looks)
     losses.set(yscale="log", ylabel="loss after t steps, nats", title="A network of 16 hidden units, trained at 0.03 to 100")
     slopes.set(xscale="log", yscale="log", xlabel="learning rate η", ylabel="|dL/dη| by TensorFlow's tape")
     for axes in (losses, slopes):
@@ -226,15 +230,15 @@ def network_rates(study: NetworkStudy) -> Figure:
 
 
 def draw_graph(graph: ComputationGraph) -> Figure:
-    """The computation graph, a column a step: η above, λ̃ below, weights in the middle; of more than two steps η and λ̃ at every one."""
+    """The computation graph, one column per step: η above, λ̃ below, weights in the middle; beyond two steps η and λ̃ at every step."""
     figure = Figure(figsize=(1.2 + 3.1 * graph.steps + 1.4, 4.4), layout="constrained")
     axes = figure.subplots()
     nodes = {node.name: node for node in graph.nodes}
-    colors = {"weights": "#cfe3f3", "loss": "#e6e6e6", "gradient": "#f7d9c4", "hyper-parameter": "#ffffff"}
+    colors = {"weights": "#cfe3f3", "loss": "#e6e6e6", "gradient": "#f7d9c4", "hyperparameter": "#ffffff"}
     drawn = set()
     for edge in graph.edges:
         source, target = nodes[edge.source], nodes[edge.target]
-        hyper = source.kind == "hyper-parameter"
+        hyper = source.kind == "hyperparameter"
         start, end = _place(source, graph.steps, target), _place(target, graph.steps)
         axes.annotate(
             "", xy=end, xytext=start,
@@ -245,7 +249,7 @@ def draw_graph(graph: ComputationGraph) -> Figure:
         )  # fmt: skip
         drawn |= {(start, source), (end, target)}
     for place, node in drawn:
-        shape = "round" if node.kind in ("weights", "hyper-parameter") else "square"
+        shape = "round" if node.kind in ("weights", "hyperparameter") else "square"
         axes.text(
             *place, _math(node), ha="center", va="center", fontsize=14,
             bbox={"boxstyle": f"{shape},pad=0.45", "facecolor": colors[node.kind], "edgecolor": "black"},
@@ -256,9 +260,9 @@ def draw_graph(graph: ComputationGraph) -> Figure:
     return figure
 
 
-def _place(node: Node, steps: int, used_by: Node | None = None) -> tuple[float, float]:
+def _place(node: ComputationNode, steps: int, used_by: ComputationNode | None = None) -> tuple[float, float]:
     across = 2.2 * node.step
-    if node.kind == "hyper-parameter":
+    if node.kind == "hyperparameter":
         height = 1.5 if node.name == "η" else -1.5
         if steps <= 2 or used_by is None:
             return 1.1 * steps, height
@@ -266,27 +270,30 @@ def _place(node: Node, steps: int, used_by: Node | None = None) -> tuple[float, 
     return {"weights": (across, 0.45), "loss": (across, -0.6), "gradient": (across + 1.1, -0.25)}[node.kind]
 
 
-def _math(node: Node) -> str:
-    """A node's name in TeX, which sets the tilde above its letter."""
+def _math(node: ComputationNode) -> str:
+    """A node's name in TeX, which places the tilde above its letter."""
     text = {"weights": r"w", "loss": r"\tilde{L}", "gradient": r"\nabla\tilde{L}"}.get(node.kind)
     return f"${text}_{{{node.step}}}$" if text else (r"$\eta$" if node.name == "η" else r"$\tilde{\lambda}$")
 
 
 def decay_differences(study: DecayStudy) -> Figure:
-    """How far penalty and decay are apart, logarithmic, and the norms of the weights under each."""
+    """Distance between the weights under penalty and decay, logarithmic, and their norms."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for pair, color in zip(study.pairs, COLORS, strict=False):
-        left.plot(np.maximum(pair.differences, FLOOR), color=color, label=pair.name)
-        for path, style in ((pair.penalised, "-"), (pair.decayed, "--")):
+        left.plot(np.maximum(pair.differences, ZERO), color=color, label=pair.name)
+        for path, style in ((pair.penalized, "-"), (pair.decayed, "--")):
             right.plot(np.linalg.norm(path, axis=1), color=color, linestyle=style, linewidth=1.2)
     left.set(
-        yscale="log", ylim=(FLOOR / 2, 10), ylabel="‖w under the penalty − w under the decay‖", title="How far apart they are"
+        yscale="log",
+        ylim=(ZERO / 2, 10),
+        ylabel="‖w with penalty − w with decay‖",
+        title="Distance between penalty and decay",
     )
     left.legend(fontsize=8)
     right.plot([], [], color="black", label="L2 penalty λ̃ = λ/(2η)")
     right.plot([], [], color="black", linestyle="--", label=f"weight decay λ = {study.decay:g}")
-    right.set(ylabel="‖w‖", title="Norm of the weights, same colours")
+    right.set(ylabel="‖w‖", title="Norm of the weights, same colors")
     right.legend(fontsize=8)
     for axes in (left, right):
         axes.set(xlabel="step")

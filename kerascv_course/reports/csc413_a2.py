@@ -27,12 +27,11 @@ from kerascv_course.reports.paper import closed_form, count_layers, format_polyn
 from kerascv_course.reports.runs import Found, Shelf
 from kerascv_course.reports.targets import target
 from kerascv_course.theory import topics
-from kerascv_course.theory.claims import number
 from kerascv_course.theory.counterexample import exact_rmsprop_step, study_counterexample
 from kerascv_course.theory.decay import equivalent_penalty, study_decay
+from kerascv_course.theory.descent import LeastSquares
 from kerascv_course.theory.hypergradient import optimal_rate
-from kerascv_course.theory.pages import Findings as Topic
-from kerascv_course.theory.problem import LeastSquares
+from kerascv_course.theory.pages import Topic, number
 
 if TYPE_CHECKING:
     from sympy import Poly
@@ -73,15 +72,15 @@ def page(shelf: Shelf) -> Page:
 
 def _topic(topic: Topic) -> list[Part]:
     """The claims, tables and figures of a topic of the theory."""
-    source = function(getattr(topics, topic.topic.replace("-", "_")))
+    source = function(getattr(topics, topic.name.replace("-", "_")))
     claims = tuple((claim.text, number(claim.value), claim.expected, "yes" if claim.holds else "NO") for claim in topic.claims)
     parts: list[Part] = [Text(topic.about)]
     if claims:
-        holding = f"{sum(claim.holds for claim in topic.claims)} of {len(claims)} hold"
-        head = ("number", "computed", "has to be", "holds")
-        parts.append(Table(f"{topic.title}: what has to hold, {holding}", head, claims, source, folded=len(claims) > 8))
+        head = ("number", "computed", "expected", "holds")
+        caption = f"{topic.title}: {topic.holding} of {len(claims)} claims hold"
+        parts.append(Table(caption, head, claims, source, folded=len(claims) > 8))
     parts += [Table(table.title, table.head, table.rows, source) for table in topic.tables]
-    parts += [drawn(f"{topic.topic}-{one.name}", one.draw(), one.caption, source) for one in topic.drawings]
+    parts += [drawn(f"{topic.name}-{one.name}", one.draw(), one.caption, source) for one in topic.figures]
     return parts
 
 

@@ -1,12 +1,12 @@
-"""The theory of report 004 (CSC413, assignment 2), run instead of argued: every statement is a computation with its number.
+"""The theory of report 004 (CSC413, assignment 2), computed: every statement is a number with its expected value.
 
-`least_squares` (1.1), `counterexample` (1.2), `hypergradient`, `rates`, `memory`, `chaos`, `network` and `graph` (2.1, 2.2), `decay`
-(2.3): results first, as frozen objects with their claims; drawing (`plots`), pages (`topics`) and printing (``python -m
-kerascv_course.theory``) are apart. Computed in float64 and seeded. Importing this package imports NumPy and nothing heavier; Keras's
-own optimisers and TensorFlow's tape stand in `keras_side`, and are imported when they are asked for.
+Studies return frozen objects with claims: `least_squares` (1.1), `counterexample` (1.2), `unrolled`, `hypergradient` and `chaos` (2.1,
+2.2), `decay` (2.3). `topics` adds figures (`kerascv_course.plots.theory`) and tables for pages, and for
+``python -m kerascv_course.theory``. Everything is computed in float64 with fixed seeds; `keras_side` runs Keras's own optimizers and
+TensorFlow's tape.
 """
 
-from kerascv_course.theory.claims import Claim
-from kerascv_course.theory.problem import DivergenceError, LeastSquares, random_problem
+from kerascv_course.theory.descent import DivergenceError, LeastSquares, random_problem
+from kerascv_course.theory.pages import Claim
 
 __all__ = ["Claim", "DivergenceError", "LeastSquares", "random_problem"]

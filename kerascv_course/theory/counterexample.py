@@ -1,7 +1,7 @@
 """RMSProp does not always reach the minimum-norm solution (report 004, 1.2.1): one row x = (2, 1), target 2, from zero.
 
-With one row every gradient is a multiple of x. Gradient descent walks along x to (4/5, 2/5). A method that divides each coordinate by
-the size of its own gradients walks along sign(x), where ε is small, to (2/3, 2/3); a larger ε bends the way between the two.
+With one row every gradient is a multiple of x. Gradient descent moves along x to (4/5, 2/5). A method that divides each coordinate by
+the size of its own gradients moves along sign(x) to (2/3, 2/3) if ε is small; a larger ε ends between the two.
 """
 
 from __future__ import annotations
@@ -16,9 +16,21 @@ from typing import Any, SupportsFloat
 import numpy as np
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.theory.claims import Claim, Relation
-from kerascv_course.theory.methods import Adagrad, Adam, Adamax, GradientDescent, Method, RMSProp, descend
-from kerascv_course.theory.problem import LeastSquares, check_finite, check_rate, draw_batches
+from kerascv_course.theory.descent import (
+    Adagrad,
+    Adam,
+    Adamax,
+    GradientDescent,
+    LeastSquares,
+    Method,
+    RMSProp,
+    check_finite,
+    check_rate,
+    descend,
+    draw_batches,
+)
+from kerascv_course.theory.keras_side import keras_descend, keras_optimizer
+from kerascv_course.theory.pages import Claim, Relation
 
 __all__ = [
     "CORRECTED",
@@ -37,7 +49,7 @@ PRINTED = (Fraction(5, 7), Fraction(4, 7))
 
 @dataclass(frozen=True)
 class Setting:
-    """Rate η, β and ε of RMSProp, exact."""
+    """Learning rate η, β and ε of RMSProp, as exact fractions."""
 
     rate: Fraction
     beta: Fraction = Fraction(91, 100)
@@ -45,7 +57,7 @@ class Setting:
 
 
 REPORTED = Setting(Fraction(2, 7))
-#: The rate at which the first step lands on the line of solutions.
+#: The learning rate with which the first step reaches a solution.
 CORRECTED = Setting(Fraction(91, 410))
 
 
@@ -68,19 +80,19 @@ class ExactStep:
 
 @dataclass(frozen=True, eq=False)
 class CounterExample:
-    """Everything of the counter-example.
+    """Results of the counter-example.
 
     Attributes:
-        reported: the report's settings with the right gradient, exact.
-        misprinted: the report's settings with its wrong gradient (−2, −1): where the printed numbers come from.
-        corrected: the rate 91/410, exact.
+        reported: the report's settings with the correct gradient, exact.
+        misprinted: the report's settings with its wrong gradient (−2, −1), which gives the printed numbers.
+        corrected: learning rate 91/410, exact.
         minimum_norm: (4/5, 2/5).
         settings: name to textbook path, float64 (steps + 1, 2), with the report's β and ε.
         paths: name to textbook path of other methods at small rates with a tiny ε.
-        keras: name to the same as in `settings`, by Keras's optimiser; empty where it was not asked for.
+        keras: name to the path of Keras's optimizer; empty if not requested.
         epsilons: ε of small-rate runs of RMSProp, (ends,).
-        ends: where they end: ε beside the root, and under it, each (ends, 2).
-        agreement: name to the largest difference between Keras's path and the textbook's with ε where Keras has it.
+        ends: their last weights with ε added to the root, and under the root, each (ends, 2).
+        agreement: name to the largest difference between Keras's path and the textbook's with ε in Keras's place.
     """
 
     reported: ExactStep
@@ -95,7 +107,7 @@ class CounterExample:
     ends: tuple[np.ndarray, np.ndarray]
 
     def claims(self) -> tuple[Claim, ...]:
-        """The report's numbers, right and wrong, and where the paths end."""
+        """The report's numbers, printed and corrected, and where the paths end."""
         where, note = "1.2.1", "E004-06"
         found: list[Claim] = []
 
@@ -109,7 +121,7 @@ class CounterExample:
             text = f"gradient at w = 0, component {i + 1}"
             add(where, text, self.reported.gradient[i], "=", (-8, -4)[i], 0, "E004-05")
         for i in (0, 1):
-            text = f"w{'₁₂'[i]} that the wrong gradient (−2, −1) gives: as printed"
+            text = f"w{'₁₂'[i]} from the wrong gradient (−2, −1): as printed"
             add(where, text, self.misprinted.weights[i], "=", PRINTED[i], 0, note)
         for i, right in enumerate((0.87912, 0.81633)):
             add(where, f"η = 2/7: w{'₁₂'[i]}", self.reported.weights[i], "=", right, 5e-6, note)
@@ -122,7 +134,7 @@ class CounterExample:
         add(where, text, self.corrected.squared_norm, ">", Fraction(4, 5), 0, note)
         going_on = np.abs(self.settings["η = 2/7"] @ X - TARGET)
         if len(going_on) > 100:
-            text = "η = 2/7, going on: largest |2w₁ + w₂ − 2| in the last 10 steps, never at rest"
+            text = "η = 2/7: largest |2w₁ + w₂ − 2| in the last 10 steps, does not converge"
             add(where, text, going_on[-10:].max(), ">", 0.1, 0, note)
         for i in (0, 1):
             add(where, f"minimum-norm solution: w{'₁₂'[i]}", self.minimum_norm[i], "=", (0.8, 0.4)[i], 1e-15)
@@ -138,7 +150,7 @@ class CounterExample:
                 text = f"Keras's RMSprop, η = 2/7 (ε under the root): w{'₁₂'[i]}"
                 add(where, text, self.keras["rmsprop"][1][i], "=", right, 5e-6)
         for name, difference in self.agreement.items():
-            add("1.2.2", f"Keras's {name} and the textbook's step, ε where Keras has it", difference, "<", 1e-12)
+            add("1.2.2", f"Keras's {name} and the textbook's step with ε in Keras's place", difference, "<", 1e-12)
         return tuple(found)
 
 
@@ -147,14 +159,14 @@ def _problem() -> LeastSquares:
 
 
 def exact_rmsprop_step(setting: Setting = REPORTED, gradient: Sequence[int | Fraction] | None = None) -> ExactStep:
-    """The first step, v = (1 − β)g², w = −ηg/(√v + ε), in fractions.
+    """The first step, v = (1 − β)g², w = −ηg/(√v + ε), in exact fractions.
 
     Args:
         setting: η, β and ε.
-        gradient: instead of the right one, (−8, −4).
+        gradient: instead of the correct one, (−8, −4).
 
     Raises:
-        InputError: η is not above 0, β not within 0 to 1, ε negative, or 1 − β is no square of a fraction, so that √v is not exact.
+        InputError: η not positive, β outside [0, 1), ε negative, or 1 − β not the square of a fraction, so that √v is not exact.
     """
     check_rate(float(setting.rate))
     if not 0 <= setting.beta < 1:
@@ -164,10 +176,10 @@ def exact_rmsprop_step(setting: Setting = REPORTED, gradient: Sequence[int | Fra
     share = 1 - setting.beta
     root = Fraction(math.isqrt(share.numerator), math.isqrt(share.denominator))
     if root**2 != share:
-        raise InputError(f"an exact step needs 1 − β to be the square of a fraction, as 0.09 is; received β = {setting.beta}")
+        raise InputError(f"an exact step needs 1 − β to be the square of a fraction, such as 0.09; received β = {setting.beta}")
     slopes = [Fraction(g) for g in gradient] if gradient is not None else [Fraction(2 * (0 - TARGET) * x) for x in X]
     if len(slopes) != 2 or 0 in slopes:
-        raise InputError(f"a gradient of two components that are not 0 is needed; received {slopes}")
+        raise InputError(f"the gradient must have two components that are not 0; received {slopes}")
     w = [-setting.rate * g / (root * abs(g) + setting.epsilon) for g in slopes]
     residual = X[0] * w[0] + X[1] * w[1] - TARGET
     return ExactStep((slopes[0], slopes[1]), (w[0], w[1]), residual**2, w[0] ** 2 + w[1] ** 2)
@@ -177,18 +189,18 @@ def study_counterexample(
     rate: float = float(REPORTED.rate), beta: float = float(REPORTED.beta), epsilon: float = float(REPORTED.epsilon), *,
     steps: int = 200, keras: bool = True,
 ) -> CounterExample:  # fmt: skip
-    """All of it.
+    """Compute the counter-example.
 
     Args:
-        rate: η of the path called "chosen", where it, β or ε is not the report's.
+        rate: η of the path called "chosen", if η, β or ε differs from the report's.
         beta: β, likewise.
         epsilon: ε, likewise.
         steps: of the paths with the report's β and ε.
-        keras: run Keras's optimisers beside the textbook's (imports TensorFlow).
+        keras: run Keras's optimizers as well (imports TensorFlow).
 
     Raises:
-        InputError: a rate that is not above 0, β outside 0 to 1, a negative ε, fewer than 1 step.
-        DivergenceError: the chosen path ran away.
+        InputError: a rate that is not positive, β outside [0, 1), a negative ε, fewer than 1 step.
+        DivergenceError: the chosen path diverged.
     """
     if not 0 <= beta < 1:
         raise InputError(f"β must be 0 or more and below 1; received {beta:g}")
@@ -240,7 +252,7 @@ def _ends(problem: LeastSquares, epsilons: np.ndarray, *, inside: bool) -> np.nd
 
 
 def _small_steps() -> dict[str, Method]:
-    """Rates so small that the way is smooth, ε so small that it does not bend it."""
+    """Rates small enough for a smooth path, ε small enough not to bend it."""
     tiny = 1e-12
     return {
         "gradient descent": GradientDescent(0.02),
@@ -252,11 +264,9 @@ def _small_steps() -> dict[str, Method]:
 
 
 def _beside_keras(problem: LeastSquares, batches: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Keras's paths, and how far each is from the textbook's step with ε where Keras has it."""
-    from kerascv_course.theory.keras_side import keras_descend, keras_optimizer
-
+    """Keras's paths, and the largest difference of each from the textbook's with ε in Keras's place."""
     beta, epsilon, rate = float(REPORTED.beta), float(REPORTED.epsilon), float(REPORTED.rate)
-    # every ε is large, so that its place shows
+    # a large ε, so that its place matters
     pairs: dict[str, tuple[Any, Method]] = {
         "rmsprop": (keras_optimizer("RMSprop", rate, rho=beta, epsilon=epsilon), RMSProp(rate, beta, epsilon, inside=True)),
         "adam": (keras_optimizer("Adam", 0.02, epsilon=epsilon), Adam(0.02, epsilon=epsilon, hat=True)),

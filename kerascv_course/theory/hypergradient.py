@@ -1,250 +1,136 @@
-"""How the loss after t steps of gradient descent changes with the learning rate and the decay (report 004, section 2).
-
-w_{k+1} = w_k − η ∇L̃(w_k) with L̃(w) = L(w) + λ̃‖w‖² and L(w) = (1/n)‖Xw − t‖²; what is differentiated is L(w_t), on the same or on
-held-out rows. Four ways: reverse mode keeps every w_k; reverse mode with checkpoints keeps √t of them and computes the rest again;
-forward mode carries dw/dη and dw/dλ̃ along and keeps nothing; for one step there is a closed form.
-"""
+"""Hypergradients in every mode, the best learning rate, convexity, and measured memory (report 004, 2.1.2 and 2.2)."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+import tracemalloc
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.theory.claims import Claim
-from kerascv_course.theory.problem import HOPELESS, DivergenceError, LeastSquares, check_rate, random_problem
-from kerascv_course.theory.rates import LossCurve, OptimalRate, loss_curve, optimal_rate
+from kerascv_course.theory.descent import LeastSquares, random_problem
+from kerascv_course.theory.keras_side import tape_gradient
+from kerascv_course.theory.pages import Claim
+from kerascv_course.theory.unrolled import (
+    Hypergradient,
+    Unrolled,
+    checkpointed,
+    finite_differences,
+    forward_mode,
+    one_step,
+    reverse_mode,
+)
 
 __all__ = [
-    "Hypergradient",
     "HypergradientStudy",
-    "Unrolled",
-    "checkpointed",
-    "finite_differences",
-    "forward_mode",
-    "one_step",
-    "reverse_mode",
+    "LossCurve",
+    "MemoryStudy",
+    "OptimalRate",
+    "loss_curve",
+    "measure_memory",
+    "optimal_rate",
     "study_hypergradients",
 ]
 
 
 @dataclass(frozen=True)
-class Hypergradient:
-    """L(w_t) and its derivatives.
+class OptimalRate:
+    """The best learning rate of one step (report 004, 2.2.3).
 
     Attributes:
-        loss: L(w_t).
-        rate: dL(w_t)/dη.
-        decay: dL(w_t)/dλ̃.
+        rate: η* = (n/2)‖Xᵀa‖²/‖XXᵀa‖².
+        before: L(w₀).
+        after: L(w₁) at η*.
+        curvature: d²L(w₁)/dη² = (8/n³)‖XXᵀa‖², the same at every η (2.2.2: L(w₁) is convex in η).
     """
 
-    loss: float
     rate: float
-    decay: float
+    before: float
+    after: float
+    curvature: float
 
-    def difference(self, other: Hypergradient) -> float:
-        """The larger of the two derivatives' differences, relative to the other's size where that is above 1."""
-        pairs = ((self.rate, other.rate), (self.decay, other.decay))
-        return max(abs(a - b) / max(1.0, abs(b)) for a, b in pairs)
+
+def optimal_rate(problem: LeastSquares, start: np.ndarray) -> OptimalRate:
+    """η* of one step of gradient descent without decay.
+
+    Raises:
+        InputError: the gradient at the start is zero.
+    """
+    n, a = problem.rows, problem.residual(start)
+    down = problem.inputs.T @ a
+    moved = problem.inputs @ down
+    if not down.any():
+        raise InputError("the gradient at the start is zero: every learning rate gives the same loss")
+    rate = n / 2 * float(down @ down) / float(moved @ moved)
+    after = a - 2 * rate / n * moved
+    return OptimalRate(rate, float(a @ a) / n, float(after @ after) / n, 8 / n**3 * float(moved @ moved))
 
 
 @dataclass(frozen=True, eq=False)
-class Unrolled:
-    """A run of gradient descent that is differentiated.
+class LossCurve:
+    """L(w_t) and its derivatives against the rate; arrays are float64 (rates,).
 
     Attributes:
-        problem: what is trained on.
-        start: w₀, float64 (d,).
         steps: t.
-        rate: η.
-        decay: λ̃ of the penalty λ̃‖w‖².
-        held_out: what the loss is measured on; None: the problem itself.
-
-    Raises:
-        InputError: a start of another width, fewer than 1 step, a rate that is not above 0, a decay below 0, rows of another width.
+        decay: λ̃.
+        rates: η.
+        losses: L(w_t).
+        slopes: dL/dη.
+        curvatures: d²L/dη².
     """
 
-    problem: LeastSquares
-    start: np.ndarray
     steps: int
-    rate: float
-    decay: float = 0.0
-    held_out: LeastSquares | None = None
-
-    def __post_init__(self) -> None:
-        start = np.array(self.start, np.float64)
-        if start.shape != (self.problem.columns,):
-            raise InputError(f"the start has one weight a column, shape ({self.problem.columns},); received {start.shape}")
-        if self.steps < 1:
-            raise InputError(f"an unrolled run has 1 step or more; received {self.steps}")
-        check_rate(self.rate)
-        if not (math.isfinite(self.decay) and self.decay >= 0):
-            raise InputError(f"the decay must be 0 or more and finite; received {self.decay:g}")
-        if self.held_out is not None and self.held_out.columns != self.problem.columns:
-            raise InputError(f"held-out rows have {self.problem.columns} columns; received {self.held_out.columns}")
-        object.__setattr__(self, "start", start)
-
-    @property
-    def objective(self) -> LeastSquares:
-        """What the loss is measured on."""
-        return self.problem if self.held_out is None else self.held_out
-
-    def slope(self, w: np.ndarray) -> np.ndarray:
-        """∇L̃(w)."""
-        return self.problem.gradient(w) + 2 * self.decay * w
-
-    def curve(self, v: np.ndarray) -> np.ndarray:
-        """The Hessian of L̃ times a vector, without the matrix: (2/n) Xᵀ(Xv) + 2λ̃v."""
-        x = self.problem.inputs
-        return 2 / self.problem.rows * (x.T @ (x @ v)) + 2 * self.decay * v
-
-    def weights(self, start: np.ndarray, steps: int, first: int = 0) -> Iterator[np.ndarray]:
-        """The weights before each of some steps, and after the last.
-
-        Raises:
-            DivergenceError: the loss ran away; the message names the step.
-        """
-        w = start
-        yield w
-        for step in range(first + 1, first + steps + 1):
-            with np.errstate(over="ignore", invalid="ignore"):
-                w = w - self.rate * self.slope(w)
-                size = float(w @ w)
-            if not size < HOPELESS:
-                bound = 1 / (1 / self.problem.largest_rate + self.decay)
-                raise DivergenceError(
-                    f"the run diverged: ‖w‖² passed {HOPELESS:.0e} at step {step} of {self.steps} at rate {self.rate:g}; with "
-                    f"decay {self.decay:g} gradient descent needs a rate below {bound:.3g} here"
-                )
-            yield w
-
-    def end(self) -> np.ndarray:
-        """w_t."""
-        for w in self.weights(self.start, self.steps):  # noqa: B007 the last one is wanted
-            pass
-        return w
+    decay: float
+    rates: np.ndarray
+    losses: np.ndarray
+    slopes: np.ndarray
+    curvatures: np.ndarray
 
 
-def finite_differences(run: Unrolled, *, step: float = 1e-5) -> Hypergradient:
-    """Central differences; the decay's is one-sided, of second order, where the decay is smaller than the step.
+def loss_curve(problem: LeastSquares, start: np.ndarray, rates: np.ndarray, steps: int, *, decay: float = 0.0) -> LossCurve:
+    """Second-order forward mode at many rates at once.
 
     Args:
-        run: what is differentiated.
-        step: of the decay, and of the rate relative to its size.
+        problem: rows of training and loss.
+        start: w₀, (d,).
+        rates: η, (rates,).
+        steps: t.
+        decay: λ̃.
     """
-
-    def loss(rate: float = run.rate, decay: float = run.decay) -> float:
-        changed = replace(run, rate=rate, decay=decay)
-        return changed.objective.loss(changed.end())
-
-    h = step * run.rate
-    rate = (loss(rate=run.rate + h) - loss(rate=run.rate - h)) / (2 * h)
-    if run.decay >= step:
-        decay = (loss(decay=run.decay + step) - loss(decay=run.decay - step)) / (2 * step)
-    else:
-        near, middle, far = (loss(decay=run.decay + k * step) for k in (0, 1, 2))
-        decay = (-3 * near + 4 * middle - far) / (2 * step)
-    return Hypergradient(loss(), rate, decay)
-
-
-def reverse_mode(run: Unrolled) -> Hypergradient:
-    """Back-propagation through the run, with every w_k kept: O(t) memory, one pass for any number of hyper-parameters."""
-    kept = list(run.weights(run.start, run.steps))
-    adjoint = run.objective.gradient(kept[-1])
-    loss = run.objective.loss(kept.pop())
-    rate = decay = 0.0
-    # the list itself is read backwards: reversing it would double what is measured
-    for k in range(len(kept) - 1, -1, -1):
-        adjoint, by_rate, by_decay = _back(run, kept[k], adjoint)
-        rate, decay = rate + by_rate, decay + by_decay
-    return Hypergradient(loss, rate, decay)
-
-
-def checkpointed(run: Unrolled, every: int | None = None) -> Hypergradient:
-    """Back-propagation that keeps a w_k now and then and computes those between again, a stretch at a time.
-
-    Args:
-        run: what is differentiated.
-        every: steps between checkpoints; None: √t, at which checkpoints and one stretch together are fewest, 2√t.
-
-    Raises:
-        InputError: fewer than 1 step between checkpoints.
-    """
-    if every is None:
-        every = max(1, math.isqrt(run.steps))
-    if every < 1:
-        raise InputError(f"there are 1 or more steps between checkpoints; received {every}")
-    checkpoints: list[np.ndarray] = []
-    for k, w in enumerate(run.weights(run.start, run.steps)):
-        if k % every == 0 and k < run.steps:
-            checkpoints.append(w)
-    adjoint, loss = run.objective.gradient(w), run.objective.loss(w)
-    rate = decay = 0.0
-    for number in range(len(checkpoints) - 1, -1, -1):
-        first = number * every
-        stretch = list(run.weights(checkpoints.pop(), min(every, run.steps - first) - 1, first))
-        while stretch:
-            adjoint, by_rate, by_decay = _back(run, stretch.pop(), adjoint)
-            rate, decay = rate + by_rate, decay + by_decay
-    return Hypergradient(loss, rate, decay)
-
-
-def _back(run: Unrolled, w: np.ndarray, adjoint: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """One step backwards: the adjoint of w_k from that of w_{k+1} = w_k − η∇L̃(w_k), and what the step adds to the derivatives."""
-    by_rate, by_decay = -float(adjoint @ run.slope(w)), -2 * run.rate * float(adjoint @ w)
-    return adjoint - run.rate * run.curve(adjoint), by_rate, by_decay
-
-
-def forward_mode(run: Unrolled) -> Hypergradient:
-    """Tangents dw/dη and dw/dλ̃ carried along: memory does not grow with t, but every hyper-parameter costs a tangent."""
-    by_rate, by_decay = np.zeros_like(run.start), np.zeros_like(run.start)
-    weights = run.weights(run.start, run.steps)
-    w = next(weights)
-    for after in weights:
-        by_rate = by_rate - run.slope(w) - run.rate * run.curve(by_rate)
-        by_decay = by_decay - 2 * run.rate * w - run.rate * run.curve(by_decay)
-        w = after
-    gradient = run.objective.gradient(w)
-    return Hypergradient(run.objective.loss(w), float(gradient @ by_rate), float(gradient @ by_decay))
-
-
-def one_step(run: Unrolled) -> Hypergradient:
-    """The closed form for t = 1: L(w₁) with w₁ = (1 − 2ηλ̃)w₀ − (2η/n)Xᵀa, a = Xw₀ − t (report 004, 2.2.1 for λ̃ = 0).
-
-    On the training rows without decay, L(w₁) = (1/n)‖a − (2η/n)XXᵀa‖² and its derivative is
-    −(4/n²) aᵀXXᵀ(a − (2η/n)XXᵀa).
-
-    Raises:
-        InputError: the run has more than one step.
-    """
-    if run.steps != 1:
-        raise InputError(f"the closed form is that of 1 step; received {run.steps}")
-    x, n, a = run.problem.inputs, run.problem.rows, run.problem.residual(run.start)
-    held = run.objective
-    down = 2 / n * (x.T @ a) + 2 * run.decay * run.start
-    moved = held.inputs @ down
-    b = held.residual(run.start) - run.rate * moved
-    by_decay = -2 * run.rate * (held.inputs @ run.start)
-    return Hypergradient(float(b @ b) / held.rows, -2 / held.rows * float(b @ moved), 2 / held.rows * float(b @ by_decay))
+    hessian = 2 / problem.rows * problem.inputs.T @ problem.inputs
+    penalized = hessian + 2 * decay * np.eye(problem.columns)
+    eta = np.asarray(rates, np.float64)[:, None]
+    w = np.tile(np.asarray(start, np.float64), (len(eta), 1))
+    first, second = np.zeros_like(w), np.zeros_like(w)
+    shift = 2 / problem.rows * problem.inputs.T @ problem.targets
+    for _ in range(steps):
+        bent = first @ penalized
+        second = second - 2 * bent - eta * (second @ penalized)
+        first = first - (w @ penalized - shift) - eta * bent
+        w = w - eta * (w @ penalized - shift)
+    gradient = w @ hessian - shift
+    residuals = w @ problem.inputs.T - problem.targets
+    slopes = (gradient * first).sum(axis=1)
+    curvatures = (gradient * second).sum(axis=1) + ((first @ hessian) * first).sum(axis=1)
+    return LossCurve(steps, decay, eta[:, 0], np.mean(residuals**2, axis=1), slopes, curvatures)
 
 
 @dataclass(frozen=True, eq=False)
 class HypergradientStudy:
-    """Derivatives in every way, the best rate, and curves.
+    """Derivatives by every method, the best rate, and loss curves.
 
     Attributes:
-        run: what was differentiated.
-        ways: name of a way to its result for the run.
-        single: the same for the run's first step alone.
+        run: that was differentiated.
+        ways: name of a method to its result for the run.
+        single: the same for the run's first step.
         best: η* of one step.
         textbook: η* of X = diag(1, 2), t = (1, 1), w₀ = 0: 5/17, 1 → 9/34.
         curves: L(w_t) against η, for several t without decay.
-        bent: one with a decay, where L(w_t) is convex no more.
+        bent: one with decay, where L(w_t) is not convex.
         shifts: relative changes of η in finite differences.
-        errors: difference of each of them from reverse mode, relative as in `Hypergradient.difference`; of the rate only.
+        errors: difference of dL/dη from reverse mode for each shift, relative as in `Hypergradient.difference`.
     """
 
     run: Unrolled
@@ -258,7 +144,7 @@ class HypergradientStudy:
     errors: np.ndarray
 
     def claims(self) -> tuple[Claim, ...]:
-        """Agreement of the ways, the best rate, convexity."""
+        """Agreement of the methods, the best rate, convexity."""
         found = []
         reference = self.ways["finite differences"]
         for name, result in self.ways.items():
@@ -271,13 +157,13 @@ class HypergradientStudy:
                 text = f"t = 1, {name}: difference from the closed form"
                 found.append(Claim("2.2.1", text, result.difference(exact), "<", 1e-6))
         one = self.curves[0]
-        found.append(Claim("2.2.2", "t = 1: least d²L/dη² over the rates, (8/n³)‖XXᵀa‖²", one.curvatures.min(), "=",
+        found.append(Claim("2.2.2", "t = 1: minimum d²L/dη² over the rates, (8/n³)‖XXᵀa‖²", one.curvatures.min(), "=",
                            self.best.curvature, 1e-9 * self.best.curvature))  # fmt: skip
         for curve in self.curves[1:]:
-            text = f"t = {curve.steps}, no decay: least d²L/dη², still convex"
-            # where the loss is flat to the last digit, its bend is rounding
+            text = f"t = {curve.steps}, no decay: minimum d²L/dη², still convex"
+            # where the loss is flat, its curvature is rounding error
             found.append(Claim("2.2.2", text, curve.curvatures.min(), ">", -1e-12 * curve.curvatures.max()))
-        text = f"t = {self.bent.steps}, λ̃ = {self.bent.decay:g}: least d²L/dη², not convex"
+        text = f"t = {self.bent.steps}, λ̃ = {self.bent.decay:g}: minimum d²L/dη², not convex"
         found.append(Claim("2.2.2", text, self.bent.curvatures.min(), "<", 0))
         at = replace(self.run, steps=1, rate=self.best.rate, decay=0.0, held_out=None)
         found.append(Claim("2.2.3", "dL/dη at η*", one_step(at).rate, "=", 0, 1e-12 * self.best.curvature * self.best.rate))
@@ -294,21 +180,21 @@ def study_hypergradients(
     *, rows: int = 12, columns: int = 8, steps: int = 100, rate: float | None = None, decay: float = 0.01, seed: int = 0,
     tape: bool = True, times: Sequence[int] = (1, 2, 5, 20),
 ) -> HypergradientStudy:  # fmt: skip
-    """Differentiate a run on random data in every way.
+    """Differentiate a run on random data by every method.
 
     Args:
         rows: n, for training and as many held out.
         columns: d.
         steps: t.
-        rate: η; None: 0.3 of the largest at which gradient descent converges.
+        rate: η; None: 0.3 of the largest stable rate.
         decay: λ̃.
         seed: of the data and of w₀.
-        tape: TensorFlow's GradientTape too (imports TensorFlow).
-        times: the t of the curves, rising, the first of them 1.
+        tape: use TensorFlow's GradientTape as well (imports TensorFlow).
+        times: the t of the curves, increasing from 1.
 
     Raises:
-        InputError: a number that is out of its range.
-        DivergenceError: the run ran away.
+        InputError: a value out of range.
+        DivergenceError: the run diverged.
     """
     problem, held = random_problem(rows, columns, seed=seed), random_problem(rows, columns, seed=seed + 1)
     start = np.random.default_rng(seed + 2).normal(size=columns)
@@ -324,8 +210,6 @@ def study_hypergradients(
     ):
         ways[name], ones[name] = way(run), way(single)
     if tape:
-        from kerascv_course.theory.keras_side import tape_gradient
-
         ways["TensorFlow's tape"], ones["TensorFlow's tape"] = tape_gradient(run), tape_gradient(single)
     best = optimal_rate(problem, start)
     textbook = optimal_rate(LeastSquares(np.diag([1.0, 2.0]), np.ones(2)), np.zeros(2))
@@ -339,5 +223,94 @@ def study_hypergradients(
 
 
 def _not_convex() -> LossCurve:
-    """One weight, L = (w − 1)², w₀ = 2, λ̃ = 1: w₂ = (1 + 3(1 − 4η)²)/2 passes the best w twice, on its way to 1/2 and back."""
+    """One weight, L = (w − 1)², w₀ = 2, λ̃ = 1: w₂ = (1 + 3(1 − 4η)²)/2 passes the best w twice, on the way to 1/2 and back."""
     return loss_curve(LeastSquares(np.ones((1, 1)), np.ones(1)), np.full(1, 2.0), np.linspace(0, 0.5, 201), 2, decay=1.0)
+
+
+# --- memory (2.1.2) ---
+
+PASS = "forward pass alone"
+#: Name of a method to what is measured; the first is the forward pass alone.
+WAYS: dict[str, Callable[[Unrolled], np.ndarray | Hypergradient]] = {
+    PASS: Unrolled.end,
+    "forward mode": forward_mode,
+    "reverse mode, √t checkpoints": checkpointed,
+    "reverse mode": reverse_mode,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryStudy:
+    """Peak memory of the methods.
+
+    Attributes:
+        steps: the measured t.
+        columns: d; a weight vector has 8·d bytes.
+        peaks: name of a method to its peak memory beyond data and start, bytes, for each t.
+    """
+
+    steps: tuple[int, ...]
+    columns: int
+    peaks: dict[str, tuple[int, ...]]
+
+    def vectors(self, way: str) -> np.ndarray:
+        """Peaks in weight vectors, float64 (times,)."""
+        return np.array(self.peaks[way]) / (8 * self.columns)
+
+    def claims(self) -> tuple[Claim, ...]:
+        """Growth of each method from the first t to the last."""
+        first, last = self.steps[0], self.steps[-1]
+        found = []
+        for way in self.peaks:
+            growth = self.vectors(way)[-1] - self.vectors(way)[0]
+            text = f"{way}: additional weight vectors at t = {last} against t = {first}"
+            erratum = "E004-07" if way == PASS else ""
+            if way == "reverse mode":
+                found.append(Claim("2.1.2", text, growth, "=", last - first, 0.05 * (last - first)))
+            elif way in (PASS, "forward mode"):
+                found.append(Claim("2.1.2", text, growth, "<", 2, erratum=erratum))
+            else:
+                found.append(Claim("2.1.2", text, growth, "=", 2 * (last**0.5 - first**0.5), 0.2 * last**0.5))
+        return tuple(found)
+
+
+def measure_memory(
+    times: Sequence[int] = (16, 64, 144, 256, 400, 625, 900), *, columns: int = 4_000, rows: int = 2, seed: int = 0
+) -> MemoryStudy:
+    """Peak memory allocated by Python and NumPy (tracemalloc) while each method differentiates a run of t steps.
+
+    Args:
+        times: the t, increasing.
+        columns: d, large enough for the weights to dominate.
+        rows: n.
+        seed: of the data.
+
+    Raises:
+        InputError: no t, one below 1, or not increasing; fewer than 1,000 columns.
+    """
+    times = tuple(times)
+    if not times or times[0] < 1 or any(a >= b for a, b in pairwise(times)):
+        raise InputError(f"the numbers of steps must be 1 or more and increase; received {' '.join(map(str, times)) or 'none'}")
+    if columns < 1000:
+        raise InputError(f"memory is measured with 1,000 columns or more, so that the weights dominate; received {columns}")
+    problem = random_problem(rows, columns, seed=seed)
+    start = np.zeros(columns)
+    rate = 0.3 * problem.largest_rate
+    peaks: dict[str, tuple[int, ...]] = {}
+    for way, differentiate in WAYS.items():
+        peaks[way] = tuple(_peak(differentiate, Unrolled(problem, start, t, rate, 0.01)) for t in times)
+    return MemoryStudy(times, columns, peaks)
+
+
+def _peak(differentiate: Callable[[Unrolled], np.ndarray | Hypergradient], run: Unrolled) -> int:
+    ours = not tracemalloc.is_tracing()
+    if ours:
+        tracemalloc.start()
+    try:
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        differentiate(run)
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        if ours:
+            tracemalloc.stop()

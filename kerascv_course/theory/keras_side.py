@@ -1,8 +1,7 @@
-"""The same descents by Keras's own optimisers, and the same gradients by TensorFlow's tape, in float64.
+"""The same descents by Keras's own optimizers, and the same gradients by TensorFlow's tape, in float64.
 
-Keras keeps learning rates and penalties in float32, and rounds Adam's β to it, even where the weights are float64: Adam's path is then
-off by 2e-6 after some hundred steps. A rate that is a callable, and β as a NumPy float64, keep their digits. That is what makes
-agreement to 1e-12 possible here.
+Keras stores learning rates, penalties and Adam's β in float32 even if the weights are float64, which puts Adam's path off by 2e-6
+after a few hundred steps. A callable rate, and β as a NumPy float64, keep their precision: agreement to 1e-12 becomes possible.
 """
 
 from __future__ import annotations
@@ -11,17 +10,15 @@ import inspect
 import sys
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from kerascv_course.core.environment import start_tensorflow
 from kerascv_course.core.errors import InputError, UnknownNameError
 from kerascv_course.core.lazy import keras
-from kerascv_course.theory.problem import LeastSquares, check_finite, check_rate, check_steps
-
-if TYPE_CHECKING:
-    from kerascv_course.theory.hypergradient import Hypergradient, Unrolled
+from kerascv_course.theory.descent import LeastSquares, check_finite, check_rate, check_steps
+from kerascv_course.theory.unrolled import Hypergradient, Unrolled
 
 __all__ = ["CHOICES", "import_keras", "keras_descend", "keras_optimizer", "tape_gradient"]
 
@@ -47,18 +44,18 @@ CHOICES: Mapping[str, tuple[str, Mapping[str, Any], float]] = MappingProxyType(
     }
 )
 
-#: Options that Keras casts by way of float32, unless they are NumPy's float64; others it takes as Python's numbers alone.
+#: Options that Keras casts to float32 unless they are NumPy float64; others must be Python numbers.
 CAST = ("beta_1", "beta_2", "weight_decay")
 
 
 def import_keras() -> None:
-    """TensorFlow takes seconds to import: only when everything else is known to be right, and without its notices."""
+    """Import TensorFlow without its notices. It takes seconds: call it after all other checks."""
     if "keras" not in sys.modules or "tensorflow" not in sys.modules:
         start_tensorflow()
 
 
 def keras_optimizer(name: str, rate: float | None = None, **options: Any) -> Any:
-    """A Keras optimiser whose rate and coefficients are float64.
+    """A Keras optimizer with float64 rate and coefficients.
 
     Args:
         name: a choice such as ``"sgd"`` or ``"momentum"`` (see `CHOICES`), or a class of ``keras.optimizers`` such as ``"RMSprop"``.
@@ -67,7 +64,7 @@ def keras_optimizer(name: str, rate: float | None = None, **options: Any) -> Any
 
     Raises:
         UnknownNameError: there is no such choice or class.
-        InputError: the rate is not above 0, or is missing for a class that is no choice; Keras refuses an option.
+        InputError: a rate that is not positive, or missing for a class that is no choice; an option that Keras rejects.
     """
     if rate is not None:
         check_rate(rate)
@@ -75,12 +72,10 @@ def keras_optimizer(name: str, rate: float | None = None, **options: Any) -> Any
     class_name, given, usual = CHOICES.get(name, (name, {}, None))
     kind: Any = getattr(keras.optimizers, class_name, None)
     if not _is_optimizer(kind):
-        raise UnknownNameError("optimiser", name, CHOICES)
+        raise UnknownNameError("optimizer", name, CHOICES)
     rate = usual if rate is None else rate
     if rate is None:
-        raise InputError(
-            f"keras.optimizers.{name} needs a learning rate; the choices that bring their own are {', '.join(CHOICES)}"
-        )
+        raise InputError(f"keras.optimizers.{name} needs a learning rate; the choices with a default are {', '.join(CHOICES)}")
     exact = np.float64(check_rate(rate))
     chosen = {key: p.default for key, p in _arguments(kind).items() if key in CAST} | {**given, **options}
     chosen |= {key: np.float64(chosen[key]) for key in CAST if type(chosen.get(key)) is float}
@@ -93,21 +88,21 @@ def keras_optimizer(name: str, rate: float | None = None, **options: Any) -> Any
 def keras_descend(
     problem: LeastSquares, optimizer: Any, batches: np.ndarray, *, start: np.ndarray | None = None, penalty: float = 0.0
 ) -> np.ndarray:
-    """Mini-batch descent of the kernel of ``Dense(1, use_bias=False)``, (d, 1), by a Keras optimiser and TensorFlow's tape.
+    """Mini-batch descent of the kernel of ``Dense(1, use_bias=False)``, (d, 1), by a Keras optimizer and TensorFlow's tape.
 
     Args:
         problem: inputs and targets.
-        optimizer: any Keras optimiser that was not used before.
+        optimizer: an unused Keras optimizer.
         batches: int (steps, b), from `draw_batches`.
         start: w₀, (d,); None: zeros.
-        penalty: λ̃ of an L2 penalty λ̃‖w‖² on the loss, which is what ``keras.regularizers.L2(λ̃)`` adds.
+        penalty: λ̃ of an L2 penalty λ̃‖w‖² on the loss, as ``keras.regularizers.L2(λ̃)`` adds it.
 
     Returns:
-        float64 (steps + 1, d): the weights, the start included.
+        float64 (steps + 1, d): the weights, including the start.
 
     Raises:
-        DivergenceError: the weights ran away.
-        InputError: an optimiser that Keras has in float32 only, such as Muon.
+        DivergenceError: the weights diverged.
+        InputError: an optimizer without float64, such as Muon.
     """
     check_steps(len(batches), problem.columns)
     import_keras()
@@ -119,7 +114,7 @@ def keras_descend(
     x, t = tf.constant(problem.inputs), tf.constant(problem.targets[:, None])
     regularizer = keras.regularizers.L2(penalty) if penalty else None
     if regularizer is not None:
-        regularizer.l2 = tf.constant(penalty, tf.float64)  # Keras keeps it in float32
+        regularizer.l2 = tf.constant(penalty, tf.float64)  # Keras stores it in float32
 
     def run(rows: Any) -> Any:
         kept = tf.TensorArray(tf.float64, size=len(batches))
@@ -138,9 +133,7 @@ def keras_descend(
         path = np.concatenate([begin[None], graph(tf.constant(batches, tf.int64)).numpy()])
     except TypeError:
         name = type(optimizer).__name__
-        raise InputError(
-            f"keras.optimizers.{name} does not compute in float64, which proofs are checked in: choose another"
-        ) from None
+        raise InputError(f"keras.optimizers.{name} does not compute in float64: choose another") from None
     check_finite(path, problem, float(optimizer.learning_rate))
     return path
 
@@ -149,12 +142,10 @@ def tape_gradient(run: Unrolled) -> Hypergradient:
     """Loss after t steps and its derivatives by the rate and the decay, by TensorFlow's tape through the unrolled run.
 
     Args:
-        run: what is differentiated.
+        run: to differentiate.
     """
     import_keras()
     import tensorflow as tf
-
-    from kerascv_course.theory.hypergradient import Hypergradient
 
     rate, decay = tf.constant(run.rate, tf.float64), tf.constant(run.decay, tf.float64)
     x, t = tf.constant(run.problem.inputs), tf.constant(run.problem.targets)
@@ -165,15 +156,15 @@ def tape_gradient(run: Unrolled) -> Hypergradient:
         for _ in range(run.steps):
             with tf.GradientTape() as inner:
                 inner.watch(w)
-                penalised = tf.reduce_mean((tf.linalg.matvec(x, w) - t) ** 2) + decay * tf.reduce_sum(w**2)
-            w = w - rate * inner.gradient(penalised, w)
+                penalized = tf.reduce_mean((tf.linalg.matvec(x, w) - t) ** 2) + decay * tf.reduce_sum(w**2)
+            w = w - rate * inner.gradient(penalized, w)
         loss = tf.reduce_mean((tf.linalg.matvec(tf.constant(held.inputs), w) - tf.constant(held.targets)) ** 2)
     slopes = outer.gradient(loss, [rate, decay])
     return Hypergradient(float(loss), *(float(slope) for slope in slopes))
 
 
 def _is_optimizer(kind: Any) -> bool:
-    """A class of optimisers that can be made from a learning rate; not the base class, nor the wrapper for loss scaling."""
+    """Whether it is an optimizer class with a learning rate: not the base class, nor the wrapper for loss scaling."""
     return inspect.isclass(kind) and issubclass(kind, keras.optimizers.Optimizer) and "learning_rate" in _arguments(kind)
 
 

@@ -1,7 +1,8 @@
-"""Mini-batch descent from zero on over-parameterised least squares (report 004, 1.1.1): which optimisers reach the minimum norm.
+"""Mini-batch descent from zero on over-parameterized least squares (report 004, 1.1.1): which optimizers reach the minimum norm.
 
-Every mini-batch gradient (2/b) X_Bᵀ(X_B w − t_B) is a combination of rows of X. Whatever adds multiples of gradients therefore stays in
-the row space, where Xw = t has one solution: Xᵀ(XXᵀ)⁻¹t, that of least norm. Whatever scales each coordinate by itself leaves it.
+Every mini-batch gradient (2/b) X_Bᵀ(X_B w − t_B) is a combination of rows of X. Optimizers that add multiples of gradients
+therefore stay in the row space, where Xw = t has one solution, the minimum-norm one: Xᵀ(XXᵀ)⁻¹t. Optimizers that scale coordinates
+independently leave it.
 """
 
 from __future__ import annotations
@@ -13,31 +14,32 @@ from types import MappingProxyType
 import numpy as np
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.theory.claims import Claim
-from kerascv_course.theory.problem import LeastSquares, check_rate, draw_batches
+from kerascv_course.theory.descent import LeastSquares, check_rate, draw_batches
+from kerascv_course.theory.keras_side import keras_descend, keras_optimizer
+from kerascv_course.theory.pages import Claim
 
 __all__ = ["LEAVE", "STAY", "Descent", "LeastSquaresStudy", "measure_descent", "study_least_squares"]
 
-#: Choices of `keras_side` that add multiples of gradients; a whole gradient may be scaled (clipnorm).
-#: Each with its learning rate as a share of 1/max‖xᵢ‖², at which plain descent on any mini-batch converges.
+#: Choices of `keras_side` that add multiples of gradients (clipnorm scales whole gradients), with their learning rate as a multiple
+#: of 1/max‖xᵢ‖², at which plain descent on any mini-batch converges.
 STAY: Mapping[str, float] = MappingProxyType({"sgd": 1.0, "momentum": 0.25, "nesterov": 0.25, "clipnorm": 1.0})
 #: Choices that scale, clip or take the sign of single coordinates.
 LEAVE = ("clipvalue", "adagrad", "rmsprop", "adadelta", "adam", "adamw", "adamax", "nadam", "adafactor", "ftrl", "lamb", "lion")
 
-#: What counts as zero in float64 after thousands of steps.
+#: Bound for zero in float64 after thousands of steps.
 ZERO = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
 class Descent:
-    """What a descent did, step by step; arrays are float64 (steps + 1,), the start included.
+    """Metrics of a descent; arrays are float64 (steps + 1,), including the start.
 
     Attributes:
-        name: the optimiser.
-        weights: the last ones, (d,).
+        name: the optimizer.
+        weights: final w, (d,).
         losses: (1/n)‖Xw − t‖² over all rows.
         distances: ‖w − w*‖ to the minimum-norm solution.
-        outside: norm of the component of w that is orthogonal to the rows of X.
+        outside: norm of the component of w orthogonal to the rows of X.
         norms: ‖w‖.
     """
 
@@ -48,18 +50,23 @@ class Descent:
     outside: np.ndarray
     norms: np.ndarray
 
+    @property
+    def stays(self) -> bool | None:
+        """Whether the optimizer is known to stay in the row space, or to leave it; None for others."""
+        return True if self.name in STAY else False if self.name in LEAVE else None
+
 
 @dataclass(frozen=True, eq=False)
 class LeastSquaresStudy:
-    """Descents of several optimisers on one problem and the same mini-batches.
+    """Descents of several optimizers on one problem and the same mini-batches.
 
     Attributes:
         problem: inputs and targets.
         minimum_norm: w*, (d,).
-        batch_size: rows a step.
+        batch_size: rows per step.
         seed: of the mini-batches.
-        runs: one an optimiser.
-        one_batch: the descent on one and the same mini-batch only (erratum E004-04).
+        runs: one per optimizer.
+        one_batch: descent on a single fixed mini-batch (erratum E004-04); None if the batch is all rows.
     """
 
     problem: LeastSquares
@@ -70,16 +77,16 @@ class LeastSquaresStudy:
     one_batch: Descent | None
 
     def claims(self) -> tuple[Claim, ...]:
-        """What stays in the row space, how far from w* it ends, and what leaves."""
+        """Which optimizers stay in the row space and reach w*, and which leave it."""
         found = []
         steps = len(self.runs[0].losses) - 1
         for run in self.runs:
             share = run.outside[-1] / max(run.norms[-1], 1e-300)
             if run.name in STAY:
-                found.append(Claim("1.1.1", f"{run.name}: part of w outside the row space", run.outside.max(), "<", ZERO))
+                found.append(Claim("1.1.1", f"{run.name}: component of w outside the row space", run.outside.max(), "<", ZERO))
                 found.append(Claim("1.1.1", f"{run.name}: distance to Xᵀ(XXᵀ)⁻¹t, step {steps}", run.distances[-1], "<", ZERO))
             elif run.name in LEAVE:
-                found.append(Claim("1.2.2", f"{run.name}: share of w outside the row space", share, ">", 1e-3))
+                found.append(Claim("1.2.2", f"{run.name}: fraction of w outside the row space", share, ">", 1e-3))
         if self.one_batch is not None:
             text = f"one mini-batch of {self.batch_size} alone: its own loss"
             rows = draw_batches(self.problem.rows, self.batch_size, 1, self.seed)[0]
@@ -91,7 +98,7 @@ class LeastSquaresStudy:
 
 
 def measure_descent(name: str, problem: LeastSquares, path: np.ndarray, minimum_norm: np.ndarray) -> Descent:
-    """The figures of a path of weights, float64 (steps + 1, d)."""
+    """Metrics of a path of weights, float64 (steps + 1, d)."""
     losses = np.mean((path @ problem.inputs.T - problem.targets) ** 2, axis=1)
     distances, outside, norms = (np.linalg.norm(v, axis=1) for v in (path - minimum_norm, problem.outside(path), path))
     return Descent(name, path[-1], losses, distances, outside, norms)
@@ -106,25 +113,23 @@ def study_least_squares(
     rate: float | None = None,
     seed: int = 0,
 ) -> LeastSquaresStudy:
-    """Run Keras's optimisers from zero on the same mini-batches.
+    """Run Keras's optimizers from zero on the same mini-batches.
 
     Args:
         problem: more columns than rows, rows linearly independent.
         optimizers: choices of `keras_side.CHOICES`, or names of classes in ``keras.optimizers``.
-        batch_size: rows a step, 1 to all.
+        batch_size: rows per step, 1 to all.
         steps: of each descent.
-        rate: learning rate of all; None: each its own, see `STAY` and `keras_side.CHOICES`.
+        rate: learning rate of all; None: those of `STAY` and `keras_side.CHOICES`.
         seed: of the mini-batches.
 
     Raises:
-        InputError: an optimiser is unknown, a rate is not above 0, the batch is larger than the data, no optimiser is named.
+        InputError: an unknown or no optimizer, a rate that is not positive, a batch larger than the data.
         DataError: the rows are linearly dependent.
-        DivergenceError: a descent ran away.
+        DivergenceError: a descent diverged.
     """
-    from kerascv_course.theory.keras_side import keras_descend, keras_optimizer
-
     if not optimizers:
-        raise InputError("name one optimiser or more; received none")
+        raise InputError("give one optimizer or more; received none")
     if rate is not None:
         check_rate(rate)
     target = problem.minimum_norm()

@@ -1,56 +1,109 @@
-"""What a topic of the theory hands out, and how it becomes a folder with a Markdown page, its figures, and the same in JSON."""
+"""What a topic of the theory consists of, and its output: a Markdown page with figures, and the same as JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from kerascv_course.core.environment import package_versions
-from kerascv_course.core.io import atomic_write, check_new_folder
-from kerascv_course.theory.claims import Claim, aligned, claims_markdown
+from kerascv_course.core.errors import InputError
+from kerascv_course.core.io import atomic_write, check_new_folder, write_text
+from kerascv_course.core.tables import markdown_table, text_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Drawing", "Findings", "Table", "write_findings", "write_index"]
+Relation = Literal["=", "<", ">"]
+
+__all__ = [
+    "Claim",
+    "NumberTable",
+    "Relation",
+    "Topic",
+    "TopicFigure",
+    "claims_table",
+    "number",
+    "topic_text",
+    "write_index",
+    "write_topic",
+]
 
 
 @dataclass(frozen=True)
-class Table:
-    """Numbers in words.
+class Claim:
+    """A computed number and its expected value or bound.
 
     Attributes:
-        title: above it.
+        where: question of the report, such as ``"1.2.1"``.
+        text: what the number is.
+        value: as computed.
+        relation: ``"="`` (within the tolerance), ``"<"`` or ``">"``.
+        reference: the expected value, or the bound.
+        tolerance: largest difference that counts as equal.
+        erratum: id of the report's erratum that this number corrects; empty: none.
+    """
+
+    where: str
+    text: str
+    value: float
+    relation: Relation
+    reference: float
+    tolerance: float = 0.0
+    erratum: str = ""
+
+    def __post_init__(self) -> None:
+        if self.relation not in ("=", "<", ">"):
+            raise InputError(f"a claim's relation is =, < or >; received {self.relation!r}")
+        # NumPy scalars cannot be written as JSON
+        for name in ("value", "reference", "tolerance"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+
+    @property
+    def holds(self) -> bool:
+        """Whether the relation holds; never for NaN."""
+        if self.relation == "=":
+            return abs(self.value - self.reference) <= self.tolerance
+        return self.value < self.reference if self.relation == "<" else self.value > self.reference
+
+    @property
+    def expected(self) -> str:
+        """Relation and reference, such as ``"= 0.8791208791 ± 1e-12"``."""
+        spread = f" ± {self.tolerance:.2g}" if self.relation == "=" and self.tolerance else ""
+        return f"{self.relation} {number(self.reference)}{spread}"
+
+    def plain(self) -> dict[str, Any]:
+        """The fields and the verdict, for JSON; a value that is not finite becomes None."""
+        value = self.value if math.isfinite(self.value) else None
+        return {**asdict(self), "value": value, "holds": self.holds}
+
+
+@dataclass(frozen=True)
+class NumberTable:
+    """Numbers of a topic, formatted.
+
+    Attributes:
+        title: caption.
         head: names of the columns.
-        rows: cells, as many as names.
+        rows: as many cells as columns.
     """
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
-    def text(self) -> str:
-        """For a terminal."""
-        lines = aligned([self.head, *self.rows], right=range(1, len(self.head)))
-        return "\n".join([self.title, *(f"  {line}" for line in lines.splitlines())])
-
-    def markdown(self) -> str:
-        """For a page."""
-        lines = ["| " + " | ".join(cell.replace("|", "∣") for cell in line) + " |" for line in (self.head, *self.rows)]
-        return "\n".join([f"{self.title}:", "", lines[0], "|" + " --- |" * len(self.head), *lines[1:]])
-
 
 @dataclass(frozen=True, eq=False)
-class Drawing:
-    """A figure that is drawn when it is wanted.
+class TopicFigure:
+    """A figure, drawn on demand.
 
     Attributes:
-        name: of its file, without the suffix.
+        name: of its file, without suffix.
         caption: what it shows.
-        draw: makes it.
+        draw: draws it.
     """
 
     name: str
@@ -59,105 +112,127 @@ class Drawing:
 
 
 @dataclass(frozen=True, eq=False)
-class Findings:
-    """What came of a topic.
+class Topic:
+    """Results of a topic.
 
     Attributes:
-        topic: its name on the command line.
+        name: on the command line.
         title: in a line.
-        about: what is shown, in a paragraph.
-        settings: what it was computed with.
-        claims: numbers and what they have to be.
+        about: a paragraph.
+        settings: of the computation.
+        study: the result object.
+        claims: numbers with their expected values.
         tables: further numbers.
-        drawings: figures.
+        figures: drawn on demand.
         texts: further files: name to content.
-        study: the result object itself.
     """
 
-    topic: str
+    name: str
     title: str
     about: str
     settings: Mapping[str, Any]
-    claims: tuple[Claim, ...]
-    tables: tuple[Table, ...]
-    drawings: tuple[Drawing, ...]
-    texts: Mapping[str, str]
     study: Any
+    claims: tuple[Claim, ...]
+    tables: tuple[NumberTable, ...]
+    figures: tuple[TopicFigure, ...]
+    texts: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def hold(self) -> bool:
-        """Whether every claim does."""
-        return all(claim.holds for claim in self.claims)
+    def holding(self) -> int:
+        """Number of claims that hold."""
+        return sum(claim.holds for claim in self.claims)
 
 
-def write_findings(findings: Findings, folder: Path, *, command: str = "") -> Path:
-    """Write ``TOPIC.md``, ``TOPIC.json`` and the figures into a folder that is empty or not there.
+def number(value: float) -> str:
+    """A number with ten significant digits, integers with grouped digits: enough to compare."""
+    if math.isfinite(value) and value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:.2e}" if abs(value) < 1e-4 or abs(value) >= 1e7 else f"{value:.10g}"
+
+
+def claims_table(claims: Sequence[Claim], render: Callable[..., str] = text_table) -> str:
+    """Verdict, question, text, number and expected value of claims, by a function of `kerascv_course.core.tables`."""
+    rows = [
+        (
+            "ok" if claim.holds else "NO",
+            claim.where,
+            f"{claim.text} [{claim.erratum}]" if claim.erratum else claim.text,
+            number(claim.value),
+            claim.expected,
+        )
+        for claim in claims
+    ]
+    return render(("", "question", "number", "computed", "expected"), rows, align="lllrl")
+
+
+def topic_text(topic: Topic) -> str:
+    """A topic for a terminal."""
+    settings = ", ".join(f"{name} {value}" for name, value in topic.settings.items())
+    parts = [topic.title + (f" ({settings})" if settings else ""), topic.about]
+    parts += [f"{table.title}\n{text_table(table.head, table.rows)}" for table in topic.tables]
+    return "\n\n".join([*parts, claims_table(topic.claims)])
+
+
+def write_topic(topic: Topic, folder: Path, *, command: str = "") -> Path:
+    """Write ``TOPIC.md``, ``TOPIC.json`` and the figures into a new or empty folder.
 
     Args:
-        findings: of a topic.
+        topic: its results.
         folder: where.
-        command: what made it, for the page.
+        command: that computed it, for the page.
 
     Returns:
         The Markdown page.
 
     Raises:
-        InputError: the folder holds something.
+        InputError: the folder is not empty.
         WriteError: the disk is full, or the folder cannot be written.
     """
     check_new_folder(folder, "choose another --output")
-    for drawing in findings.drawings:
-        with atomic_write(folder / f"{drawing.name}.png") as path:
-            drawing.draw().savefig(path, dpi=90)
-    for name, text in findings.texts.items():
-        _write(folder / name, text)
+    for figure in topic.figures:
+        with atomic_write(folder / f"{figure.name}.png") as path:
+            figure.draw().savefig(path, dpi=90)
+    for name, text in topic.texts.items():
+        write_text(folder / name, text)
     plain = {
-        "topic": findings.topic,
-        "title": findings.title,
-        "about": findings.about,
+        "topic": topic.name,
+        "title": topic.title,
+        "about": topic.about,
         "command": command,
-        "settings": dict(findings.settings),
-        "hold": findings.hold,
-        "claims": [claim.plain() for claim in findings.claims],
-        "tables": [{"title": t.title, "head": list(t.head), "rows": [list(row) for row in t.rows]} for t in findings.tables],
-        "figures": [{"file": f"{d.name}.png", "caption": d.caption} for d in findings.drawings],
+        "settings": dict(topic.settings),
+        "hold": topic.holding == len(topic.claims),
+        "claims": [claim.plain() for claim in topic.claims],
+        "tables": [asdict(table) for table in topic.tables],
+        "figures": [{"file": f"{figure.name}.png", "caption": figure.caption} for figure in topic.figures],
         "versions": package_versions(),
     }
-    _write(folder / f"{findings.topic}.json", json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    _write(folder / f"{findings.topic}.md", _markdown(findings, command))
-    return folder / f"{findings.topic}.md"
+    write_text(folder / f"{topic.name}.json", json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(folder / f"{topic.name}.md", _markdown(topic, command))
+    return folder / f"{topic.name}.md"
 
 
-def write_index(pages: Mapping[str, Findings], folder: Path) -> Path:
-    """Write ``index.md``: topics with their pages, and how many of their numbers are what they have to be.
+def write_index(pages: Mapping[str, Topic], folder: Path) -> Path:
+    """Write ``index.md``: topics, links to their pages, and how many of their claims hold.
 
     Args:
-        pages: a page's path within the folder to its findings.
+        pages: path of a page within the folder to its topic.
         folder: where.
 
     Raises:
         WriteError: the disk is full, or the folder cannot be written.
     """
-    lines = ["# The theory of report 004", "", "| topic | numbers that are what they have to be |", "| --- | --- |"]
-    for page, findings in pages.items():
-        held = sum(claim.holds for claim in findings.claims)
-        lines.append(f"| [{findings.title}]({page}) | {held} of {len(findings.claims)} |")
-    _write(folder / "index.md", "\n".join(lines) + "\n")
+    rows = [(f"[{topic.title}]({page})", f"{topic.holding} of {len(topic.claims)}") for page, topic in pages.items()]
+    write_text(folder / "index.md", f"# The theory of report 004\n\n{markdown_table(('topic', 'claims that hold'), rows)}\n")
     return folder / "index.md"
 
 
-def _markdown(findings: Findings, command: str) -> str:
-    parts = [f"# {findings.title}", findings.about]
+def _markdown(topic: Topic, command: str) -> str:
+    parts = [f"# {topic.title}", topic.about]
     if command:
         parts.append(f"```bash\n{command}\n```")
-    if findings.settings:
-        parts.append(", ".join(f"{name} {value}" for name, value in findings.settings.items()) + ".")
-    parts.append(claims_markdown(findings.claims))
-    parts += [table.markdown() for table in findings.tables]
-    parts += [f"![{d.caption}]({d.name}.png)\n\n*{d.caption}*" for d in findings.drawings]
+    if topic.settings:
+        parts.append(", ".join(f"{name} {value}" for name, value in topic.settings.items()) + ".")
+    parts.append(claims_table(topic.claims, markdown_table))
+    parts += [f"{table.title}:\n\n{markdown_table(table.head, table.rows)}" for table in topic.tables]
+    parts += [f"![{figure.caption}]({figure.name}.png)\n\n*{figure.caption}*" for figure in topic.figures]
     return "\n\n".join(parts) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -10,21 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kerascv_course.core.errors import InputError, UnknownNameError
-from kerascv_course.theory.chaos import study_chaos, tied_run
-from kerascv_course.theory.graph import computation_graph
-from kerascv_course.theory.hypergradient import (
+from kerascv_course.theory.chaos import study_chaos, study_network, tied_run
+from kerascv_course.theory.descent import DivergenceError, LeastSquares, random_problem
+from kerascv_course.theory.hypergradient import loss_curve, measure_memory, optimal_rate, study_hypergradients
+from kerascv_course.theory.unrolled import (
     Unrolled,
     checkpointed,
+    computation_graph,
     finite_differences,
     forward_mode,
     one_step,
     reverse_mode,
-    study_hypergradients,
 )
-from kerascv_course.theory.memory import measure_memory
-from kerascv_course.theory.network import study_network
-from kerascv_course.theory.problem import DivergenceError, LeastSquares, random_problem
-from kerascv_course.theory.rates import loss_curve, optimal_rate
 
 
 def unrolled(rows, columns, steps, share, decay, seed, held_out=True):
@@ -55,7 +52,7 @@ runs = st.builds(
 
 @given(runs, st.integers(1, 40))
 @settings(max_examples=60)
-def test_all_ways_agree(run, every):
+def test_all_modes_agree(run, every):
     exact = reverse_mode(run)
     for other in (forward_mode(run), checkpointed(run), checkpointed(run, every)):
         assert other.difference(exact) < 1e-10 and other.loss == pytest.approx(exact.loss, rel=1e-12)
@@ -63,7 +60,7 @@ def test_all_ways_agree(run, every):
 
 @given(runs)
 @settings(max_examples=30)
-def test_they_are_the_derivatives(run):
+def test_reverse_mode_matches_finite_differences(run):
     # a stable rate, and data of one size: rounding and curvature stay below the bound
     exact, measured = reverse_mode(run), finite_differences(run, step=1e-6)
     scale = 1 + abs(exact.rate) + abs(exact.decay)
@@ -77,14 +74,14 @@ def test_one_step_in_closed_form(run):
     assert one_step(single).difference(reverse_mode(single)) < 1e-11
 
 
-def test_the_best_rate_of_the_known_case():
+def test_optimal_rate_of_a_known_case():
     best = optimal_rate(LeastSquares(np.diag([1.0, 2.0]), np.ones(2)), np.zeros(2))
     assert (best.rate, best.before, best.after) == pytest.approx((5 / 17, 1, 9 / 34), abs=1e-15)
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 99), st.floats(0, 3))
 @settings(max_examples=30)
-def test_no_rate_is_better_than_the_best(rows, columns, seed, factor):
+def test_optimal_rate_is_a_minimum(rows, columns, seed, factor):
     problem = random_problem(rows, columns, seed=seed)
     start = np.zeros(columns)
     best = optimal_rate(problem, start)
@@ -107,20 +104,20 @@ def test_second_derivatives_and_convexity():
         assert forward_mode(run).rate == pytest.approx(curve.slopes[50], rel=1e-12)
 
 
-def test_every_claim_holds_the_tape_included():
+def test_hypergradient_claims_hold_with_the_tape():
     study = study_hypergradients(steps=30)
     assert "TensorFlow's tape" in study.ways
     assert [claim.text for claim in study.claims() if not claim.holds] == []
 
 
-def test_memory_grows_as_it_has_to():
+def test_memory_grows_as_claimed():
     study = measure_memory((16, 64, 144), columns=2000)
     assert [claim.text for claim in study.claims() if not claim.holds] == []
     reverse, checkpoints = study.vectors("reverse mode"), study.vectors("reverse mode, √t checkpoints")
     assert (reverse > checkpoints).all() and checkpoints[-1] < 35 < reverse[-1]
 
 
-def test_chaos_begins_where_the_map_says():
+def test_chaos_begins_at_one():
     study = study_chaos(points=400)
     assert [claim.text for claim in study.claims() if not claim.holds] == []
     # at η = 1/2 the map's derivative at its fixed point is 0
@@ -128,7 +125,7 @@ def test_chaos_begins_where_the_map_says():
     assert abs(u[-1, 0] - 1) < 1e-12
 
 
-def test_a_network_does_the_same():
+def test_network_claims_hold():
     study = study_network(points=5, times=(5, 50))
     assert len(study.claims()) == 3 and [claim.text for claim in study.claims() if not claim.holds] == []
     assert study.losses[50][1] < study.losses[5][1] < np.log(2)
@@ -149,7 +146,7 @@ def test_the_graph_of_two_steps():
 
 
 @given(st.integers(1, 9))
-def test_ways_through_longer_graphs(steps):
+def test_claims_of_longer_graphs(steps):
     assert all(claim.holds for claim in computation_graph(steps).claims())
 
 
@@ -159,15 +156,15 @@ def test_ways_through_longer_graphs(steps):
         (lambda: unrolled(3, 2, 0, 0.3, 0, 0), r"1 step or more; received 0"),
         (lambda: unrolled(3, 2, 5, -0.3, 0, 0), r"learning rate must be above 0"),
         (lambda: unrolled(3, 2, 5, 0.3, -1, 0), r"decay must be 0 or more and finite; received -1"),
-        (lambda: Unrolled(random_problem(3, 2), np.zeros(3), 1, 0.1), r"one weight a column, shape \(2,\); received \(3,\)"),
+        (lambda: Unrolled(random_problem(3, 2), np.zeros(3), 1, 0.1), r"one weight per column, shape \(2,\); received \(3,\)"),
         (
             lambda: Unrolled(random_problem(3, 2), np.zeros(2), 1, 0.1, 0, random_problem(3, 4)),
-            r"held-out rows have 2 columns; received 4",
+            r"held-out rows must have 2 columns; received 4",
         ),
-        (lambda: checkpointed(unrolled(3, 2, 5, 0.3, 0, 0), 0), r"1 or more steps between checkpoints; received 0"),
-        (lambda: one_step(unrolled(3, 2, 5, 0.3, 0, 0)), r"that of 1 step; received 5"),
+        (lambda: checkpointed(unrolled(3, 2, 5, 0.3, 0, 0), 0), r"1 or more steps apart; received 0"),
+        (lambda: one_step(unrolled(3, 2, 5, 0.3, 0, 0)), r"for 1 step; received 5"),
         (lambda: optimal_rate(LeastSquares([[1.0]], [0.0]), np.zeros(1)), r"gradient at the start is zero"),
-        (lambda: measure_memory((4, 2)), r"1 or more and rise; received 4 2"),
+        (lambda: measure_memory((4, 2)), r"1 or more and increase; received 4 2"),
         (lambda: measure_memory(()), r"received none"),
         (lambda: measure_memory(columns=10), r"1,000 columns or more.*received 10"),
         (lambda: study_chaos(points=5), r"100 rates or more; received 5"),
@@ -178,21 +175,21 @@ def test_ways_through_longer_graphs(steps):
         (lambda: study_network(points=1), r"2 rates or more; received 1"),
         (lambda: study_network(times=(201,)), r"1 to 200; received 201"),
         (lambda: tied_run(np.array([2.5]), 3), r"rates above 0 and up to 2; received 2.5"),
-        (lambda: computation_graph(0), r"1 to 9 steps can be read; received 0"),
+        (lambda: computation_graph(0), r"1 to 9 steps; received 0"),
     ],
 )
-def test_what_cannot_be_computed_is_refused(call, message):
+def test_invalid_arguments(call, message):
     with pytest.raises(InputError, match=message):
         call()
 
 
-def test_divergence_names_its_step():
+def test_divergence_reports_the_step():
     run = unrolled(4, 3, 500, 1.5, 0.01, 0)
     for way in (reverse_mode, checkpointed, forward_mode):
         with pytest.raises(DivergenceError, match=r"passed 1e\+30 at step \d+ of 500 .* needs a rate below"):
             way(run)
 
 
-def test_an_unknown_node_is_named():
+def test_unknown_node():
     with pytest.raises(UnknownNameError, match="unknown node 'w₃'"):
         computation_graph().ancestors("w₃")
