@@ -30,7 +30,7 @@ from kerascv_course.core.io import atomic_write
 from kerascv_course.core.keras_file import load_model
 from kerascv_course.core.schema import to_json
 from kerascv_course.data import Dataset, load
-from kerascv_course.reports.run_page import write_run_page
+from kerascv_course.run_page import write_run_page
 from kerascv_course.tasks.base import FittedTask, get_task
 from kerascv_course.training.callbacks import write_history
 from kerascv_course.training.checkpoint import Progress, read_progress

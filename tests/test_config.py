@@ -73,9 +73,9 @@ def test_values_that_make_no_sense_are_refused(build, message):
 
 
 def test_recipes_may_not_share_a_name(monkeypatch):
-    from kerascv_course.recipes import digits
+    from kerascv_course.recipes import basics
 
-    monkeypatch.setattr(digits, "RECIPES", [*digits.RECIPES, *digits.RECIPES])
+    monkeypatch.setattr(basics, "RECIPES", [*basics.RECIPES, *basics.RECIPES])
     with pytest.raises(ValueError, match="'lenet5-digits' is used twice"):
         all_recipes()
 

@@ -151,7 +151,7 @@ def _convert(
 
 def _record(run: Run, report: PrecisionReport) -> None:
     """Put a report into the run, beside those of other kinds, and on its page."""
-    from kerascv_course.reports.run_page import write_run_page
+    from kerascv_course.run_page import write_run_page
 
     reports: dict[str, Any] = {}
     with contextlib.suppress(InputError):

@@ -1,4 +1,4 @@
-"""Ablations: for a recipe, the switches that change one thing each against it. ``python -m kerascv_course.ablate`` runs them."""
+"""Ablations: switches of a recipe that change one thing each. ``python -m kerascv_course.ablate`` runs them."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from kerascv_course.core.errors import InputError, UnknownNameError
 
 __all__ = ["ABLATIONS", "BASE", "Ablation", "get_ablation", "with_changes"]
 
-#: What the unchanged recipe is called among the switches.
+#: Name of the unchanged recipe among the switches.
 BASE = "base"
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """One recipe and what is changed in it, a switch at a time.
+    """Changes of a recipe, one switch at a time.
 
     Attributes:
-        switches: name of a switch to the fields of the recipe that it changes, nested ones dotted (``optimizer.name``).
-        source: the report or paper that asks for it.
+        switches: name of a switch to the fields that it changes, nested ones dotted (``optimizer.name``).
+        source: report or paper.
     """
 
     switches: Mapping[str, Mapping[str, Any]]
     source: str
 
 
-#: Report 001, task 3c, whose findings were: batch norm helps most, then more filters, L2, dropout (on the test only) and Adamax (in
-#: speed); other filter sizes are slightly worse; augmentation and strides for pooling do not help.
+#: Report 001, task 3c. Its findings: batch norm helps most, then more filters, L2, dropout (on the test split only) and Adamax (in
+#: speed); other filter sizes are slightly worse; augmentation and strides instead of pooling do not help.
 _TDT4265 = Ablation(
     source="report 001, task 3c",
     switches={
@@ -41,12 +41,12 @@ _TDT4265 = Ablation(
         "dropout": {"model_options.dropout": 0.2},
         "augmentation": {"augmentation.flip": True, "augmentation.translate": 4},
         "strided-conv": {"model_options.downsampling": "strided_conv"},
-        # with the report's rate for it (001, task 3)
+        # with the report's learning rate (001, task 3)
         "adamax": {"optimizer.name": "adamax", "optimizer.learning_rate": 1e-3, "optimizer.momentum": 0.0},
     },
 )
 
-#: On the embedded digits, in a minute: what the default recipe's regularisation is worth.
+#: The regularization of the default recipe, in a minute.
 _DIGITS = Ablation(
     source="the default recipe",
     switches={
@@ -57,7 +57,7 @@ _DIGITS = Ablation(
     },
 )
 
-#: What each ingredient of the fast network is worth. SGD has no rates of its own for norms and head, and a rate that suits it.
+#: The components of fastnet. SGD has one learning rate for all layers.
 _FASTNET = Ablation(
     source="Jordan 2024, section 5",
     switches={
@@ -81,7 +81,7 @@ _FASTNET = Ablation(
     },
 )
 
-#: What each trick for identities is worth, taken away from all of them together.
+#: The methods of hkust-triplet-best, each removed from all of them.
 _IDENTITIES = Ablation(
     source="Luo et al. 2019, table 1",
     switches={
@@ -111,7 +111,7 @@ def get_ablation(recipe: str) -> Ablation:
     """The ablation of a recipe.
 
     Raises:
-        UnknownNameError: the recipe has none.
+        UnknownNameError: the recipe has no ablation.
     """
     if recipe not in ABLATIONS:
         raise UnknownNameError("ablation of a recipe", recipe, ABLATIONS)
@@ -119,12 +119,12 @@ def get_ablation(recipe: str) -> Ablation:
 
 
 def with_changes(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """A recipe with fields changed, nested ones by dotted names; an option of the network that is not given yet is added.
+    """A recipe with changed fields, nested ones by dotted names; new options of the network are added.
 
     Raises:
-        InputError: the recipe has no such field, or the values do not go together.
+        InputError: the recipe has no such field, or the values contradict each other.
     """
-    # the fields of one part together, for they are checked together
+    # fields of one section are changed together, because they are checked together
     parts: dict[str, dict[str, Any]] = {}
     for path, value in changes.items():
         part, _, name = path.rpartition(".")

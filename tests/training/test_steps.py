@@ -87,7 +87,7 @@ def test_the_log_of_a_run(plain, tmp_path, caplog, monkeypatch):
     accuracy = run.read_json("metrics.json")["test"]["accuracy"]
     assert caplog.messages[-1] == f"Accuracy of the model on the test images: {100 * accuracy:.2f} %"
     page = (run / "report.html").read_text()
-    assert "against the step: training loss as the mean of every ten steps" in page
+    assert "Loss per training step, averaged over ten steps" in page
 
 
 def test_the_template_of_ntu(plain):

@@ -216,7 +216,7 @@ def test_quantize_command_keeps_a_good_file_in_the_run_and_shows_it_on_the_page(
     reports = json.loads((run_copy / "quantize.json").read_bytes())
     assert [report["ok"] for report in reports.values()] == [False, False] and reports["float16"]["kept"]
     page = (run_copy / "report.html").read_text(encoding="utf-8")
-    assert "At batch 8 it takes" in page and "kept all the same" in page
+    assert "At batch 8 it takes" in page and "kept by --force" in page
 
 
 def test_quantize_command_takes_a_file_with_image_folders(tiny_run, digits, speeds, tmp_path, capsys):

@@ -39,7 +39,7 @@ def test_a_run_is_whole(identity_run):
     names = {path.stem for path in (identity_run / "plots").iterdir()}
     assert names >= {"rank_lists", "cmc", "distances", "embedding_map", "triplets", "learning_curves", "step_curves", "parity"}
     page = (identity_run / "report.html").read_text()
-    assert "a cross-entropy there says nothing" in page.replace("\n", " ") and "R1, each image looked for" in page
+    assert "a cross-entropy there says nothing" in page.replace("\n", " ") and "R1, each image queried against" in page
 
 
 def test_the_file_is_the_network(identity_run):

@@ -1,4 +1,4 @@
-"""A run folder as one page: report.html, self-contained (pictures inside), made from the run's files alone."""
+"""report.html of a run: one self-contained page, made from the files of the run folder."""
 
 from __future__ import annotations
 
@@ -16,23 +16,18 @@ from kerascv_course.training.run_dir import Run
 
 __all__ = ["write_run_page"]
 
-LEARNING_CURVES = (
-    "Learning curves. Training figures are means over the period while the weights move; validation is measured at its end."
-)
-
-STEP_CURVES = (
-    "The same against the step: training loss as the mean of every ten steps with a band of one standard deviation each way, "
-    "validation loss, and beside them the validation's own metric."
-)
-
-PARITY = "How much the values of each output differ, over all images, graph as written."
+#: Captions of the figures that every run has.
+RUN_CAPTIONS = {
+    "learning_curves": "Learning curves. Training metrics are averaged over the epoch while the weights change; validation metrics "
+    "are measured at its end.",
+    "step_curves": "Loss per training step, averaged over ten steps with one standard deviation, validation loss, and the "
+    "validation metric.",
+    "parity": "Differences between Keras and ONNX for each output, over all test images.",
+}
 
 
 def write_run_page(run: Run) -> None:
-    """Write report.html from whatever the run has by now; parts that are missing are left out.
-
-    Everything from files is escaped: a label may hold any character.
-    """
+    """Write report.html from the files that the run has so far. All text from files is escaped: labels may hold any character."""
     environment = Environment(
         loader=PackageLoader("kerascv_course", "."),
         autoescape=True,
@@ -40,15 +35,7 @@ def write_run_page(run: Run) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    recipe = run.recipe()
-    captions = {
-        "learning_curves": LEARNING_CURVES,
-        "step_curves": STEP_CURVES,
-        "parity": PARITY,
-        **get_task(recipe).captions,
-        **CAPTIONS,
-    }
-    plots = _pictures(run, "plots", captions)
+    plots = _images(run, "plots", {**RUN_CAPTIONS, **get_task(run.recipe()).captions, **CAPTIONS})
     page = environment.get_template("run_page.html.jinja").render(
         run=run.path,
         recipe=_json(run, "recipe.json"),
@@ -59,7 +46,7 @@ def write_run_page(run: Run) -> None:
         history=_history(run),
         plots=[plot for plot in plots if plot["name"] != "parity"],
         parity_plot=next((plot for plot in plots if plot["name"] == "parity"), None),
-        snapshots=_pictures(run, "snapshots", {}),
+        snapshots=_images(run, "snapshots", {}),
         samples=[path.relative_to(run.path).as_posix() for path in sorted((run / "samples").glob("*.png"))],
     )
     run.write_text("report.html", page)
@@ -78,8 +65,8 @@ def _history(run: Run) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _pictures(run: Run, folder: str, captions: Mapping[str, str]) -> list[dict[str, str]]:
-    """The pictures of a folder: those with a caption in the captions' order, then any others by name."""
+def _images(run: Run, folder: str, captions: Mapping[str, str]) -> list[dict[str, str]]:
+    """The images of a folder: those with a caption in the order of the captions, then the others by name."""
     paths = {path.stem: path for path in (run / folder).glob("*.png")}
     names = [name for name in captions if name in paths] + sorted(set(paths) - set(captions))
     return [
