@@ -1,53 +1,96 @@
-"""Callbacks for `model.fit`: keeping what was learnt, and telling how it goes.
+"""Callbacks of `model.fit`: checkpoints, logs of epochs and steps, and optional monitoring.
 
-One "epoch" of `model.fit` is here one period from validation to validation: the whole epoch, or a part of it where the recipe
-validates more often.
+An "epoch" of `model.fit` is a period here, from one validation to the next: a whole epoch, or part of it if the recipe validates more
+often.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import importlib.util
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 from tqdm import tqdm
 
 from kerascv_course.config import Recipe
+from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.io import atomic_write
 from kerascv_course.data import Split
-from kerascv_course.training.checkpoint import Progress, save_checkpoint
+from kerascv_course.training.checkpoint import Progress, finish_commit, save_checkpoint
 from kerascv_course.training.devices import whole_batches, without_distribution
+from kerascv_course.training.optimizers import learning_rates
 from kerascv_course.training.precision import give_weights
 from kerascv_course.training.run_dir import Run
-from kerascv_course.training.steps import TrainingDivergedError, describe_divergence, write_steps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Keeper", "ProgressBar", "Remainder", "Snapshots", "TrainingDivergedError", "Validation", "write_history"]
+__all__ = [
+    "CheckpointCallback",
+    "MissingPackageError",
+    "Monitors",
+    "Profiler",
+    "ProgressBar",
+    "Remainder",
+    "Snapshots",
+    "StepLog",
+    "TrainingDivergedError",
+    "ValidationMetrics",
+    "describe_row",
+    "step_losses",
+]
+
+Logs = dict[str, Any] | None
+
+#: Steps between two lines in the log style cose474.
+COSE474_EVERY = 100
+
+#: First and last step to profile, counted from the start of training: the first steps trace, compile and allocate.
+PROFILE_FROM, PROFILE_TO = 20, 30
 
 log = logging.getLogger(__name__)
 
 
-class Keeper(keras.callbacks.Callback):
-    """After each period: the history, the best weights, the checkpoint to resume from; and the early stop.
-
-    The order of writing makes the run whole at every moment: (1) a better model goes to ``best.PERIOD.keras``; (2) ``last.npz``,
-    which names the best period, replaces its predecessor: this commits; (3) the better model is renamed to ``best.keras``.
-    `finish_commit` does the third step over after a crash between (2) and (3), and undoes the first after one between (1) and (2).
+class TrainingDivergedError(CourseError):
+    """The loss became NaN or infinite; earlier checkpoints are kept.
 
     Args:
-        run: the folder.
-        recipe: says what "better" is, and when to stop.
-        progress: where training stands; it is continued in place.
-        built: the network that gets the trained weights and is saved.
-        period_steps: steps of a period.
-        writes: whether this process writes the folder; the others keep count, so that all stop at the same time.
+        bad: the values that are not finite, such as ``"loss nan"``.
+        epoch: finished epochs at that step, with fractions.
+        step: the step, from 1.
+        rate: its learning rate.
+    """
+
+    def __init__(self, bad: str, epoch: float, step: int, rate: float) -> None:
+        super().__init__(
+            f"training diverged: {bad} at step {step} (epoch {epoch:.4g}), learning rate {rate:g}; earlier checkpoints are kept. "
+            "Start again with a lower --optimizer.learning-rate or a warm-up (--schedule.warmup-epochs)"
+        )
+
+
+class CheckpointCallback(keras.callbacks.Callback):
+    """Saves history, best weights and checkpoint after each period, and stops early.
+
+    The order of writing keeps the run consistent at every moment: (1) a better model goes to ``best.PERIOD.keras``; (2) ``last.npz``,
+    which names the best period, is replaced: this commits; (3) the better model is renamed to ``best.keras``. `finish_commit` repeats
+    the third step after a crash between (2) and (3), and undoes the first after one between (1) and (2).
+
+    Args:
+        run: the run folder.
+        recipe: gives the metric to monitor and the patience.
+        progress: progress of the training, updated in place.
+        built: network that receives the trained weights and is saved.
+        period_steps: steps per period.
+        writes: whether this process writes the folder; the others only count, so that all stop at the same time.
     """
 
     def __init__(
@@ -58,44 +101,34 @@ class Keeper(keras.callbacks.Callback):
         self.run, self.recipe, self.progress, self.built, self.period_steps = run, recipe, progress, built, period_steps
         self._steps_text: list[str] = []
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Start the period's clock."""
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        """Start the clock."""
         self._started = time.perf_counter()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Keep the period."""
-        figures = {key: float(value) for key, value in (logs or {}).items()}
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        """Save the period."""
+        metrics = {key: float(value) for key, value in (logs or {}).items()}
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        if not all(map(math.isfinite, figures.values())):
-            bad = ", ".join(f"{key} {value}" for key, value in figures.items() if not math.isfinite(value))
-            step = (epoch + 1) * self.period_steps
-            raise TrainingDivergedError(describe_divergence(bad, self._epoch(epoch), step, rate))
-        row = {"epoch": self._epoch(epoch), "step": float((epoch + 1) * self.period_steps), **figures}
-        row |= {"learning_rate": rate, "seconds": round(time.perf_counter() - self._started, 3)}
+        epochs, step = (epoch + 1) / self.recipe.validations_per_epoch, (epoch + 1) * self.period_steps
+        if bad := [f"{key} {value}" for key, value in metrics.items() if not math.isfinite(value)]:
+            raise TrainingDivergedError(", ".join(bad), epochs, step, rate)
+        row = {"epoch": epochs, "step": float(step), **metrics, "learning_rate": rate}
+        row["seconds"] = round(time.perf_counter() - self._started, 3)
         progress, better = self.progress, self._is_better(row)
         progress.history.append(row)
         give_weights(self.model, self.built)
         if better:
             progress.best = len(progress.history) - 1
         if self.writes:
-            self._write(better)
+            if better:
+                with atomic_write(self.run / f"best.{progress.best:06d}.keras") as path:
+                    self.built.save(path)
+            with atomic_write(self.run / "last.npz") as path:
+                save_checkpoint(path, self.model, progress)
+            finish_commit(self.run, progress, self._steps_text)
         log.info("%s%s", describe_row(row, self.recipe), "  best so far" if better and self.recipe.log_style == "full" else "")
         if self.recipe.patience and progress.since_best >= self.recipe.patience:
             self.model.stop_training = True
-
-    def _write(self, better: bool) -> None:
-        if better:
-            with atomic_write(self._staged_best()) as path:
-                self.built.save(path)
-        with atomic_write(self.run / "last.npz") as path:
-            save_checkpoint(path, self.model, self.progress)
-        finish_commit(self.run, self.progress, self._steps_text)
-
-    def _epoch(self, period: int) -> float:
-        return (period + 1) / self.recipe.validations_per_epoch
-
-    def _staged_best(self) -> Any:
-        return self.run / f"best.{self.progress.best:06d}.keras"
 
     def _is_better(self, row: dict[str, float]) -> bool:
         monitor, progress = self.recipe.monitor, self.progress
@@ -105,54 +138,101 @@ class Keeper(keras.callbacks.Callback):
         return row[monitor] < before if monitor == "val_loss" else row[monitor] > before
 
 
-def finish_commit(run: Run, progress: Progress, steps_text: list[str] | None = None) -> None:
-    """Bring ``best.keras``, ``history.csv`` and ``steps.csv`` in line with a committed progress (see `Keeper`, `write_steps`)."""
-    for staged in sorted(run.path.glob("best.*.keras")):
-        if staged.name == f"best.{progress.best:06d}.keras":
-            staged.replace(run / "best.keras")
-        else:
-            staged.unlink()
-    write_history(run, progress.history)
-    write_steps(run, progress.steps, text=steps_text)
-
-
-def write_history(run: Run, history: list[dict[str, float]]) -> None:
-    """Write ``history.csv``, a row a validation."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(history[0]) if history else ["epoch"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    run.write_text("history.csv", text.getvalue())
-
-
 def describe_row(row: dict[str, float], recipe: Recipe) -> str:
-    """One line of a period: epoch, losses and metrics, rate, time; or what a course's own program prints."""
+    """One log line of a period: epoch, losses, metrics, learning rate and time; or the line of a course's own program."""
     if recipe.log_style == "csc413":
         loss, accuracy = row["val_loss"], 100 * row["val_accuracy"]
         return f"Epoch [{row['epoch']:g}/{recipe.epochs}], Val Loss: {loss:.4f}, Val Acc: {accuracy:.1f}%"
     if recipe.log_style == "ntu":
         names = {"Train Acc": "accuracy", "Val Acc": "val_accuracy", "Train Loss": "loss", "Val Loss": "val_loss"}
-        figures = " | ".join(f"{name}: {row[key]:.5f}" for name, key in names.items())
-        return f"[{row['epoch']:g}/{recipe.epochs}] {figures}"
+        metrics = " | ".join(f"{name}: {row[key]:.5f}" for name, key in names.items())
+        return f"[{row['epoch']:g}/{recipe.epochs}] {metrics}"
     hidden = ("epoch", "step", "learning_rate", "seconds")
-    figures = "  ".join(f"{key} {value:.4f}" for key, value in row.items() if key not in hidden)
-    return f"epoch {row['epoch']:>4g}/{recipe.epochs}  {figures}  rate {row['learning_rate']:.2e}  {row['seconds']:.1f} s"
+    metrics = "  ".join(f"{key} {value:.4f}" for key, value in row.items() if key not in hidden)
+    return f"epoch {row['epoch']:>4g}/{recipe.epochs}  {metrics}  rate {row['learning_rate']:.2e}  {row['seconds']:.1f} s"
 
 
-class Validation(keras.callbacks.Callback):
-    """After each period: figures of the validation split that Keras's metrics cannot give, for the callbacks that follow.
+class StepLog(keras.callbacks.Callback):
+    """Records loss and learning rate of each step, and stops at the first loss that is not finite.
+
+    A step only stores one number, which Keras may do in another thread (``async_safe``) so that a GPU need not wait; the rest happens
+    at the end of the period. Must precede `CheckpointCallback`, which saves the record.
 
     Args:
-        built: the network that gets the trained weights.
-        measure: from it to figures, named without ``val_``.
+        recipe: gives the log style.
+        progress: its ``steps`` are extended.
+        epoch_steps: steps per epoch.
+        period_steps: steps per period.
+    """
+
+    async_safe = True
+
+    def __init__(self, recipe: Recipe, progress: Progress, epoch_steps: int, period_steps: int) -> None:
+        super().__init__()
+        self.recipe, self.progress = recipe, progress
+        self.epoch_steps, self.period_steps = epoch_steps, period_steps
+
+    def on_train_begin(self, logs: Logs = None) -> None:
+        """Prepare the learning rates."""
+        self._rates = learning_rates(self.model.optimizer)
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        """Reset the running means."""
+        self._means = np.full(self.period_steps, math.nan)
+        self._period = epoch
+        # steps of this epoch in earlier periods, for the mean since the start of the epoch
+        self._parts = epoch % self.recipe.validations_per_epoch
+        first = (epoch - self._parts) * self.period_steps
+        earlier = self.progress.steps[self.progress.steps[:, 0] > first, 2]
+        self._earlier = (float(earlier.sum()), len(earlier))
+
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        """Store Keras's running mean of the loss."""
+        mean = self._means[batch] = (logs or {})["loss"]
+        if not math.isfinite(mean):
+            step = self._period * self.period_steps + batch
+            epoch = (step + 1) / self.period_steps / self.recipe.validations_per_epoch
+            raise TrainingDivergedError(f"loss {mean}", epoch, step + 1, float(self._rates([step])[0]))
+        number = self._parts * self.period_steps + batch + 1
+        if self.recipe.log_style == "cose474" and number % COSE474_EVERY == 0:
+            earlier, count = self._earlier
+            epoch = self._period // self.recipe.validations_per_epoch + 1
+            since = (earlier + mean * (batch + 1)) / (count + batch + 1)
+            log.info("Epoch [%d/%d], Step [%d/%d] Loss: %.4f", epoch, self.recipe.epochs, number, self.epoch_steps, since)
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        """Add the period's steps to the progress."""
+        steps = epoch * self.period_steps + np.arange(self.period_steps)
+        epochs = (steps + 1) / self.period_steps / self.recipe.validations_per_epoch
+        rows = np.stack([steps + 1, epochs, step_losses(self._means), self._rates(steps)], axis=1)
+        self.progress.steps = np.concatenate([self.progress.steps, rows])
+
+
+def step_losses(means: np.ndarray) -> np.ndarray:
+    """Losses of single steps from Keras's running means of equal batches: n·mean_n − (n−1)·mean_{n−1}.
+
+    Keras sums in float32, which limits a loss to about n·6e-8 of the mean: 4 digits after 1,000 steps.
+
+    Args:
+        means: float (steps,), the mean of steps 1 … n at index n − 1.
+    """
+    return np.diff(means * np.arange(1, len(means) + 1), prepend=0.0)
+
+
+class ValidationMetrics(keras.callbacks.Callback):
+    """Adds metrics of the validation split that Keras's own metrics cannot compute to the logs of each period.
+
+    Args:
+        built: network that receives the trained weights.
+        measure: computes metrics from it, named without ``val_``.
     """
 
     def __init__(self, built: keras.Model, measure: Callable[[keras.Model], dict[str, float]]) -> None:
         super().__init__()
         self.built, self.measure = built, measure
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Measure."""
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        """Compute."""
         give_weights(self.model, self.built)
         if logs is not None:
             with without_distribution():
@@ -160,53 +240,53 @@ class Validation(keras.callbacks.Callback):
 
 
 class Remainder(keras.callbacks.Callback):
-    """At the end of an evaluation: the images that the devices cannot share equally, computed by each of them and counted once.
+    """Includes the validation images that do not divide among the devices: every device computes them, and they count once.
 
-    All figures are means over images. It stands before what changes the weights at the end of an evaluation.
+    All metrics are means over images. Must precede callbacks that change the weights at the end of an evaluation.
 
     Args:
-        shared: how many images the others are.
-        rest: those images, fewer than there are devices.
+        shared: number of the other images.
+        rest: these images, fewer than there are devices.
     """
 
     def __init__(self, shared: int, rest: Split) -> None:
         super().__init__()
         self.shared, self.rest = shared, rest
 
-    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Compute them."""
+    def on_test_end(self, logs: Logs = None) -> None:
+        """Compute."""
         with whole_batches():
             rest = self.model.test_on_batch(self.rest.images, self.rest.targets, return_dict=True)
         share = len(self.rest) / (self.shared + len(self.rest))
-        self._figures = {name: (1 - share) * value + share * float(rest[name]) for name, value in (logs or {}).items()}
+        self._metrics = {name: (1 - share) * value + share * float(rest[name]) for name, value in (logs or {}).items()}
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Put the figures of all images in the place of those that Keras has of the others."""
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        """Replace Keras's metrics of the other images by those of all images."""
         if logs is not None:
-            logs.update({f"val_{name}": value for name, value in self._figures.items()})
+            logs.update({f"val_{name}": value for name, value in self._metrics.items()})
 
 
 class Snapshots(keras.callbacks.Callback):
-    """After each period: a picture of how far the model has come, ``snapshots/validation_0001.png`` …
+    """Draws a figure of the current weights after periods: ``snapshots/validation_0001.png`` …
 
     Args:
-        run: the folder.
-        draw: makes the figure of the weights as they stand, or None where there is nothing to draw.
-        every: periods from one picture to the next; 0: none.
+        run: the run folder.
+        draw: makes the figure, or None if there is nothing to draw.
+        every: periods between two figures; 0: none.
     """
 
     def __init__(self, run: Run, draw: Callable[[], Figure | None], every: int) -> None:
         super().__init__()
         self.run, self.draw, self.every = run, draw, every
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Draw and write."""
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        """Draw."""
         if self.every and (epoch + 1) % self.every == 0 and (figure := self.draw()) is not None:
             self.run.write_figure(f"snapshots/validation_{epoch + 1:04d}.png", figure, dpi=80)
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """A bar within the period, where a person is watching; nothing where the output goes to a file."""
+    """A progress bar of the period on a terminal; nothing if the output is redirected."""
 
     async_safe = True  # see `StepLog`
 
@@ -214,14 +294,94 @@ class ProgressBar(keras.callbacks.Callback):
         super().__init__()
         self.period_steps = period_steps
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Open the bar."""
         self._bar = tqdm(total=self.period_steps, leave=False, disable=None, unit="step", mininterval=0.2)
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Move it."""
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        """Advance the bar."""
         self._bar.update(batch + 1 - self._bar.n)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Take it away, before the period's line is written."""
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        """Remove the bar before the period's line is logged."""
         self._bar.close()
+
+
+# --- Optional monitoring ---
+
+
+class MissingPackageError(CourseError):
+    """An optional package is not installed."""
+
+
+@dataclass(frozen=True)
+class Monitors:
+    """Records beside the run's own files, which do not change the training.
+
+    Attributes:
+        tensorboard: metrics of every validation and the graph, in ``tensorboard/`` of the run.
+        profile: TensorFlow's profile of a few steps, in ``profile/`` of the run.
+    """
+
+    tensorboard: bool = False
+    profile: bool = False
+
+    def check(self) -> None:
+        """Refuse what cannot be recorded, before training.
+
+        Raises:
+            MissingPackageError: ``tensorboard`` is not installed.
+            InputError: a profile is requested with a Keras backend other than TensorFlow.
+        """
+        if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise MissingPackageError(
+                "--tensorboard needs the package tensorboard, which is not installed: pip install 'kerascv_course[tensorboard]', or "
+                "pip install tensorboard"
+            )
+        if self.profile and keras.backend.backend() != "tensorflow":
+            raise InputError(f"--profile needs the Keras backend tensorflow; received {keras.backend.backend()}: omit it")
+
+    def callbacks(self, run: Run) -> list[keras.callbacks.Callback]:
+        """The callbacks that record into the run folder."""
+        callbacks: list[keras.callbacks.Callback] = []
+        if self.tensorboard:
+            callbacks.append(keras.callbacks.TensorBoard(str(run / "tensorboard"), update_freq="epoch"))
+            log.info("TensorBoard: tensorboard --logdir %s", run / "tensorboard")
+        if self.profile:
+            callbacks.append(Profiler(run / "profile"))
+        return callbacks
+
+
+class Profiler(keras.callbacks.Callback):
+    """Records a few steps with the TensorFlow profiler.
+
+    Args:
+        folder: for the profile.
+        first: first step to record; 1 is the first of the training.
+        last: last step to record; a shorter training is recorded to its end.
+    """
+
+    def __init__(self, folder: Path, first: int = PROFILE_FROM, last: int = PROFILE_TO) -> None:
+        super().__init__()
+        self.folder, self.first, self.last = folder, first, last
+        self._step, self._recording = 0, False
+
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
+        """Start before the first step."""
+        self._step += 1
+        if self._step == self.first:
+            tf.profiler.experimental.start(os.fspath(self.folder))
+            self._recording = True
+
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        """Write after the last step."""
+        if self._step == self.last:
+            self.on_train_end()
+
+    def on_train_end(self, logs: Logs = None) -> None:
+        """Write what is recorded."""
+        if self._recording:
+            tf.profiler.experimental.stop()
+            self._recording = False
+            text = "profile of steps %d to %d: tensorboard --logdir %s (with the package tensorboard-plugin-profile)"
+            log.info(text, self.first, self._step, self.folder)

@@ -1,10 +1,10 @@
-"""Several processes that train one network together, on Keras's JAX backend: joining, agreeing, and what happens when one is lost.
+"""Several processes that train one network on Keras's JAX backend: joining, agreeing, and losing a process.
 
-JAX's own service does the work: its coordinator (process 0) tells the others of each other, watches over them, and the gradients go
-by gloo between processors and by NCCL between GPUs. It ends a process whose peers are gone by aborting it from within C++, where no
-Python code can say why; so the process that trains is a child of the one that was started (`supervise`), which speaks in its stead.
+JAX's coordinator (process 0) introduces and monitors the processes; gradients go through gloo between CPUs and NCCL between GPUs.
+When a peer is lost, JAX aborts the process from C++, where Python cannot report the reason; so the training process is a child of
+the one that was started (`supervise`), which reports in its place.
 
-`tf.distribute.MultiWorkerMirroredStrategy` is not used: with Keras 3 `model.fit` fails under it.
+`tf.distribute.MultiWorkerMirroredStrategy` is not used: `model.fit` of Keras 3 fails under it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import importlib.util
 import os
 import re
 import signal
@@ -41,20 +42,20 @@ __all__ = [
     "telling_lost_processes",
 ]
 
-#: Set in the process that trains, to the number of the process that watches over it.
+#: Environment variable of the training process: the process ID of its supervisor.
 WORKER = "KERASCV_COURSE_SUPERVISOR"
 
-#: What Keras reads these from; JAX finds them by itself under Slurm, Open MPI, Kubernetes and on TPUs.
+#: Environment variables of Keras and JAX; under Slurm, Open MPI, Kubernetes and on TPUs JAX finds the values by itself.
 VARIABLES = {
     "coordinator": ("KERAS_DISTRIBUTION_JOB_ADDRESSES", "JAX_COORDINATOR_ADDRESS"),
     "processes": ("KERAS_DISTRIBUTION_NUM_PROCESSES", "JAX_NUM_PROCESSES"),
     "process_id": ("KERAS_DISTRIBUTION_PROCESS_ID", "JAX_PROCESS_ID"),
 }
 
-#: Seconds after which a process that gives no sign of life is taken for lost; one whose machine still answers is noticed at once.
+#: Seconds without a heartbeat after which a process counts as lost; if its machine still responds, that is noticed at once.
 SILENCE = 30
 
-#: Lines of C++ libraries on stderr that say nothing to a user.
+#: Lines of C++ libraries on stderr that do not help a user.
 NOISE = re.compile(
     r"[IWEF]\d{4} |\*\*\* |\s+@ +0x|\[Gloo\]|RPC: /xla|Additional GRPC|:UNKNOWN:|absl::Status|WARNING: All log messages"
 )
@@ -62,12 +63,12 @@ NOISE = re.compile(
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where the processes meet. What is None is asked of the environment.
+    """Address and size of a group of processes; None: from the environment.
 
     Attributes:
-        coordinator: HOST:PORT of process 0; the port is free there.
-        processes: how many there are.
-        process_id: number of this one, from 0.
+        coordinator: HOST:PORT of process 0, where the port must be free.
+        processes: number of processes.
+        process_id: index of this process, from 0.
         timeout: seconds to wait for the others.
     """
 
@@ -78,68 +79,62 @@ class Cluster:
 
     @classmethod
     def of(cls, given: Cluster, environment: Mapping[str, str]) -> Cluster:
-        """What is given, and for the rest what Keras's and JAX's variables say.
+        """The given values, completed from the variables of Keras and JAX.
 
         Raises:
-            InputError: values that cannot be.
+            InputError: impossible values.
         """
-        found: dict[str, str] = {}
-        for field, names in VARIABLES.items():
-            for name in names:
-                if name in environment:
-                    found.setdefault(field, environment[name])
+        found = {
+            field: environment[name] for field, names in VARIABLES.items() for name in reversed(names) if name in environment
+        }
         try:
-            processes = given.processes if given.processes is not None else _int(found.get("processes"))
-            process_id = given.process_id if given.process_id is not None else _int(found.get("process_id"))
+            processes, process_id = (
+                int(found[name]) if value is None and name in found else value
+                for name, value in (("processes", given.processes), ("process_id", given.process_id))
+            )
         except ValueError as error:
-            raise InputError(f"the environment's number of processes or of this process is none: {error}") from None
+            raise InputError(f"the environment's number of processes or process ID is not an integer: {error}") from None
         address = given.coordinator or found.get("coordinator", "").split(",")[0] or None
         if address is not None and not re.fullmatch(r".+:\d{1,5}", address):
-            raise InputError(f"--coordinator is HOST:PORT, such as node0:7777; received {address!r}")
+            raise InputError(f"--coordinator must be HOST:PORT, such as node0:7777; received {address!r}")
         if processes is not None and processes < 1:
             raise InputError(f"--processes must be 1 or more; received {processes}")
         if process_id is not None and not 0 <= process_id < (processes or process_id + 1):
-            raise InputError(f"--process-id counts from 0 to --processes − 1; received {process_id} of {processes}")
+            raise InputError(f"--process-id must be 0 to --processes − 1; received {process_id} of {processes}")
         if given.timeout < 1:
             raise InputError(f"--connect-timeout must be 1 second or more; received {given.timeout}")
         return cls(address, processes, process_id, given.timeout)
 
 
 class LostProcessError(CourseError):
-    """Another process of the training has ended or does not answer."""
-
-
-def _int(text: str | None) -> int | None:
-    return None if text is None else int(text)
+    """Another process of the training has ended or does not respond."""
 
 
 def choose_backend(environment: Mapping[str, str]) -> str:
     """The Keras backend for several processes: JAX.
 
     Raises:
-        InputError: another is asked for, or JAX is not installed.
+        InputError: another is requested, or JAX is not installed.
     """
-    import importlib.util
-
     asked = environment.get("KERAS_BACKEND", "jax")
     if asked != "jax":
         raise InputError(
-            f"--distributed trains on Keras's JAX backend (TensorFlow's MultiWorkerMirroredStrategy fails in model.fit with Keras 3); "
+            "--distributed needs Keras's JAX backend (TensorFlow's MultiWorkerMirroredStrategy fails in model.fit with Keras 3); "
             f"received KERAS_BACKEND={asked}: unset it"
         )
     if importlib.util.find_spec("jax") is None:
-        raise InputError("--distributed needs JAX, which is not installed here: pip install 'kerascv_course[jax]'")
+        raise InputError("--distributed needs JAX, which is not installed: pip install 'kerascv_course[jax]'")
     return asked
 
 
-# --- the process that trains ---
+# --- The training process ---
 
 
 def join(cluster: Cluster) -> None:
-    """Meet the other processes; before the first computation.
+    """Connect to the other processes; must be called before the first computation.
 
     Raises:
-        InputError: neither the arguments nor the environment say who the others are, or process 0's port is taken.
+        InputError: neither the arguments nor the environment describe the others, or process 0's port is taken.
         LostProcessError: process 0 cannot be reached.
     """
     import jax
@@ -153,7 +148,7 @@ def join(cluster: Cluster) -> None:
             f"waiting up to {cluster.timeout} s for {(cluster.processes or 0) - 1} other processes at {address} …", flush=True
         )
     try:
-        # What keras.distribution.initialize calls; it cannot be given the timeouts, of which JAX's own are five minutes.
+        # keras.distribution.initialize calls this without the timeouts, whose default is five minutes
         jax.distributed.initialize(
             address,
             cluster.processes,
@@ -164,13 +159,13 @@ def join(cluster: Cluster) -> None:
         )
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(
-            f"the processes cannot meet ({str(error).splitlines()[0]}): outside Slurm, Open MPI and Kubernetes give --coordinator "
+            f"the processes cannot connect ({str(error).splitlines()[0]}): outside Slurm, Open MPI and Kubernetes give --coordinator "
             "HOST:PORT --processes N --process-id I to each"
         ) from None
 
 
 def _wait_for(address: str, timeout: float) -> None:
-    """Wait until somebody listens at HOST:PORT."""
+    """Wait until HOST:PORT accepts connections."""
     host, port = address.rsplit(":", 1)
     end = time.monotonic() + timeout
     while True:
@@ -180,7 +175,7 @@ def _wait_for(address: str, timeout: float) -> None:
         except (OSError, OverflowError) as error:
             if time.monotonic() > end:
                 raise LostProcessError(
-                    f"the coordinator {address} cannot be reached ({error}): start process 0 there, or see to --coordinator, the "
+                    f"the coordinator {address} cannot be reached ({error}): start process 0 there, or check --coordinator, the "
                     "firewall and --connect-timeout"
                 ) from None
         time.sleep(0.2)
@@ -193,14 +188,14 @@ def _check_free(address: str) -> None:
         try:
             probe.bind(("", port))
         except (OSError, OverflowError) as error:
-            raise InputError(f"process 0 listens at {address}, which cannot be ({error}): choose another port") from None
+            raise InputError(f"process 0 cannot listen at {address} ({error}): choose another port") from None
 
 
 def agree(what: Mapping[str, str]) -> None:
-    """Make sure that all processes have the same.
+    """Check that all processes have the same inputs.
 
     Args:
-        what: names for the user, and texts that must be the same everywhere.
+        what: name for messages to a text that must be equal everywhere.
 
     Raises:
         InputError: they differ.
@@ -213,12 +208,12 @@ def agree(what: Mapping[str, str]) -> None:
     for name, same in zip(what, (everywhere == everywhere[0]).all(axis=(0, 2)), strict=True):
         if not same:
             raise InputError(
-                f"all processes of a training need the same {name}; they differ: give each the same command and files"
+                f"all processes of a training need the same {name}, but they differ: give each the same command and files"
             )
 
 
 def leave() -> None:
-    """Part from the other processes, all at the same time; what follows is each one's own affair."""
+    """Disconnect from the other processes, all at the same time."""
     import jax
 
     jax.distributed.shutdown()
@@ -226,10 +221,10 @@ def leave() -> None:
 
 @contextlib.contextmanager
 def telling_lost_processes(run: Run | None) -> Iterator[None]:
-    """Turn an error within the block that comes of another process's end into a `LostProcessError`.
+    """Turn an error within the block that is caused by the end of another process into a `LostProcessError`.
 
     Args:
-        run: to go on with; None where there is none yet.
+        run: the run to resume; None if there is none yet.
     """
     try:
         yield
@@ -243,12 +238,12 @@ def telling_lost_processes(run: Run | None) -> Iterator[None]:
 
 
 def _lost(run: str | None) -> str:
-    again = f"Every finished validation is kept; start all processes again with --resume {run}" if run else "Start all again"
-    return f"another process of this training has ended or does not answer: its own output says why. {again}"
+    again = f"All finished validations are kept; restart all processes with --resume {run}" if run else "Restart all processes"
+    return f"another process of this training has ended or does not respond: see its output. {again}"
 
 
 def is_worker() -> bool:
-    """Whether this process is the one that trains, watched over by another; it then ends when that one does."""
+    """Whether this process is the training child of a supervisor; it then ends together with the supervisor."""
     parent = os.environ.get(WORKER)
     if parent is None:
         return False
@@ -261,7 +256,7 @@ def is_worker() -> bool:
 
 @contextlib.contextmanager
 def ending_at_once() -> Iterator[None]:
-    """End a process that trains with others there and then where it fails: JAX's own farewell waits for those who are gone."""
+    """End a failing training process immediately: JAX's shutdown would wait for processes that are gone."""
     try:
         yield
     except SystemExit as end:
@@ -272,26 +267,26 @@ def ending_at_once() -> Iterator[None]:
         raise
 
 
-# --- the process that was started ---
+# --- The supervisor ---
 
 
 def supervise(module: str, arguments: Sequence[str], run: str) -> int:
-    """Run a command line in a child process, and say what happened where it cannot.
+    """Run a command in a child process, and report its end where it cannot.
 
-    Signals go to the child. Its stdout is this one's; so is its stderr, but for what C++ libraries tell programmers, which is shown
-    only where the child ends without a word of its own.
+    Signals are passed on to the child. Its stdout and stderr are shown, except for debug output of C++ libraries, which is shown only
+    if the child ends without a message of its own.
 
     Args:
         module: for ``python -m``.
-        arguments: its arguments.
-        run: the run folder, for the message.
+        arguments: arguments of the module.
+        run: the run folder, for messages.
 
     Returns:
         The exit code.
 
     Raises:
-        LostProcessError: the child was aborted because another process is gone.
-        CourseError: it was killed.
+        LostProcessError: the child was aborted because another process was lost.
+        CourseError: the child was killed.
     """
     environment = {**os.environ, "KERAS_BACKEND": choose_backend(os.environ), WORKER: str(os.getpid())}
     child = subprocess.Popen(
@@ -316,12 +311,12 @@ def supervise(module: str, arguments: Sequence[str], run: str) -> int:
     if code == -signal.SIGABRT and any("distributed service" in line or "coordination" in line for line in held):
         if any("RegisterTask" in line or "Barrier" in line for line in held):
             raise LostProcessError(
-                "the processes did not all come within the time that --connect-timeout gives: start all of them, each with its own "
-                "--process-id and the same --coordinator and --processes"
+                "not all processes connected within --connect-timeout: start all of them, each with its own --process-id and the same "
+                "--coordinator and --processes"
             )
         raise LostProcessError(_lost(run))
     sys.stderr.writelines(held)
     raise CourseError(
-        f"the training process was ended by signal {-code} ({signal.Signals(-code).name}). Every finished validation is kept; start "
-        f"processes again with --resume {run}"
+        f"the training process was ended by signal {-code} ({signal.Signals(-code).name}). All finished validations are kept; "
+        f"restart the processes with --resume {run}"
     )

@@ -16,9 +16,8 @@ from kerascv_course.config import Augmentation
 from kerascv_course.core.errors import InputError
 from kerascv_course.data import Split
 from kerascv_course.data.pipeline import evaluation_batches, training_batches
-from kerascv_course.training.batch_norm import GroupedBatchNormalization
 from kerascv_course.training.devices import Devices, find_devices
-from kerascv_course.training.precision import training_copy
+from kerascv_course.training.precision import GroupedBatchNormalization, training_copy
 
 MIRRORED = """
 import dataclasses, json, pathlib, sys
@@ -31,7 +30,7 @@ from kerascv_course.tasks.classification.task import ClassificationTask
 from kerascv_course.training.devices import ONE, find_devices
 from kerascv_course.training.run_dir import Run
 from kerascv_course.training.trainer import prepare, train
-from kerascv_course.training.precision import training_copy
+from kerascv_course.training.precision import GroupedBatchNormalization, training_copy
 import keras
 import numpy as np
 import tensorflow as tf
@@ -134,7 +133,7 @@ def test_each_process_is_given_its_rows(tiny_recipe, augmentation):
 
 
 def test_what_cannot_be_divided():
-    with pytest.raises(InputError, match=r"batches of 50 for 4 devices: use a multiple, such as --batch-size 48"):
+    with pytest.raises(InputError, match=r"multiple of the 4 devices; received 50: use for example --batch-size 48"):
         Devices(local=2, processes=2).check_batch(50)
     with pytest.raises(InputError, match=r"--devices must be 1 or more, or all; received 0"):
         find_devices(0)

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kerascv_course.config import Optimizer, Schedule
-from kerascv_course.training.muon import Muon, orthogonalize
-from kerascv_course.training.optimizers import build_optimizer, build_schedule
+from kerascv_course.training.optimizers import Muon, build_optimizer, build_schedule, orthogonalize
 
 
 @given(rows=st.integers(2, 12), columns=st.integers(2, 12), seed=st.integers(0, 99))
