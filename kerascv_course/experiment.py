@@ -32,15 +32,13 @@ from kerascv_course.core.schema import to_json
 from kerascv_course.data import Dataset, load
 from kerascv_course.run_page import write_run_page
 from kerascv_course.tasks.base import FittedTask, get_task
-from kerascv_course.training.callbacks import write_history
-from kerascv_course.training.checkpoint import Progress, read_progress
-from kerascv_course.training.devices import ONE, Devices
+from kerascv_course.training.callbacks import Monitors
+from kerascv_course.training.checkpoint import Progress, read_progress, write_history
+from kerascv_course.training.devices import ONE, Devices, report_out_of_memory
 from kerascv_course.training.distributed import agree, leave
-from kerascv_course.training.memory import telling_out_of_memory
 from kerascv_course.training.precision import choose_for_device, describe_choice
 from kerascv_course.training.run_dir import Run
 from kerascv_course.training.trainer import Training, prepare, train
-from kerascv_course.training.watching import Watch, check_watch, watchers
 
 __all__ = ["Experiment", "Interrupted", "Options", "configure_logging"]
 
@@ -65,14 +63,14 @@ class Options:
         devices: devices to train on (`kerascv_course.training.devices.find_devices`). Of several processes the first writes the
             folder, evaluates and exports; the others return after the training. All need the same recipe, data and, to resume,
             folder.
-        watch: what else to record of the training.
+        monitors: what else to record of the training.
     """
 
     data_dir: Path | None = None
     resume: bool = False
     train_only: bool = False
     devices: Devices = ONE
-    watch: Watch = dataclasses.field(default_factory=Watch)
+    monitors: Monitors = dataclasses.field(default_factory=Monitors)
 
 
 #: What an experiment does by default.
@@ -104,7 +102,7 @@ class Experiment:
     """
 
     def __init__(self, recipe: Recipe, run_dir: Path, options: Options = DEFAULTS) -> None:
-        check_watch(options.watch)
+        options.monitors.check()
         if options.resume:
             recipe = _resumed_recipe(Run.open(run_dir).recipe(), recipe)
         elif isinstance(recipe, TrainedRecipe):
@@ -180,7 +178,7 @@ class Experiment:
             LostProcessError: another process of the training has ended.
         """
         started = time.perf_counter()
-        with telling_out_of_memory(self.recipe, self.folder.path):
+        with report_out_of_memory(self.recipe, self.folder.path):
             self.load()
             try:
                 self.fit()
@@ -224,8 +222,8 @@ class Experiment:
         with self.folder.log_file() if devices.writes else contextlib.nullcontext():
             if self._training:
                 self._log_start(self._training)
-                watching = watchers(self.folder, self.options.watch) if devices.writes else []
-                self.progress = train(self._training, self.folder, resume=resume, watchers=watching)
+                monitors = self.options.monitors.callbacks(self.folder) if devices.writes else []
+                self.progress = train(self._training, self.folder, resume=resume, monitors=monitors)
             else:
                 self._log_start()
                 self.progress = _fit(self.task, self.data, self.folder)

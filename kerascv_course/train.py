@@ -16,7 +16,7 @@ from kerascv_course.core.errors import InputError, run_cli
 from kerascv_course.core.schema import to_json
 from kerascv_course.overrides import for_tyro, from_tyro
 from kerascv_course.recipes import DEFAULT, all_recipes, get_recipe
-from kerascv_course.training.distributed import Cluster, agree, ending_at_once, is_worker, join, supervise
+from kerascv_course.training.distributed import ProcessGroup, agree, exit_immediately, is_worker, join, supervise
 
 PROG = "python -m kerascv_course.train"
 
@@ -118,14 +118,14 @@ def list_recipes() -> str:
     )
 
 
-def _cluster(arguments: Arguments) -> Cluster | None:
+def _cluster(arguments: Arguments) -> ProcessGroup | None:
     """Where the processes meet; None: there is one."""
-    given = Cluster(arguments.coordinator, arguments.processes, arguments.process_id, arguments.connect_timeout)
+    given = ProcessGroup(arguments.coordinator, arguments.processes, arguments.process_id, arguments.connect_timeout)
     if not arguments.distributed:
-        if given != Cluster():
+        if given != ProcessGroup():
             raise InputError("--coordinator, --processes, --process-id and --connect-timeout go with --distributed: add it")
         return None
-    return Cluster.of(given, os.environ)
+    return ProcessGroup.of(given, os.environ)
 
 
 def main() -> int:
@@ -158,8 +158,8 @@ def main() -> int:
     print("starting TensorFlow …", flush=True)
     start_tensorflow()
     from kerascv_course.experiment import Experiment, Options, configure_logging
+    from kerascv_course.training.callbacks import Monitors
     from kerascv_course.training.devices import find_devices
-    from kerascv_course.training.watching import Watch
 
     devices = find_devices(arguments.devices)
     configure_logging()
@@ -168,7 +168,7 @@ def main() -> int:
         resume=arguments.resume is not None,
         train_only=arguments.train_only,
         devices=devices,
-        watch=Watch(arguments.tensorboard, arguments.profile),
+        monitors=Monitors(arguments.tensorboard, arguments.profile),
     )
     experiment = Experiment(recipe, run_dir, options).run()
     if not devices.writes:
@@ -189,5 +189,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    with ending_at_once():
+    with exit_immediately():
         run_cli(main)

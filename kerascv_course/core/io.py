@@ -72,6 +72,6 @@ def check_new_folder(path: Path, remedy: str) -> None:
         InputError: the folder has files, or `path` is a file.
     """
     if path.is_dir() and any(path.iterdir()):
-        raise InputError(f"{path} exists already and is never overwritten: {remedy}")
+        raise InputError(f"{path} already exists and is never overwritten: {remedy}")
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file, not a folder: {remedy}")

@@ -20,10 +20,10 @@ from kerascv_course.models import check_model
 from kerascv_course.recipes.ablations import BASE, Ablation, with_changes
 from kerascv_course.reports.comparison import Row, format_differences, join_runs
 from kerascv_course.tasks.base import get_task
-from kerascv_course.training.memory import OutOfMemoryError
+from kerascv_course.training.callbacks import TrainingDivergedError
+from kerascv_course.training.devices import OutOfMemoryError
 from kerascv_course.training.precision import choose_for_device
 from kerascv_course.training.run_dir import Run
-from kerascv_course.training.steps import TrainingDivergedError
 
 __all__ = ["Trial", "plan", "report", "run_trials"]
 

@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from kerascv_course.training.run_dir import Run
 
 __all__ = [
-    "Cluster",
     "LostProcessError",
+    "ProcessGroup",
     "agree",
     "choose_backend",
-    "ending_at_once",
+    "exit_immediately",
     "is_worker",
     "join",
     "leave",
+    "report_lost_processes",
     "supervise",
-    "telling_lost_processes",
 ]
 
 #: Environment variable of the training process: the process ID of its supervisor.
@@ -62,7 +62,7 @@ NOISE = re.compile(
 
 
 @dataclass(frozen=True)
-class Cluster:
+class ProcessGroup:
     """Address and size of a group of processes; None: from the environment.
 
     Attributes:
@@ -78,7 +78,7 @@ class Cluster:
     timeout: int = 30
 
     @classmethod
-    def of(cls, given: Cluster, environment: Mapping[str, str]) -> Cluster:
+    def of(cls, given: ProcessGroup, environment: Mapping[str, str]) -> ProcessGroup:
         """The given values, completed from the variables of Keras and JAX.
 
         Raises:
@@ -130,7 +130,7 @@ def choose_backend(environment: Mapping[str, str]) -> str:
 # --- The training process ---
 
 
-def join(cluster: Cluster) -> None:
+def join(cluster: ProcessGroup) -> None:
     """Connect to the other processes; must be called before the first computation.
 
     Raises:
@@ -220,7 +220,7 @@ def leave() -> None:
 
 
 @contextlib.contextmanager
-def telling_lost_processes(run: Run | None) -> Iterator[None]:
+def report_lost_processes(run: Run | None) -> Iterator[None]:
     """Turn an error within the block that is caused by the end of another process into a `LostProcessError`.
 
     Args:
@@ -255,7 +255,7 @@ def is_worker() -> bool:
 
 
 @contextlib.contextmanager
-def ending_at_once() -> Iterator[None]:
+def exit_immediately() -> Iterator[None]:
     """End a failing training process immediately: JAX's shutdown would wait for processes that are gone."""
     try:
         yield

@@ -14,14 +14,20 @@ from kerascv_course.core.errors import InputError
 from kerascv_course.core.schema import to_json
 from kerascv_course.data import Dataset
 from kerascv_course.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
-from kerascv_course.training.callbacks import Keeper, ProgressBar, Remainder, Snapshots, Validation, finish_commit
-from kerascv_course.training.checkpoint import Progress, load_checkpoint
+from kerascv_course.training.callbacks import (
+    CheckpointCallback,
+    ProgressBar,
+    Remainder,
+    Snapshots,
+    StepLog,
+    ValidationMetrics,
+)
+from kerascv_course.training.checkpoint import Progress, finish_commit, load_checkpoint
 from kerascv_course.training.devices import ONE, Devices
-from kerascv_course.training.distributed import telling_lost_processes
+from kerascv_course.training.distributed import report_lost_processes
 from kerascv_course.training.optimizers import build_optimizer
 from kerascv_course.training.precision import training_copy
 from kerascv_course.training.run_dir import Run
-from kerascv_course.training.steps import StepLog
 
 if TYPE_CHECKING:
     from kerascv_course.config import TrainedRecipe
@@ -77,7 +83,7 @@ def prepare(task: TrainedTask[TrainedRecipe], data: Dataset, devices: Devices = 
     if recipe.deterministic:
         tf.config.experimental.enable_op_determinism()
     built = task.build(data)
-    with devices.scope(), telling_lost_processes(None):
+    with devices.scope(), report_lost_processes(None):
         model = training_copy(built, recipe, devices)
         optimizer = build_optimizer(recipe, epoch_steps)
         if recipe.optimizer.weight_decay and not recipe.optimizer.decay_norms:
@@ -87,7 +93,7 @@ def prepare(task: TrainedTask[TrainedRecipe], data: Dataset, devices: Devices = 
     return Training(task, data, model, built, epoch_steps, period_steps, devices)
 
 
-def train(training: Training, run: Run, *, resume: bool = False, watchers: Sequence[keras.callbacks.Callback] = ()) -> Progress:
+def train(training: Training, run: Run, *, resume: bool = False, monitors: Sequence[keras.callbacks.Callback] = ()) -> Progress:
     """Fit, with history and checkpoints in the run folder; the best weights end in ``best.keras``.
 
     The validation split selects the checkpoint; the test split is not used.
@@ -96,7 +102,7 @@ def train(training: Training, run: Run, *, resume: bool = False, watchers: Seque
         training: from `prepare`.
         run: the folder; with several processes only the first writes.
         resume: continue from the folder's ``last.npz``, or from the beginning if there is none yet.
-        watchers: further callbacks, which must not change anything.
+        monitors: further callbacks, which must not change anything.
 
     Returns:
         The progress, earlier epochs included.
@@ -118,7 +124,7 @@ def train(training: Training, run: Run, *, resume: bool = False, watchers: Seque
     callbacks = _callbacks(training, run, progress)
     if len(rest):
         callbacks.insert(0, Remainder(len(shared), rest))
-    with devices.fitting(), telling_lost_processes(run):
+    with devices.fitting(), report_lost_processes(run):
         training.model.fit(
             training_batches(
                 training.data.train,
@@ -133,7 +139,7 @@ def train(training: Training, run: Run, *, resume: bool = False, watchers: Seque
             initial_epoch=done,
             steps_per_epoch=training.period_steps,
             validation_data=evaluation_batches(shared, devices.multiple(VALIDATION_BATCH), part=part),
-            callbacks=[*callbacks, *(watchers if devices.writes else ())],
+            callbacks=[*callbacks, *(monitors if devices.writes else ())],
             shuffle=False,  # the stream is shuffled already
             verbose=0,
         )
@@ -160,10 +166,10 @@ def _callbacks(training: Training, run: Run, progress: Progress) -> list[keras.c
     recipe, writes = task.recipe, training.devices.writes
     callbacks = [
         *([keras.callbacks.SwapEMAWeights()] if recipe.optimizer.ema else []),
-        Validation(built, lambda model: task.validate(model, data)),
+        ValidationMetrics(built, lambda model: task.validate(model, data)),
         ProgressBar(steps),
         StepLog(recipe, progress, training.epoch_steps, steps),
-        Keeper(run, recipe, progress, built, steps, writes=writes),
+        CheckpointCallback(run, recipe, progress, built, steps, writes=writes),
     ]
     if writes:
         callbacks.append(Snapshots(run, lambda: task.snapshot(built, data), recipe.snapshots))

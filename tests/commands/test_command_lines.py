@@ -150,7 +150,7 @@ def test_train_evaluate_check_predict_inspect(command, tmp_path, pictures):
     assert measured(command, run / "model.onnx") == accuracy
 
     again = command("kerascv_course.train", "--epochs", 1, "--run-dir", run)
-    assert_mended_by_the_user(again, "exists already and is never overwritten")
+    assert_mended_by_the_user(again, "already exists and is never overwritten")
     assert (run / "metrics.json").exists()
 
     other = command("kerascv_course.train", "--resume", run, "--epochs", 3)

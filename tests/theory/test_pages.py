@@ -55,7 +55,7 @@ def test_nothing_is_overwritten(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["graph"]) == main(["graph", "--steps", "3"]) == 0
     assert (tmp_path / "runs/theory/graph/graph.md").is_file() and (tmp_path / "runs/theory/graph-2/graph.dot").is_file()
-    with pytest.raises(InputError, match=r"runs/theory/graph exists already and is never overwritten: choose another --output"):
+    with pytest.raises(InputError, match=r"runs/theory/graph already exists and is never overwritten: choose another --output"):
         main(["graph", "--output", "runs/theory/graph"])
     with pytest.raises(InputError, match="is a file, not a folder: choose another"):
         check_new_folder(tmp_path / "runs/theory/graph/graph.md", "choose another")

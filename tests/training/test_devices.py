@@ -11,12 +11,15 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kerascv_course.config import Augmentation
 from kerascv_course.core.errors import InputError
 from kerascv_course.data import Split
 from kerascv_course.data.pipeline import evaluation_batches, training_batches
-from kerascv_course.training.devices import Devices, find_devices
+from kerascv_course.experiment import Experiment
+from kerascv_course.training.callbacks import CheckpointCallback
+from kerascv_course.training.devices import Devices, OutOfMemoryError, find_devices, is_out_of_memory, report_out_of_memory
 from kerascv_course.training.precision import GroupedBatchNormalization, training_copy
 
 MIRRORED = """
@@ -81,7 +84,7 @@ def test_two_devices_learn_what_one_does(tmp_path):
     assert abs(losses["each_its_own"] - losses["whole_on_two"]).max() > 1e-4
 
 
-def test_batch_norm_over_parts(tiny_recipe):
+def test_grouped_batch_norm_by_hand():
     images = np.random.default_rng(0).normal(3, 2, (6, 4, 4, 3)).astype(np.float32)
     layer = GroupedBatchNormalization(groups=3, momentum=0.5, epsilon=1e-3)
     found = keras.ops.convert_to_numpy(layer(images, training=True)).reshape(3, -1, 3)
@@ -94,7 +97,7 @@ def test_batch_norm_over_parts(tiny_recipe):
     assert again.groups == 3
 
 
-def test_a_copy_for_one_part_is_keras_s_own(tiny_recipe):
+def test_training_copy_for_two_devices_draws_the_same_dropout(tiny_recipe):
     image = keras.Input((4, 4, 3))
     built = keras.Model(image, keras.layers.BatchNormalization(name="norm")(keras.layers.Dropout(0.5)(image)))
     assert training_copy(built, tiny_recipe) is built
@@ -102,7 +105,7 @@ def test_a_copy_for_one_part_is_keras_s_own(tiny_recipe):
     assert copy.get_layer("norm").synchronized
     images = np.random.default_rng(0).normal(size=(8, 4, 4, 3)).astype(np.float32)
     drawn = [keras.ops.convert_to_numpy(model(images, training=True) == 0) for model in (built, copy)]
-    np.testing.assert_array_equal(*drawn)  # dropout draws what the network as it was built would have drawn
+    np.testing.assert_array_equal(*drawn)  # dropout draws what the original network would have drawn
 
 
 @pytest.mark.parametrize(
@@ -113,8 +116,8 @@ def test_a_copy_for_one_part_is_keras_s_own(tiny_recipe):
         Augmentation(alternating_flip=True, mixup=0.2),
     ],
 )
-def test_each_process_is_given_its_rows(tiny_recipe, augmentation):
-    """Together they have what one process has, changes included, and each image of an evaluation once."""
+def test_processes_share_each_batch(tiny_recipe, augmentation):
+    """Together they yield what one process yields, augmentation included, and each evaluation image once."""
     generator = np.random.default_rng(0)
     split = Split(generator.integers(0, 256, (52, 8, 8, 1), dtype=np.uint8), np.arange(52))
     recipe = dataclasses.replace(tiny_recipe, batch_size=12, augmentation=augmentation)
@@ -132,7 +135,7 @@ def test_each_process_is_given_its_rows(tiny_recipe, augmentation):
         np.testing.assert_array_equal(np.concatenate([share[number][1] for share in shares]), targets)
 
 
-def test_what_cannot_be_divided():
+def test_devices_refuse_what_does_not_divide():
     with pytest.raises(InputError, match=r"multiple of the 4 devices; received 50: use for example --batch-size 48"):
         Devices(local=2, processes=2).check_batch(50)
     with pytest.raises(InputError, match=r"--devices must be 1 or more, or all; received 0"):
@@ -140,7 +143,7 @@ def test_what_cannot_be_divided():
     assert find_devices(None) == find_devices(1) == find_devices("all") == Devices()
 
 
-def test_parts_of_batch_norm_across_devices_are_refused(tiny_recipe):
+def test_norm_groups_must_divide_among_devices(tiny_recipe):
     image = keras.Input((4, 4, 3))
     built = keras.Model(image, keras.layers.BatchNormalization()(image))
     recipe = dataclasses.replace(tiny_recipe, batch_size=12, norm_groups=3)
@@ -148,3 +151,28 @@ def test_parts_of_batch_norm_across_devices_are_refused(tiny_recipe):
         training_copy(built, recipe, Devices(local=2))
     with pytest.raises(InputError, match="norm_groups are equal parts of a batch; received 5 of 12"):
         dataclasses.replace(recipe, norm_groups=5)
+
+
+def test_out_of_memory_error_gives_batch_size_and_options(tiny_recipe, tmp_path, monkeypatch):
+    def allocate(*_, **__):
+        # what TensorFlow says when it cannot allocate a petabyte, after ten seconds of waiting for memory to become free
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[16777216,16777216]")
+
+    monkeypatch.setattr(CheckpointCallback, "on_epoch_begin", allocate)
+    with pytest.raises(OutOfMemoryError, match=r"lenet5 in batches of \d+ images of 32×32.*smaller --batch-size, such as"):
+        Experiment(tiny_recipe, tmp_path / "run").run()
+    assert OutOfMemoryError.exit_code == 1 and not (tmp_path / "run" / "best.keras").exists()
+
+
+def test_is_out_of_memory(tiny_recipe, tmp_path):
+    assert is_out_of_memory(MemoryError()) and is_out_of_memory(
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+    )
+    with pytest.raises(RuntimeError, match="something else"), report_out_of_memory(tiny_recipe, tmp_path):
+        raise RuntimeError("something else")
+    (tmp_path / "last.npz").write_text("")
+    with (
+        pytest.raises(OutOfMemoryError, match=r"MemoryError.*All finished validations are kept in"),
+        report_out_of_memory(tiny_recipe, tmp_path),
+    ):
+        raise MemoryError

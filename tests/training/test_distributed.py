@@ -16,14 +16,14 @@ import pytest
 
 from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.training.distributed import (
-    Cluster,
     LostProcessError,
+    ProcessGroup,
     choose_backend,
-    ending_at_once,
+    exit_immediately,
     is_worker,
     join,
+    report_lost_processes,
     supervise,
-    telling_lost_processes,
 )
 
 NEEDS_JAX = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed (extra [jax])")
@@ -136,30 +136,30 @@ def test_processes_with_other_recipes_are_refused(tmp_path):
 
 def test_where_the_processes_meet():
     environment = {"JAX_COORDINATOR_ADDRESS": "a:1", "KERAS_DISTRIBUTION_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}
-    assert Cluster.of(Cluster(), environment) == Cluster("a:1", 4, 3)
-    assert Cluster.of(Cluster("b:2", 2, 0), environment) == Cluster("b:2", 2, 0)
-    assert Cluster.of(Cluster(), {"KERAS_DISTRIBUTION_JOB_ADDRESSES": "a:1,b:2"}) == Cluster("a:1")
-    assert Cluster.of(Cluster(), {}) == Cluster()
+    assert ProcessGroup.of(ProcessGroup(), environment) == ProcessGroup("a:1", 4, 3)
+    assert ProcessGroup.of(ProcessGroup("b:2", 2, 0), environment) == ProcessGroup("b:2", 2, 0)
+    assert ProcessGroup.of(ProcessGroup(), {"KERAS_DISTRIBUTION_JOB_ADDRESSES": "a:1,b:2"}) == ProcessGroup("a:1")
+    assert ProcessGroup.of(ProcessGroup(), {}) == ProcessGroup()
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (Cluster("node0", 2, 0), "HOST:PORT, such as node0:7777; received 'node0'"),
-        (Cluster("a:1", 0, 0), "--processes must be 1 or more; received 0"),
-        (Cluster("a:1", 2, 2), "must be 0 to --processes − 1; received 2 of 2"),
-        (Cluster("a:1", 2, -1), "must be 0 to"),
-        (Cluster("a:1", 2, 1, 0), "--connect-timeout must be 1 second or more; received 0"),
+        (ProcessGroup("node0", 2, 0), "HOST:PORT, such as node0:7777; received 'node0'"),
+        (ProcessGroup("a:1", 0, 0), "--processes must be 1 or more; received 0"),
+        (ProcessGroup("a:1", 2, 2), "must be 0 to --processes − 1; received 2 of 2"),
+        (ProcessGroup("a:1", 2, -1), "must be 0 to"),
+        (ProcessGroup("a:1", 2, 1, 0), "--connect-timeout must be 1 second or more; received 0"),
     ],
 )
 def test_places_that_cannot_be(given, message):
     with pytest.raises(InputError, match=message):
-        Cluster.of(given, {})
+        ProcessGroup.of(given, {})
 
 
 def test_a_number_of_the_environment_that_is_none():
     with pytest.raises(InputError, match="number of processes or process ID is not an integer"):
-        Cluster.of(Cluster(), {"JAX_PROCESS_ID": "first"})
+        ProcessGroup.of(ProcessGroup(), {"JAX_PROCESS_ID": "first"})
 
 
 def test_other_backends_are_refused():
@@ -172,18 +172,18 @@ def test_other_backends_are_refused():
 @NEEDS_JAX
 def test_a_coordinator_that_cannot_be_reached():
     with pytest.raises(LostProcessError, match=r"cannot be reached .*: start process 0 there"):
-        join(Cluster(f"127.0.0.1:{free_port()}", 2, 1, timeout=1))
+        join(ProcessGroup(f"127.0.0.1:{free_port()}", 2, 1, timeout=1))
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
         with pytest.raises(InputError, match="choose another port"):
-            join(Cluster(f"127.0.0.1:{taken.getsockname()[1]}", 2, 0, timeout=1))
+            join(ProcessGroup(f"127.0.0.1:{taken.getsockname()[1]}", 2, 0, timeout=1))
 
 
 def test_errors_that_come_of_a_lost_process():
-    with pytest.raises(LostProcessError, match="Restart all processes"), telling_lost_processes(None):
+    with pytest.raises(LostProcessError, match="Restart all processes"), report_lost_processes(None):
         raise RuntimeError("UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:29057")
-    with pytest.raises(RuntimeError, match="something else"), telling_lost_processes(None):
+    with pytest.raises(RuntimeError, match="something else"), report_lost_processes(None):
         raise RuntimeError("something else")
 
 
@@ -213,5 +213,5 @@ def test_a_child_that_is_aborted(tmp_path, monkeypatch, capfd, code, error, mess
 def test_a_process_by_itself_is_no_worker(monkeypatch):
     monkeypatch.delenv("KERASCV_COURSE_SUPERVISOR", raising=False)
     assert not is_worker()
-    with pytest.raises(SystemExit), ending_at_once():
+    with pytest.raises(SystemExit), exit_immediately():
         sys.exit(2)

@@ -17,7 +17,7 @@ from kerascv_course.core.io import WriteError
 from kerascv_course.core.schema import to_json
 from kerascv_course.experiment import Experiment, Interrupted, Options
 from kerascv_course.training import callbacks
-from kerascv_course.training.callbacks import Keeper
+from kerascv_course.training.callbacks import CheckpointCallback
 from kerascv_course.training.run_dir import Run
 
 TRAINED = ("recipe.json", "last.npz")
@@ -66,15 +66,15 @@ def assert_same(run: Run, other: Run) -> None:
 
 
 def stop(monkeypatch, method, when, error):
-    """Raise an error in a Keeper method, once, when the condition on (keeper, batch or epoch) holds."""
-    original = getattr(Keeper, method)
+    """Raise an error in a CheckpointCallback method, once, when the condition on (keeper, batch or epoch) holds."""
+    original = getattr(CheckpointCallback, method)
 
     def stopping(self, number, logs=None):
         if when(self, number):
             raise error
         return original(self, number, logs)
 
-    monkeypatch.setattr(Keeper, method, stopping)
+    monkeypatch.setattr(CheckpointCallback, method, stopping)
 
 
 def test_ctrl_c_in_mid_epoch(recipe, uninterrupted, tmp_path, monkeypatch):
@@ -97,13 +97,13 @@ from pathlib import Path
 from kerascv_course.experiment import Experiment, Options
 from kerascv_course.core.schema import from_json
 from kerascv_course.config import read_recipe
-from kerascv_course.training.callbacks import Keeper
+from kerascv_course.training.callbacks import CheckpointCallback
 
 def die(self, batch, logs=None):
     if len(self.progress.history) == 2 and batch == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 
-Keeper.on_train_batch_end = die
+CheckpointCallback.on_train_batch_end = die
 Experiment(read_recipe(sys.argv[1], what="recipe"), Path(sys.argv[2])).run()
 """
 
@@ -227,14 +227,14 @@ def test_what_cannot_be_resumed(recipe, uninterrupted, tmp_path):
 def test_the_best_weights_are_restored_and_training_stops_early(recipe, tmp_path, monkeypatch):
     """Worse and worse validations after the second: the run stops after `patience` of them and keeps the second."""
     losses = iter([1.0, 0.5, 0.6, 0.7, 0.1, 0.1])
-    original = Keeper.on_epoch_end
+    original = CheckpointCallback.on_epoch_end
     kept = []
 
     def scripted(self, epoch, logs=None):
         original(self, epoch, {**logs, "val_loss": next(losses)})
         kept.append(self.model.get_weights())
 
-    monkeypatch.setattr(Keeper, "on_epoch_end", scripted)
+    monkeypatch.setattr(CheckpointCallback, "on_epoch_end", scripted)
     run = Experiment(dataclasses.replace(recipe, patience=2), tmp_path / "run").run().folder
     assert len(figures(run)) == 4
     assert run.read_json("metrics.json")["best_epoch"] == 1.0
@@ -243,9 +243,9 @@ def test_the_best_weights_are_restored_and_training_stops_early(recipe, tmp_path
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(recipe, tmp_path, monkeypatch):
-    original = Keeper.on_epoch_end
+    original = CheckpointCallback.on_epoch_end
     monkeypatch.setattr(
-        Keeper,
+        CheckpointCallback,
         "on_epoch_end",
         lambda self, epoch, logs=None: original(self, epoch, {**logs, "loss": float("nan")} if epoch == 2 else logs),
     )

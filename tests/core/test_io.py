@@ -1,0 +1,45 @@
+"""Atomic writing and new folders."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from kerascv_course.core.errors import InputError
+from kerascv_course.core.io import WriteError, atomic_write, check_new_folder, free_path
+
+
+def test_atomic_write_is_all_or_nothing(tmp_path):
+    path = tmp_path / "file.txt"
+    with atomic_write(path) as temporary:
+        temporary.write_text("old")
+    with (
+        pytest.raises(WriteError, match=r"the disk is full; its previous content is unchanged"),
+        atomic_write(path) as temporary,
+    ):
+        temporary.write_text("half of the n")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert path.read_text() == "old"
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
+        temporary.write_text("half of the n")
+        raise KeyboardInterrupt
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"] and path.read_text() == "old"
+
+
+def test_free_path_counts_up(tmp_path):
+    assert free_path(tmp_path / "a").name == "a"
+    for expected in ("a-2", "a-3"):
+        free_path(tmp_path / "a").mkdir()
+        assert free_path(tmp_path / "a").name == expected
+
+
+def test_check_new_folder(tmp_path):
+    check_new_folder(tmp_path / "none", "choose another")
+    check_new_folder(tmp_path, "choose another")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="already exists and is never overwritten: choose another"):
+        check_new_folder(tmp_path, "choose another")
+    with pytest.raises(InputError, match="is a file, not a folder: choose another"):
+        check_new_folder(tmp_path / "file", "choose another")
