@@ -15,7 +15,7 @@ __all__ = ["SOURCES", "DataInfo", "Dataset", "Split", "Splits", "check_source", 
 
 #: Every source: ``load(config, data_dir) -> (Splits, DataInfo)``.
 SOURCES: dict[str, Callable[[Data, Path | None], tuple[Splits, DataInfo]]] = {
-    "digits": load_digits,
+    "digits": lambda config, _: load_digits(config),
     "cifar10": load_cifar10,
     "folder": load_folder,
     "identities": load_identities,

@@ -1,6 +1,6 @@
 """Data sources for classification: embedded digits, CIFAR-10, and folders of images with one subfolder per class.
 
-Each is ``load(config, data_dir) -> (Splits, DataInfo)`` with uint8 images of the size that the recipe asks for.
+Images are uint8, of the size that the recipe asks for.
 """
 
 from __future__ import annotations
@@ -38,13 +38,8 @@ SPLIT_FOLDERS = {"train": ("train",), "validation": ("val", "valid", "validation
 log = logging.getLogger(__name__)
 
 
-def load_digits(config: Data, data_dir: Path | None) -> tuple[Splits, DataInfo]:
-    """The 1,797 handwritten digits of scikit-learn, enlarged from 8×8 pixels with 17 gray levels; stratified splits.
-
-    Args:
-        config: the recipe's data section.
-        data_dir: ignored.
-    """
+def load_digits(config: Data) -> tuple[Splits, DataInfo]:
+    """The 1,797 handwritten digits of scikit-learn, enlarged from 8×8 pixels with 17 gray levels; stratified splits."""
     from sklearn.datasets import load_digits as load
 
     digits = load()

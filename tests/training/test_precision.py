@@ -1,4 +1,4 @@
-"""What is trained is a copy: in another precision, through fused operations, averaged; what is kept is the network as it was built."""
+"""The copy that is trained, in another precision, with fused layers or averaged weights, and the network that is saved."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def batch():
     return generator.normal(size=(16, 8, 8, 3)).astype(np.float32), generator.integers(0, 4, 16)
 
 
-def test_fused_operations_train_as_keras_does(tiny_recipe, batch):
+def test_fused_layers_train_as_keras_layers(tiny_recipe, batch):
     built = small_network()
     fused = training_copy(built, dataclasses.replace(tiny_recipe, fused=True))
     assert {type(layer).__name__ for layer in fused.layers} >= {"FusedBatchNormalization", "FusedActivation"}
@@ -48,7 +48,7 @@ def test_fused_operations_train_as_keras_does(tiny_recipe, batch):
         np.testing.assert_allclose(ours, keras_own, rtol=2e-5, atol=2e-6)
 
 
-def test_bfloat16_keeps_float32_weights_and_outputs(tiny_recipe, batch):
+def test_training_copy_in_bfloat16_keeps_float32_weights(tiny_recipe, batch):
     built = small_network()
     copy = training_copy(built, dataclasses.replace(tiny_recipe, precision="bfloat16", fused=True))
     assert {layer.compute_dtype for layer in copy.layers if layer.weights} == {"bfloat16"}
@@ -60,12 +60,12 @@ def test_bfloat16_keeps_float32_weights_and_outputs(tiny_recipe, batch):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_without_a_reason_nothing_is_copied(tiny_recipe):
+def test_training_copy_is_the_model_itself_by_default(tiny_recipe):
     built = small_network()
     assert training_copy(built, tiny_recipe) is built
 
 
-def test_frozen_layers_stay_frozen_in_the_copy(tiny_recipe, batch):
+def test_training_copy_keeps_frozen_layers(tiny_recipe, batch):
     built = small_network()
     for layer in built.layers[:3]:
         layer.trainable = False
@@ -87,14 +87,14 @@ def test_frozen_layers_stay_frozen_in_the_copy(tiny_recipe, batch):
         ((9, 0), set(), "bfloat16", "on"),
     ],
 )
-def test_auto_is_what_the_machine_is_fast_at(monkeypatch, tiny_recipe, capability, flags, precision, jit):
+def test_choose_for_device(monkeypatch, tiny_recipe, capability, flags, precision, jit):
     monkeypatch.setattr(device, "_gpu_capability", lambda: capability)
     monkeypatch.setattr(device, "_cpu_flags", lambda: flags)
     chosen = choose_for_device(dataclasses.replace(tiny_recipe, precision="auto"))
     assert (chosen.precision, chosen.jit_compile) == (precision, jit)
 
 
-def test_what_is_given_is_not_chosen_and_a_resumed_run_keeps_its_choice(monkeypatch, tiny_recipe):
+def test_choose_for_device_keeps_given_and_resumed_values(monkeypatch, tiny_recipe):
     monkeypatch.setattr(device, "_cpu_flags", lambda: {"avx512_bf16"})
     given = dataclasses.replace(tiny_recipe, precision="float16", jit_compile="on")
     assert choose_for_device(given) == given
@@ -103,7 +103,7 @@ def test_what_is_given_is_not_chosen_and_a_resumed_run_keeps_its_choice(monkeypa
     assert (now.precision, now.jit_compile) == ("float32", "on")
 
 
-def _stop(*arguments):
+def _stop(*_):
     raise KeyboardInterrupt
 
 
@@ -111,10 +111,8 @@ def weights(run) -> list[np.ndarray]:
     return load_keras(run / "best.keras").get_weights()
 
 
-def test_everything_at_once_resumes_exactly_and_keeps_averaged_float32_weights_of_plain_layers(
-    tiny_recipe, digits, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(Experiment, "plot", lambda self: None)
+def test_resume_with_bfloat16_fused_layers_and_averaged_weights(tiny_recipe, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(Experiment, "plot", lambda _: None)
     recipe = dataclasses.replace(
         tiny_recipe,
         model="fastnet",
@@ -143,7 +141,7 @@ def test_everything_at_once_resumes_exactly_and_keeps_averaged_float32_weights_o
     kept = load_keras(unbroken / "best.keras")
     config = kept.to_json()
     assert "kerascv_course" not in config and "bfloat16" not in config
-    # the averages are kept, not the weights that training goes on with
+    # the averages are saved, not the weights that training continues with
     training = prepare(ClassificationTask(recipe), digits)
     load_checkpoint(unbroken / "last.npz", training.model, digits.info.fingerprint)
     going_on = training.model.get_weights()

@@ -1,4 +1,4 @@
-"""Interrupting loses nothing: the resumed run ends with the same bits as the one that was never stopped."""
+"""A resumed run ends with the same bits as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def recipe(tiny_recipe):
 def no_drawings():
     """The plots of a run are tested elsewhere, and take longer than its training here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Experiment, "plot", lambda self: None)
+        patch.setattr(Experiment, "plot", lambda _: None)
         yield
 
 
@@ -66,7 +66,7 @@ def assert_same(run: Run, other: Run) -> None:
 
 
 def stop(monkeypatch, method, when, error):
-    """Raise an error in a CheckpointCallback method, once, when the condition on (keeper, batch or epoch) holds."""
+    """Raise an error in a CheckpointCallback method, once, when the condition on (callback, batch or epoch) holds."""
     original = getattr(CheckpointCallback, method)
 
     def stopping(self, number, logs=None):
@@ -77,12 +77,12 @@ def stop(monkeypatch, method, when, error):
     monkeypatch.setattr(CheckpointCallback, method, stopping)
 
 
-def test_ctrl_c_in_mid_epoch(recipe, uninterrupted, tmp_path, monkeypatch):
+def test_resume_after_ctrl_c(recipe, uninterrupted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop(
             patch,
             "on_train_batch_end",
-            lambda keeper, batch: len(keeper.progress.history) == 3 and batch == 1,
+            lambda callback, batch: len(callback.progress.history) == 3 and batch == 1,
             KeyboardInterrupt,
         )
         with pytest.raises(Interrupted, match=r"all completed validations are kept.*--resume"):
@@ -108,7 +108,7 @@ Experiment(read_recipe(sys.argv[1], what="recipe"), Path(sys.argv[2])).run()
 """
 
 
-def test_kill_9_in_mid_epoch(recipe, uninterrupted, tmp_path):
+def test_resume_after_kill_9(recipe, uninterrupted, tmp_path):
     killed = subprocess.run([sys.executable, "-c", KILLED, to_json(recipe), tmp_path / "run"], capture_output=True, timeout=300)
     assert killed.returncode == -9
     assert len(figures(Run(tmp_path / "run"))) == 2
@@ -116,8 +116,8 @@ def test_kill_9_in_mid_epoch(recipe, uninterrupted, tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["atomic_write", "save_checkpoint", "finish_commit"])
-def test_a_stop_at_any_moment_of_keeping(recipe, uninterrupted, tmp_path, monkeypatch, moment):
-    """Before the better model is staged, between staging and the commit, and between the commit and the renaming."""
+def test_resume_after_a_stop_at_any_moment_of_saving(recipe, uninterrupted, tmp_path, monkeypatch, moment):
+    """Before the better model is staged, between staging and commit, and between commit and renaming."""
     calls = {"count": 0}
     original = getattr(callbacks, moment)
 
@@ -134,15 +134,15 @@ def test_a_stop_at_any_moment_of_keeping(recipe, uninterrupted, tmp_path, monkey
     assert_same(Experiment(recipe, tmp_path / "run", Options(resume=True)).run().folder, uninterrupted)
 
 
-def test_a_stop_before_the_first_checkpoint(recipe, uninterrupted, tmp_path, monkeypatch):
+def test_resume_before_the_first_checkpoint(recipe, uninterrupted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        stop(patch, "on_train_batch_end", lambda keeper, batch: True, KeyboardInterrupt)
+        stop(patch, "on_train_batch_end", lambda *_: True, KeyboardInterrupt)
         with pytest.raises(Interrupted):
             Experiment(recipe, tmp_path / "run").run()
     assert_same(Experiment(recipe, tmp_path / "run", Options(resume=True)).run().folder, uninterrupted)
 
 
-def test_more_epochs_go_on_where_the_run_ended(recipe, uninterrupted, tmp_path):
+def test_resume_with_more_epochs(recipe, tmp_path):
     """ "250 + 1" epochs: with a rate that does not depend on the number of epochs, two plus one equal three."""
     constant = dataclasses.replace(recipe, schedule=type(recipe.schedule)())
     three = Experiment(constant, tmp_path / "three").run().folder
@@ -151,9 +151,9 @@ def test_more_epochs_go_on_where_the_run_ended(recipe, uninterrupted, tmp_path):
     assert two.recipe().epochs == 3
 
 
-def test_a_run_that_only_trains_leaves_the_test_split_alone(recipe, uninterrupted, tmp_path, monkeypatch):
+def test_train_only_does_not_use_the_test_split(recipe, uninterrupted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(Experiment, "evaluate", lambda self: pytest.fail("the test split was used"))
+        patch.setattr(Experiment, "evaluate", lambda _: pytest.fail("the test split was used"))
         trained = Experiment(recipe, tmp_path / "run", Options(train_only=True)).run()
     assert trained.sample is None and {"epoch", "val_accuracy", "val_loss"} <= trained.headline.keys()
     assert not (trained.folder / "metrics.json").exists() and not (trained.folder / "report.html").exists()
@@ -162,7 +162,7 @@ def test_a_run_that_only_trains_leaves_the_test_split_alone(recipe, uninterrupte
     assert whole.folder.read_json("metrics.json")["test"] == uninterrupted.read_json("metrics.json")["test"]
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint(recipe, uninterrupted, tmp_path, monkeypatch):
+def test_full_disk_keeps_the_previous_checkpoint(recipe, uninterrupted, tmp_path, monkeypatch):
     calls = {"count": 0}
     original = np.savez
 
@@ -181,7 +181,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(recipe, uninterrupted, tmp_p
     assert_same(Experiment(recipe, tmp_path / "run", Options(resume=True)).run().folder, uninterrupted)
 
 
-def test_what_cannot_be_resumed(recipe, uninterrupted, tmp_path):
+def test_resume_refuses_other_runs(recipe, uninterrupted, tmp_path):
     with pytest.raises(InputError, match="only epochs and patience may change; received another seed"):
         Experiment(dataclasses.replace(recipe, seed=5), uninterrupted.path, Options(resume=True)).run()
     with pytest.raises(InputError, match="is not a run folder"):
@@ -202,9 +202,9 @@ def test_what_cannot_be_resumed(recipe, uninterrupted, tmp_path):
     for change, message in (
         (
             {"format": 2, "of the future": 1},
-            "has format 2, of a newer version than this one, which reads up to format 1: go on with",
+            "has format 2, of a newer version than this one, which reads up to format 1: resume with",
         ),
-        ({"fingerprint": "sha256:0"}, "was made with other data.*name the run's own by --data-dir"),
+        ({"fingerprint": "sha256:0"}, "was made with other data.*give the run's own data with --data-dir"),
         (
             {"recipe": "tdt4265-base"},
             "belongs to the recipe tdt4265-base; received it for lenet5-digits: resume with the run's own",
@@ -220,12 +220,12 @@ def test_what_cannot_be_resumed(recipe, uninterrupted, tmp_path):
         assert {path.name: path.read_bytes() for path in other.path.iterdir() if path.name != "log.txt"} == before
     other = copy("network")
     np.savez(other / "last.npz", **{**arrays, "variable_00000": np.zeros(3)})
-    with pytest.raises(InputError, match="belongs to another network or optimiser"):
+    with pytest.raises(InputError, match="belongs to another network or optimizer"):
         Experiment(recipe, other.path, Options(resume=True)).run()
 
 
-def test_the_best_weights_are_restored_and_training_stops_early(recipe, tmp_path, monkeypatch):
-    """Worse and worse validations after the second: the run stops after `patience` of them and keeps the second."""
+def test_early_stop_restores_the_best_weights(recipe, tmp_path, monkeypatch):
+    """After the second validation all are worse: the run stops after `patience` of them and keeps the second."""
     losses = iter([1.0, 0.5, 0.6, 0.7, 0.1, 0.1])
     original = CheckpointCallback.on_epoch_end
     kept = []
@@ -242,7 +242,7 @@ def test_the_best_weights_are_restored_and_training_stops_early(recipe, tmp_path
         np.testing.assert_array_equal(value, other)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(recipe, tmp_path, monkeypatch):
+def test_loss_that_is_not_finite_stops_the_run(recipe, tmp_path, monkeypatch):
     original = CheckpointCallback.on_epoch_end
     monkeypatch.setattr(
         CheckpointCallback,
