@@ -51,6 +51,8 @@ log = logging.getLogger("kerascv_course")
 class Interrupted(CourseError):
     """The user stopped the training; it can be resumed."""
 
+    exit_code = 130
+
 
 @dataclass(frozen=True)
 class Options:
