@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from collections.abc import Sequence
@@ -51,7 +52,33 @@ def build_parser() -> Parser:
         commands.add_parser(name, help=text, add_help=False)
     for name, text in EXPORT_COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)
+    commands.add_parser("completion", help="print a completion script for bash, zsh or tcsh", add_help=False)
     return parser
+
+
+def _full_parser() -> Parser:
+    """The parser with every command's own options, for shell completion."""
+    parser = Parser(prog="kerascv")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, (module, text) in COMMANDS.items():
+        child = importlib.import_module(module).build_parser()
+        commands.add_parser(name, help=text, parents=[child], add_help=False, conflict_handler="resolve")
+        if name == "export":
+            (actions,) = (action for action in child._actions if isinstance(action, argparse._SubParsersAction))
+            for command, help_text in EXPORT_COMMANDS.items():
+                own = actions.choices[command]
+                commands.add_parser(command, help=help_text, parents=[own], add_help=False, conflict_handler="resolve")
+    return parser
+
+
+def _print_completion(words: Sequence[str]) -> int:
+    parser = Parser(prog="kerascv completion", description="Print a completion script (needs the package shtab).")
+    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    shell = parser.parse_args(words).shell
+    import shtab  # an extra package, for this command alone
+
+    print(shtab.complete(_full_parser(), shell))
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -61,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if not words:
         parser.print_help()
         return 2
+    if words[0] == "completion":
+        return _print_completion(words[1:])
     command = parser.parse_known_args(words[:1])[0].command
     if command is None:
         parser.error(f"a command comes first; received {words[0]!r}")

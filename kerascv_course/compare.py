@@ -1,37 +1,50 @@
-"""Set finished runs side by side: ``python -m kerascv_course.compare RUN RUN …``."""
+"""Compare runs: ``python -m kerascv_course.compare RUN RUN …``."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
-
+from kerascv_course.core.cli import Parser
 from kerascv_course.core.errors import InputError, run_cli
+from kerascv_course.core.io import atomic_write
+from kerascv_course.training.run_dir import Run
 
 
-def compare(
-    runs: Annotated[list[Path], tyro.conf.Positional],
-    figures: tuple[str, ...] = (),
-    plot: Path | None = None,
-    curves: tuple[str, ...] = ("accuracy", "val_accuracy", "loss", "val_loss"),
-) -> None:
-    """Print a Markdown table: what differs between the runs' recipes, and what came of it. Runs that differ in the seed alone
-    share a line, with mean and standard deviation.
+def build_parser() -> Parser:
+    """The command's parser."""
+    parser = Parser(
+        prog="python -m kerascv_course.compare",
+        description="Print a Markdown table of runs: the settings in which they differ, and their metrics. Runs that differ in the "
+        "seed only share a row, with mean and standard deviation.",
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
+    parser.add_argument("--figures", nargs="*", default=(), metavar="NAME", help="metrics to show (default: all)")
+    parser.add_argument("--plot", type=Path, help="plot the learning curves into this file, a color for each row of the table")
+    parser.add_argument(
+        "--curves",
+        nargs="*",
+        default=("accuracy", "val_accuracy", "loss", "val_loss"),
+        metavar="COLUMN",
+        help="columns of history.csv to plot, a panel each; columns joined by + share one, such as loss+val_loss",
+    )
+    return parser
 
-    Args:
-        runs: run folders.
-        figures: which figures, by name; none: all.
-        plot: draw the runs' curves into this picture, a colour for each line of the table.
-        curves: which columns of history.csv are drawn, a panel each; columns joined by + share one, such as loss+val_loss.
-    """
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, compare, print the table."""
+    arguments = build_parser().parse_args(argv)
+    compare(arguments.runs, tuple(arguments.figures), arguments.plot, tuple(arguments.curves))
+
+
+def compare(runs: Sequence[Path], metrics: tuple[str, ...], plot: Path | None, curves: tuple[str, ...]) -> None:
+    """Print the table; `plot`: a file for the curves."""
     from kerascv_course.reports.comparison import compare_runs, format_table, read_history
-    from kerascv_course.training.run_dir import Run
 
     rows = compare_runs([Run.open(path) for path in runs])
-    print(format_table(rows, figures))
+    print(format_table(rows, metrics))
     if plot is not None:
-        from kerascv_course.core.io import atomic_write
         from kerascv_course.plots import compare_curves
 
         # the recipes' names where they tell the rows apart, else all that differs
@@ -52,11 +65,6 @@ def _text(setting: tuple[str, Any]) -> str:
     """A setting in a legend: texts for themselves, anything else with its field's last name."""
     field, value = setting
     return value if isinstance(value, str) else f"{field.rpartition('.')[2]} {'default' if value is None else value}"
-
-
-def main() -> None:
-    """Parse and run."""
-    tyro.cli(compare, prog="python -m kerascv_course.compare")
 
 
 if __name__ == "__main__":

@@ -1,46 +1,46 @@
-"""Measure a run again: ``python -m kerascv_course.evaluate RUN``."""
+"""Evaluate a run again: ``python -m kerascv_course.evaluate RUN``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
-
+from kerascv_course.core.cli import Parser
+from kerascv_course.core.environment import start_tensorflow
 from kerascv_course.core.errors import run_cli
 from kerascv_course.training.run_dir import Run
 
 
-def evaluate(run: Annotated[Path, tyro.conf.Positional], data_dir: Path | None = None) -> None:
-    """Load a run's best weights and measure them over the whole train, validation and test splits. Nothing is written.
+def build_parser() -> Parser:
+    """The command's parser."""
+    parser = Parser(
+        prog="python -m kerascv_course.evaluate",
+        description="Evaluate a run's best weights on the whole train, validation and test splits. Nothing is written.",
+    )
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--data-dir", type=Path, help="folder of the dataset, if it has moved since the training")
+    return parser
 
-    Args:
-        run: run folder.
-        data_dir: where the data stands, if it has moved since the training.
-    """
-    from kerascv_course.core.environment import start_tensorflow
 
-    Run.open(run)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, evaluate, print the metrics."""
+    arguments = build_parser().parse_args(argv)
+    Run.open(arguments.run)
     start_tensorflow()
     from kerascv_course.experiment import Experiment
 
-    metrics = Experiment.open(run, data_dir).evaluate()
-    for split, figures in metrics.items():
-        numbers = (f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value:,}" for key, value in scalars(figures))
+    metrics = Experiment.open(arguments.run, arguments.data_dir).evaluate()
+    for split, values in metrics.items():
+        numbers = (f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value:,}" for key, value in scalars(values))
         print(f"{split:<12}" + "  ".join(numbers))
     if "accuracy" in metrics["test"]:
         print(f"Accuracy = {metrics['test']['accuracy']:.4f}")
 
 
-def scalars(figures: Mapping[str, Any]) -> list[tuple[str, int | float]]:
-    """The plain numbers among a split's figures."""
-    return [(key, value) for key, value in figures.items() if isinstance(value, int | float)]
-
-
-def main() -> None:
-    """Parse and run."""
-    tyro.cli(evaluate, prog="python -m kerascv_course.evaluate")
+def scalars(values: Mapping[str, Any]) -> list[tuple[str, int | float]]:
+    """The plain numbers among a split's metrics."""
+    return [(key, value) for key, value in values.items() if isinstance(value, int | float)]
 
 
 if __name__ == "__main__":

@@ -1,44 +1,61 @@
-"""Make the course reports afresh: ``python -m kerascv_course.report NAME|all [--quick] [--runs FOLDER …]``."""
+"""Build the course reports: ``python -m kerascv_course.report NAME|all [--quick] [--runs FOLDER …]``."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
+from kerascv_course.core.cli import Parser
+from kerascv_course.core.environment import start_tensorflow
 from kerascv_course.core.errors import InputError, UnknownNameError, run_cli
 from kerascv_course.reports.targets import REPORTS
 
-PROG = "python -m kerascv_course.report"
+
+def build_parser() -> Parser:
+    """The command's parser."""
+    parser = Parser(
+        prog="python -m kerascv_course.report",
+        description="Build a course report's page, or all five: every printed number beside ours, tables and figures from run "
+        "folders and calculators, and every error of the report shown by a computation. Results without a run are marked missing.",
+    )
+    parser.add_argument("name", metavar="NAME", help=f"{', '.join(REPORTS)}, or all")
+    parser.add_argument(
+        "--quick", action="store_true", help="from small runs on embedded data, made in OUTPUT/quick: some minutes, no dataset"
+    )
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        nargs="+",
+        default=[Path("runs")],
+        metavar="FOLDER",
+        help="folders to search for finished runs, recursively; of several runs of a recipe the one with the best validation is used",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("reports"),
+        help="folder for NAME.html, NAME/README.md with its figures, and index.html; pages of those names are replaced",
+    )
+    return parser
 
 
-def report(
-    name: Annotated[str, tyro.conf.Positional],
-    quick: bool = False,
-    runs: tuple[Path, ...] = (Path("runs"),),
-    output: Path = Path("reports"),
-) -> None:
-    """Make a course report's page, or all five: the printed numbers beside ours, figures and tables from run folders and calculators,
-    and every error of the report shown by a computation. What has no run stands as missing.
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, build the pages, print where they are."""
+    arguments = build_parser().parse_args(argv)
+    report(arguments.name, quick=arguments.quick, runs=tuple(arguments.runs), output=arguments.output)
 
-    Args:
-        name: hkust_pa2, tdt4265_a3, ntu_cv_hw2, cose474_p2, csc413_a2, or all.
-        quick: from small runs on embedded data, which are made in OUTPUT/quick: some minutes, no data set.
-        runs: folders in which finished runs are looked for, all below as well; of several of a recipe validation chooses.
-        output: folder for NAME.html, NAME/README.md with its pictures, and index.html. Pages of those names are made anew.
-    """
+
+def report(name: str, *, quick: bool, runs: tuple[Path, ...], output: Path) -> None:
+    """Build one page or all, and the index."""
     if name != "all" and name not in REPORTS:
         raise UnknownNameError("report", name, ["all", *REPORTS])
     lacking = [str(folder) for folder in runs if not folder.is_dir()]
     if lacking and not quick and runs != (Path("runs"),):
-        raise InputError(f"--runs are folders with runs; there is no {lacking[0]}")
+        raise InputError(f"--runs takes folders with runs; no such folder: {lacking[0]}")
     if output.exists() and not output.is_dir():
-        raise InputError(f"--output is a folder; {output} is a file")
+        raise InputError(f"--output must be a folder; {output} is a file")
 
     print("starting TensorFlow …", flush=True)
-    from kerascv_course.core.environment import start_tensorflow
-
     start_tensorflow()
     from kerascv_course.experiment import configure_logging
     from kerascv_course.reports import make_page
@@ -56,11 +73,6 @@ def report(
             flush=True,
         )
     print(write_index(output, [output / "quick"] if quick else runs))
-
-
-def main() -> None:
-    """Parse and run."""
-    tyro.cli(report, prog=PROG, config=(tyro.conf.FlagCreatePairsOff,))
 
 
 if __name__ == "__main__":

@@ -1,116 +1,87 @@
-"""Train a recipe: ``python -m kerascv_course.train [RECIPE] [overrides]``."""
+"""Train a recipe: ``python -m kerascv_course.train [RECIPE] [options]``."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Literal
 
 from kerascv_course.config import Recipe, TrainedRecipe
+from kerascv_course.core.cli import Parser
+from kerascv_course.core.environment import start_tensorflow
 from kerascv_course.core.errors import InputError, run_cli
 from kerascv_course.core.schema import to_json
-from kerascv_course.overrides import for_tyro, from_tyro
+from kerascv_course.data import check_source
+from kerascv_course.models import check_model
+from kerascv_course.overrides import RecipeCommand
 from kerascv_course.recipes import DEFAULT, all_recipes, get_recipe
 from kerascv_course.training.distributed import ProcessGroup, agree, exit_immediately, is_worker, join, supervise
+from kerascv_course.training.run_dir import Run
 
 PROG = "python -m kerascv_course.train"
 
 DESCRIPTION = (
-    "Train a recipe, measure it, draw it, export it to ONNX and prove that the file gives the same answers. "
-    f"Without a name: {DEFAULT}. Options after a recipe's name override it."
+    "Train a recipe, evaluate it, plot it, export it to ONNX and validate that the file gives the same answers. "
+    f"RECIPE: see --list; without it {DEFAULT}."
 )
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What the command line says, next to the recipe."""
+    """Options beside the recipe's."""
 
+    list: bool = False
+    """List the recipes and exit."""
     data_dir: Path | None = None
-    """Where the data stands: a folder that tensorflow-datasets has prepared (else TFDS_DATA_DIR, else
-    ~/tensorflow_datasets), or for the folder source the folder of class folders."""
+    """Folder of the dataset: prepared by tensorflow-datasets (else TFDS_DATA_DIR, else ~/tensorflow_datasets), or of class folders."""
     run_dir: Path | None = None
     """New folder for the run; by default runs/RECIPE, runs/RECIPE-2 …"""
     resume: Path | None = None
-    """Go on with this run from its last finished validation; only --epochs and --patience may change."""
-    tensorboard: bool = False
-    """Write event files into tensorboard/ of the run, for the package tensorboard (pip install 'kerascv_course[tensorboard]')."""
-    profile: bool = False
-    """Record some ten training steps with the TensorFlow profiler, into profile/ of the run."""
+    """Resume this run from its last finished validation; only --epochs and --patience may change."""
     train_only: bool = False
-    """Stop before the test split is measured and the file exported, to choose settings on the validation split alone; --resume goes
-    on there."""
+    """Stop before the test split is used, to choose settings on the validation split; --resume continues there."""
+    tensorboard: bool = False
+    """Write event files into tensorboard/ of the run (pip install 'kerascv_course[tensorboard]')."""
+    profile: bool = False
+    """Record about ten training steps with the TensorFlow profiler into profile/ of the run."""
     devices: int | Literal["all"] | None = None
-    """Devices of this machine to train on, each with its part of every batch: a number, or all GPUs; on a machine without a GPU
-    parts of the processor, to try it. By default one."""
+    """Devices of this machine to train on: a number, or all GPUs; without a GPU parts of the processor. By default one."""
     distributed: bool = False
-    """Train in several processes, of one machine or many, on Keras's JAX backend: the same command in each. Under Slurm, Open MPI and
-    Kubernetes JAX finds the others by itself; elsewhere say --coordinator, --processes and --process-id."""
+    """Train in several processes on Keras's JAX backend: the same command in each. Slurm, Open MPI and Kubernetes are detected;
+    elsewhere give --coordinator, --processes and --process-id."""
     coordinator: str | None = None
-    """HOST:PORT where process 0 listens."""
+    """HOST:PORT of process 0."""
     processes: int | None = None
-    """How many processes there are."""
+    """Number of processes."""
     process_id: int | None = None
-    """Number of this process, from 0; process 0 writes the run folder, measures and exports."""
+    """Number of this process, from 0; process 0 writes the run folder, evaluates and exports."""
     connect_timeout: int = 30
     """Seconds to wait for the other processes at the start."""
-    list: bool = False
-    """List the recipes and leave."""
 
 
-def parse(argv: Sequence[str]) -> tuple[Recipe, Arguments]:
-    """Recipe, with the overrides applied, and the other options.
-
-    Raises:
-        InputError: an unknown recipe, values that do not go together, or a run that cannot be resumed.
-        SystemExit: ``--help`` (0); an unknown option or a value of the wrong type (2), after the message.
-    """
-    recipes = all_recipes()
-    if argv and not argv[0].startswith("-"):
-        get_recipe(argv[0])  # the nearest names, where tyro would list all
-    resume = _value_of("--resume", argv)
-    if resume is None:
-        choice: Any = tyro.extras.subcommand_type_from_defaults(
-            {name: for_tyro(recipe) for name, recipe in recipes.items()},
-            descriptions={name: recipe.description for name, recipe in recipes.items()},
-        )
-        default: Any = for_tyro(recipes[DEFAULT])
-    else:
-        from kerascv_course.training.run_dir import Run
-
-        resumed = Run.open(resume).recipe()
-        default = for_tyro(resumed)
-        if argv[0] in recipes and argv[0] != default.name:
-            raise InputError(
-                f"--resume goes on with a run's own recipe, {default.name}; received {argv[0]} as well: leave it out"
-            )
-        argv = [word for i, word in enumerate(argv) if not (i == 0 and word == default.name)]
-        choice = type(default)
-
-    recipe_field = ("recipe", Annotated[choice, tyro.conf.arg(name="")], field(default=default))
-    command_line: Any = make_dataclass("CommandLine", [recipe_field], bases=(Arguments,), frozen=True)
-    options = (tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff, tyro.conf.SuppressFixed)
-    parsed = tyro.cli(command_line, prog=PROG, description=DESCRIPTION, args=argv, config=options)
-    base = recipes[parsed.recipe.name] if resume is None else resumed
-    return from_tyro(parsed.recipe, base), parsed
+def _base(name: str | None, arguments: Arguments) -> Recipe:
+    """The recipe that options override: of a run that is resumed its own."""
+    if arguments.resume is None:
+        return get_recipe(name or DEFAULT)
+    base = Run.open(arguments.resume).recipe()
+    if name not in (None, base.name):
+        raise InputError(f"--resume continues a run with its own recipe, {base.name}; received {name} as well: leave it out")
+    return base
 
 
-def _value_of(option: str, argv: Sequence[str]) -> Path | None:
-    """The value of an option that must be known before the others can be read."""
-    for i, word in enumerate(argv):
-        if word == option and i + 1 < len(argv):
-            return Path(argv[i + 1])
-        if word.startswith(f"{option}="):
-            return Path(word.split("=", 1)[1])
-    return None
+COMMAND = RecipeCommand(PROG, DESCRIPTION, Arguments(), _base)
+
+
+def build_parser() -> Parser:
+    """The parser with the options of the default recipe."""
+    return COMMAND.parser()
 
 
 def list_recipes() -> str:
-    """Name, description and what to expect of every recipe."""
+    """Name, description and expected result of every recipe."""
     recipes = all_recipes()
     width = max(map(len, recipes))
     return "\n".join(
@@ -118,42 +89,39 @@ def list_recipes() -> str:
     )
 
 
-def _cluster(arguments: Arguments) -> ProcessGroup | None:
-    """Where the processes meet; None: there is one."""
+def _process_group(arguments: Arguments) -> ProcessGroup | None:
+    """Where the processes meet; None for a single process."""
     given = ProcessGroup(arguments.coordinator, arguments.processes, arguments.process_id, arguments.connect_timeout)
     if not arguments.distributed:
         if given != ProcessGroup():
-            raise InputError("--coordinator, --processes, --process-id and --connect-timeout go with --distributed: add it")
+            raise InputError("--coordinator, --processes, --process-id and --connect-timeout require --distributed: add it")
         return None
     return ProcessGroup.of(given, os.environ)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, print the summary."""
-    recipe, arguments = parse(sys.argv[1:])
+    words = list(sys.argv[1:] if argv is None else argv)
+    recipe, arguments = COMMAND.parse(words)
     if arguments.list:
         print(list_recipes())
         return 0
-    cluster = _cluster(arguments)
-    if cluster and not is_worker():
-        run = arguments.resume or arguments.run_dir or "RUN"
-        return supervise("kerascv_course.train", sys.argv[1:], str(run))
+    group = _process_group(arguments)
+    if group and not is_worker():
+        return supervise("kerascv_course.train", words, str(arguments.resume or arguments.run_dir or "RUN"))
+    return _train(recipe, arguments, group)
 
-    from kerascv_course.core.environment import start_tensorflow
-    from kerascv_course.data import check_source
-    from kerascv_course.models import check_model
-    from kerascv_course.training.run_dir import Run
 
-    # What can be told at once is, and not after TensorFlow's start.
+def _train(recipe: Recipe, arguments: Arguments, group: ProcessGroup | None) -> int:
+    # Bad input is refused before TensorFlow starts.
     if isinstance(recipe, TrainedRecipe):
         check_model(recipe.model, recipe.model_options)
     check_source(recipe.data, arguments.data_dir)
     run_dir = arguments.resume or arguments.run_dir or Run.free_path(Path("runs"), recipe.name)
-    if not arguments.resume and not (cluster and cluster.process_id):
+    if not arguments.resume and not (group and group.process_id):
         Run.check_free(run_dir)
-
-    if cluster:
-        join(cluster)
+    if group:
+        join(group)
         agree({"recipe": to_json(recipe)})
     print("starting TensorFlow …", flush=True)
     start_tensorflow()
@@ -172,7 +140,7 @@ def main() -> int:
     )
     experiment = Experiment(recipe, run_dir, options).run()
     if not devices.writes:
-        print(f"process {devices.process} is done; process 0 measures and exports")
+        print(f"process {devices.process} is done; process 0 evaluates and exports")
         return 0
     run = experiment.folder
     print(f"\ndone in {experiment.seconds:.0f} s")

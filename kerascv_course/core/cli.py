@@ -121,7 +121,7 @@ def add_options(parser: argparse.ArgumentParser, default: Any, *, skip: Sequence
                         action="store_const",
                         const=value,
                         default=argparse.SUPPRESS,
-                        help=(text if value else f"turn off: {text}") if shown else argparse.SUPPRESS,
+                        help=text if shown else argparse.SUPPRESS,
                     )
                 continue
             form = describe(option.annotation)
@@ -175,7 +175,8 @@ def _sections(default: Any, skip: Sequence[str] = (), prefix: str = "") -> Itera
             inner.append((f"{prefix}{field.name}.", value))
         else:
             options.append(_Option(prefix + field.name, hints[field.name], value, docs.get(field.name, "")))
-    title = f"{prefix.removesuffix('.')}: {(inspect.getdoc(type(default)) or '').splitlines()[0]}" if prefix else ""
+    summary = (inspect.getdoc(type(default)) or "").split("\n")[0].removesuffix(".")
+    title = f"{prefix.removesuffix('.')} ({summary})" if prefix else ""
     if options:
         yield title, options
     for name, value in inner:
@@ -202,6 +203,8 @@ def _help(option: _Option, brief: bool) -> str:
     if default not in (None, "", (), {}) and not isinstance(default, bool):
         shown = f" (default: {' '.join(to_words(default))})"
     text = option.text.removesuffix(".")
+    if default is True and option.annotation is bool:
+        text = f"Turn off: {text[:1].lower()}{text[1:]}"
     room = WIDTH - COLUMN - 4 - len(shown)
     if brief and len(text) > room:
         text = textwrap.shorten(text, room, placeholder=" …")

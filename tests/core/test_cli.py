@@ -129,7 +129,7 @@ def test_brief_help_has_a_line_for_each_option():
     add_options(parser, Outer(), brief=True)
     lines = parser.format_help().splitlines()
     assert len(lines) < 25 and any("50 % of them" in line for line in lines)
-    assert any("--inner.no-verbose" in line and "turn off: Print more" in line for line in lines)
+    assert any("--inner.no-verbose" in line and "Turn off: print more" in line for line in lines)
 
 
 def kerascv(*words: str) -> subprocess.CompletedProcess[str]:
