@@ -10,6 +10,7 @@ from kerascv_course.analysis import Convention, Summary, summarize
 from kerascv_course.analysis.diagram import blocks_text, diagram_svg, diagram_text
 from kerascv_course.analysis.printing import check_size, module_tree, to_csv, to_json, to_markdown, to_table
 from kerascv_course.analysis.torchsummary import torch_summary
+from kerascv_course.core.cli import Parser
 from kerascv_course.core.errors import InputError, run_cli
 from kerascv_course.core.tables import format_number
 from kerascv_course.models import find_network
@@ -65,8 +66,8 @@ def _counts(summary: Summary, args: argparse.Namespace) -> str:
     return f"\n\ncounted with {', '.join(switches)}: {shown}"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m kerascv_course.analyze",
         description="Parameters, neurons, connections, MACs, memory and receptive field of every layer of a network.",
         epilog="All counts are for one image. MACs and connections are products with weights, neurons the outputs of convolutions, "

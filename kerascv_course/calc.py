@@ -15,6 +15,7 @@ from kerascv_course.analysis.scaling import (
     LINKS,
     OPTIMIZERS,
     DeviceCluster,
+    Kind,
     ScalingCurve,
     curve_table,
     network_table,
@@ -22,6 +23,7 @@ from kerascv_course.analysis.scaling import (
     step_text,
     workload,
 )
+from kerascv_course.core.cli import Parser
 from kerascv_course.core.errors import InputError, UnknownNameError, run_cli
 from kerascv_course.core.io import atomic_write
 from kerascv_course.models import find_network, list_models
@@ -40,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m kerascv_course.calc",
         description="Convolution arithmetic, convolutions of small images, and training on many devices.",
     )
@@ -150,7 +152,7 @@ def _forms(args: argparse.Namespace) -> str:
 def _scaling(args: argparse.Namespace) -> str:
     cluster = _cluster(args)  # checked before Keras is imported
     work = workload(summarize(find_network(args.network, args.input_shape), args.input_shape))
-    kinds = [args.kind] if args.kind else ["strong", "weak"]
+    kinds: list[Kind] = [args.kind] if args.kind else ["strong", "weak"]
     curves = [scaling(work, cluster, args.devices, args.batch, kind) for kind in kinds]
     if args.plot:
         _plot(curves, args)

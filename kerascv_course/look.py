@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kerascv_course.core.cli import Parser
 from kerascv_course.core.errors import InputError, run_cli
 from kerascv_course.core.images import read_image
 from kerascv_course.core.io import atomic_write
-from kerascv_course.models import find_network, load_model
+from kerascv_course.core.keras_file import load_model
+from kerascv_course.models import find_network
 from kerascv_course.training.run_dir import Run
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = find_network(args.network, weights=args.weights or None)
     model = load_model(found) if isinstance(found, Path) else found
     resize = Run.open(found).recipe().data.resize if isinstance(found, Path) and found.is_dir() else "bilinear"
-    pixels = read_image(args.image, *model.inputs[0].shape[1:], resize)
+    height, width, channels = model.inputs[0].shape[1:]
+    pixels = read_image(args.image, height, width, channels, resize)
     figure = _draw(model, pixels, args)
     with atomic_write(args.out) as temporary:
         figure.savefig(temporary, dpi=120)
@@ -55,11 +58,11 @@ def _as_input(model: keras.Model, pixels: np.ndarray, mean: Sequence[float], std
             raise InputError(f"--{name} takes one value or {pixels.shape[-1]}, one for each channel; received {len(values)}")
     if min(std) <= 0:
         raise InputError(f"--std must be above 0; received {' '.join(map(str, std))}")
-    return ((pixels / 255 - np.asarray(mean)) / np.asarray(std)).astype(np.float32)
+    return np.asarray((pixels / 255 - np.asarray(mean)) / np.asarray(std), np.float32)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m kerascv_course.look",
         description="Draw the output of a layer for an image: a map per channel, below the filters if the layer convolves the image.",
     )

@@ -30,6 +30,7 @@ __all__ = [
     "OPTIMIZERS",
     "Device",
     "DeviceCluster",
+    "Kind",
     "Link",
     "ScalingCurve",
     "ScalingPoint",

@@ -1,4 +1,4 @@
-"""Opening a .keras file that may be anybody's."""
+"""Load untrusted .keras files."""
 
 from __future__ import annotations
 
@@ -6,51 +6,46 @@ import contextlib
 import importlib
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kerascv_course.core.errors import InputError
-
-if TYPE_CHECKING:
-    import keras
+from kerascv_course.core.lazy import keras
 
 __all__ = ["check_archive", "load_keras", "load_model"]
 
-#: A part of the archive may unpack to so many times its size, and so many bytes, at most; weights hardly shrink at all.
+#: Largest allowed ratio of unpacked to packed size of an archive member (weights hardly compress), and bytes that are always allowed.
 MAX_RATIO, ALWAYS_ALLOWED = 100, 16 * 2**20
 
-#: Modules with layers that are saved in files.
+#: Modules that register this package's own layers with Keras.
 OWN_LAYERS = (
     "kerascv_course.tasks.retrieval.losses",
     *(f"kerascv_course.tasks.scenes.{name}" for name in ("features", "encoders", "classifiers")),
 )
 
-#: Longest configuration that is read, bytes.
+#: Largest JSON member, in bytes.
 MAX_CONFIG = 64 * 2**20
 
 
 def load_keras(path: str | Path) -> keras.Model:
-    """Load a .keras file for inference, nothing in it run: ``safe_mode`` refuses lambda layers, which hold program code.
+    """Load a .keras file for inference without running code from it: ``safe_mode`` rejects Lambda layers.
 
     Raises:
-        InputError: missing, damaged, a bomb, or with parts that are not Keras's own.
+        InputError: missing, damaged, a decompression bomb, or with layers that are neither Keras's nor ours.
     """
     path = Path(path)
     if path.is_file() and path.suffix != ".keras":
-        raise InputError(f"{path} is not a .keras file, the one format that is read: save the model with model.save('x.keras')")
+        raise InputError(f"{path} is not a .keras file, the only supported format: save the model with model.save('x.keras')")
     check_archive(path)
     _import_own_layers(path)
-    import keras
-
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises all sorts for a damaged archive
+    except Exception as error:  # Keras raises many types for a damaged archive
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"{path} cannot be opened as a Keras model: {lines[0][:300]} ({type(error).__name__}); layers that are not Keras's own, "
-            "and Lambda layers, which hold code, are refused"
+            f"{path} cannot be opened as a Keras model: {lines[0][:300]} ({type(error).__name__}); only layers of Keras are "
+            "supported, without Lambda layers, which hold code"
         ) from error
     if not isinstance(model, keras.Model):
-        raise InputError(f"{path} holds no Keras model but {type(model).__name__}")
+        raise InputError(f"{path} holds a {type(model).__name__}, not a Keras model")
     return model
 
 
@@ -74,7 +69,7 @@ def load_model(path: str | Path) -> keras.Model:
 
 
 def _import_own_layers(path: Path) -> None:
-    """Keras knows this package's layers once the modules that have them are imported; only these are, whatever the file names."""
+    """Import the modules that register our layers, if the file has any; nothing else that the file names is imported."""
     with zipfile.ZipFile(path) as archive, contextlib.suppress(KeyError, OSError, zipfile.BadZipFile):
         if b"kerascv_course>" in archive.read("config.json"):
             for module in OWN_LAYERS:
@@ -82,10 +77,10 @@ def _import_own_layers(path: Path) -> None:
 
 
 def check_archive(path: Path) -> None:
-    """Refuse a .keras or .npz archive that unpacks to far more than it is, before anything of it is unpacked.
+    """Reject a .keras or .npz archive that unpacks to far more than its size, before anything is unpacked.
 
     Raises:
-        InputError: missing, no archive, or such a bomb.
+        InputError: missing, not an archive, or a decompression bomb.
     """
     if not path.is_file():
         raise InputError(f"no such file: {path}")
@@ -93,9 +88,8 @@ def check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             for part in archive.infolist():
                 if part.file_size > max(ALWAYS_ALLOWED, MAX_RATIO * part.compress_size):
-                    raise InputError(
-                        f"{path} is a bomb: {part.filename[:80]!r} unpacks from {part.compress_size:,} to {part.file_size:,} bytes"
-                    )
+                    sizes = f"{part.compress_size:,} to {part.file_size:,} bytes"
+                    raise InputError(f"{path} is a decompression bomb: {part.filename[:80]!r} unpacks from {sizes}")
                 if part.filename.endswith(".json") and part.file_size > MAX_CONFIG:
                     raise InputError(
                         f"{path}: {part.filename[:80]!r} has {part.file_size:,} bytes; at most {MAX_CONFIG:,} are read"
@@ -104,4 +98,4 @@ def check_archive(path: Path) -> None:
         if isinstance(error, InputError):
             raise
         kind = "a Keras model" if path.suffix == ".keras" else "weights"
-        raise InputError(f"{path} cannot be opened as {kind}: no {path.suffix} archive, or damaged: {error}") from None
+        raise InputError(f"{path} cannot be opened as {kind}: not a {path.suffix} archive, or damaged: {error}") from None

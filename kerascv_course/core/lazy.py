@@ -1,8 +1,8 @@
 """Keras, imported at its first use.
 
-Importing Keras with TensorFlow takes about six seconds. Model families say ``from kerascv_course.core.lazy import keras``, so that
-listing models, asking for help or reading an ONNX file never pays for it. (`importlib.util.LazyLoader` and the lazy_loader
-package enter their placeholder in `sys.modules`, where it looks as if Keras had been imported; this one does not.)
+Importing Keras with TensorFlow takes about six seconds. With ``from kerascv_course.core.lazy import keras`` commands that do not need
+it, such as ``--help`` or reading an ONNX file, do not import it. (`importlib.util.LazyLoader` and the lazy_loader package put their
+placeholder into `sys.modules`, as if Keras had been imported; this one does not.)
 """
 
 from __future__ import annotations

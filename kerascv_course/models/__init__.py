@@ -1,6 +1,6 @@
 """Networks: a function per variant, a file per family; the registry, `create_model`, and weights from elsewhere."""
 
-from kerascv_course.models.create import adapter, check_model, create_model, find_network, list_models, load_model
+from kerascv_course.models.create import adapter, check_model, create_model, find_network, list_models
 from kerascv_course.models.registry import ModelSpec, model_spec, register_model
 from kerascv_course.models.weights import LoadingReport, load_weights
 
@@ -12,7 +12,6 @@ __all__ = [
     "create_model",
     "find_network",
     "list_models",
-    "load_model",
     "load_weights",
     "model_spec",
     "register_model",

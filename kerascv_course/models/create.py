@@ -11,12 +11,11 @@ from typing import Any, Literal
 
 from kerascv_course.core.environment import start_tensorflow
 from kerascv_course.core.errors import DataError, InputError, UnknownNameError
-from kerascv_course.core.keras_file import load_keras
 from kerascv_course.core.lazy import keras
 from kerascv_course.models.registry import Adapt, ModelSpec, list_registered, model_spec
 from kerascv_course.models.weights import load_weights
 
-__all__ = ["adapter", "check_model", "create_model", "find_network", "list_models", "load_model"]
+__all__ = ["adapter", "check_model", "create_model", "find_network", "list_models"]
 
 APPLICATIONS = "keras.applications/"
 
@@ -95,23 +94,13 @@ def check_model(name: str, options: Mapping[str, Any] | None = None) -> None:
     """
     name, joined = _split_options(name, dict(options or {}))
     if not name.startswith(APPLICATIONS):
-        model_spec(name).check_options(joined)
+        model_spec(name).configure(joined)
 
 
 def adapter(name: str) -> Adapt | None:
     """`ModelSpec.adapt` of a network; `name` is as for `create_model`."""
     name = _split_options(name, {})[0]
     return None if name.startswith(APPLICATIONS) else model_spec(name).adapt
-
-
-def load_model(source: str | Path) -> keras.Model:
-    """Load a trained model for inference: a run folder (its ``best.keras``) or a ``.keras`` file.
-
-    Raises:
-        InputError: no such file, or not a Keras model; see `kerascv_course.core.keras_file.load_keras`.
-    """
-    path = Path(source)
-    return load_keras(path / "best.keras" if path.is_dir() else path)
 
 
 def find_network(
@@ -182,7 +171,7 @@ def _is_count(value: Any) -> bool:
 def _build(
     spec: ModelSpec, num_classes: int | None, input_shape: tuple[int, int, int] | None, options: Mapping[str, Any]
 ) -> keras.Model:
-    spec.check_options(options)
+    configured = spec.configure(options)
     classes = spec.num_classes if num_classes is None else num_classes
     shape = spec.input_shape if input_shape is None else input_shape
     if min(shape[:2]) < (least := spec.smallest(**options)):
@@ -192,7 +181,7 @@ def _build(
             f"use larger images or another network{', or stem=' + repr('cifar') if cifar else ''}"
         )
     image = keras.Input(shape, name="image")
-    return keras.Model(image, spec.build(image, classes, **options), name=spec.name)
+    return keras.Model(image, spec.build(image, classes, configured), name=spec.name)
 
 
 # --- networks of keras.applications -----------------------------------------------------------------------------------

@@ -1,13 +1,14 @@
 """Densely connected networks.
 
-Huang, Liu, van der Maaten, Weinberger: "Densely connected convolutional networks", CVPR 2017. DenseNet-121: table 1, k = 32;
-exact count of the authors' and torchvision's implementations, 7,978,856. DenseNet-BC (L = 100, k = 12): section 3 and table 2,
-which gives 0.8 million; exactly 769,162.
+Huang, Liu, van der Maaten, Weinberger: "Densely connected convolutional networks", CVPR 2017. DenseNet-121: table 1, k = 32; 7,978,856
+parameters in the authors' and torchvision's implementations. DenseNet-BC (L = 100, k = 12): section 3 and table 2, which prints 0.8
+million; exactly 769,162.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -17,6 +18,21 @@ from kerascv_course.models.layers import activate, batch_norm, classifier, conv,
 from kerascv_course.models.registry import register_model
 
 
+@dataclass(frozen=True)
+class DenseNet:
+    """Options of a DenseNet.
+
+    Attributes:
+        stem: ``"imagenet"``: 7×7 stride 2 with batch norm, and 3×3 max pooling stride 2; ``"cifar"``: one 3×3 at full size.
+        dropout: fraction of each dense layer's new maps set to zero in training (the paper: 0.2 without augmentation).
+        include_top: False: the pooled feature vector, without the dense layer.
+    """
+
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    dropout: Share = 0.0
+    include_top: bool = True
+
+
 def _norm_relu_conv(x: Any, filters: int, kernel: int, name: str) -> Any:
     x = batch_norm(x, name=f"{name}_bn")
     x = activate(x, name=f"{name}_relu")
@@ -24,9 +40,9 @@ def _norm_relu_conv(x: Any, filters: int, kernel: int, name: str) -> Any:
 
 
 def dense_layer(x: Any, growth: int, *, dropout: float = 0.0, name: str) -> Any:
-    """Bottleneck layer (section 3): norm, ReLU, 1×1 to 4·growth, norm, ReLU, 3×3 to growth, put beside its input.
+    """Bottleneck layer (section 3): (N, H, W, C) to (N, H, W, C + growth).
 
-    (N, H, W, C) to (N, H, W, C + growth).
+    Norm, ReLU, 1×1 to 4·growth, norm, ReLU, 3×3 to growth, concatenated with the input.
     """
     new = _norm_relu_conv(x, 4 * growth, 1, f"{name}_conv1")
     new = _norm_relu_conv(new, growth, 3, f"{name}_conv2")
@@ -35,43 +51,32 @@ def dense_layer(x: Any, growth: int, *, dropout: float = 0.0, name: str) -> Any:
     return keras.layers.Concatenate(name=f"{name}_concat")([x, new])
 
 
-def densenet(
-    image: Any,
-    num_classes: int,
-    depths: tuple[int, ...],
-    growth: int,
-    *,
-    stem: Literal["imagenet", "cifar"] = "imagenet",
-    dropout: Share = 0.0,
-    include_top: bool = True,
-) -> Any:
+def densenet(image: Any, num_classes: int, options: DenseNet, *, depths: tuple[int, ...], growth: int) -> Any:
     """DenseNet-BC with compression 0.5: (N, H, W, C) to logits (N, num_classes).
 
     Args:
         image: float tensor (N, H, W, C).
         num_classes: width of the output layer.
-        depths: dense layers of each block.
+        options: of the network.
+        depths: number of dense layers in each block.
         growth: channels that each dense layer adds.
-        stem: ``"imagenet"``: 7×7 stride 2 with batch norm and a 3×3 max-pool stride 2; ``"cifar"``: one 3×3 at full size.
-        dropout: share of each dense layer's new maps set to zero while training (the paper: 0.2 without augmentation).
-        include_top: False: the pooled feature vector, without the dense layer.
     """
-    if stem == "cifar":
+    if options.stem == "cifar":
         x = conv(image, 2 * growth, 3, name="stem_conv")
     else:
         # 224×224 -> 112×112 -> 56×56
         x = conv_bn_relu(image, 2 * growth, 7, stride=2, padding=3, name="stem_conv")
         x = max_pool(x, 3, padding=1, name="stem_pool")
-    # k = 32: 56×56×256 -> 28×28×512 -> 14×14×1024 -> 7×7×1024, halved in size and channels between the blocks
+    # k = 32: 56×56×256 -> 28×28×512 -> 14×14×1024 -> 7×7×1024, transitions halve size and channels
     for stage, depth in enumerate(depths, start=1):
         for block in range(1, depth + 1):
-            x = dense_layer(x, growth, dropout=dropout, name=f"stage{stage}_block{block}")
+            x = dense_layer(x, growth, dropout=options.dropout, name=f"stage{stage}_block{block}")
         if stage < len(depths):
             x = _norm_relu_conv(x, x.shape[-1] // 2, 1, f"transition{stage}_conv")
             x = keras.layers.AveragePooling2D(2, name=f"transition{stage}_pool")(x)
     x = batch_norm(x, name="final_bn")
     x = activate(x, name="final_relu")
-    return classifier(x, num_classes, include_top=include_top)
+    return classifier(x, num_classes, include_top=options.include_top)
 
 
 def _torch_names(model: Any) -> dict[str, tuple[str, ...]]:
@@ -95,33 +100,37 @@ def _torch_names(model: Any) -> dict[str, tuple[str, ...]]:
     return names
 
 
-def _smallest(*, stem: str, blocks: int, **_: Any) -> int:
-    last = 2 ** (blocks - 1)
-    return 4 * (last - 1) + 1 if stem == "imagenet" else last
-
-
-def _register(name: str, parameters: int, source: str, size: int, classes: int, depths: tuple[int, ...], **variant: Any) -> Any:
+def _register(
+    name: str, parameters: int, source: str, options: DenseNet, depths: tuple[int, ...], growth: int, **defaults: Any
+) -> Any:
+    last = 2 ** (len(depths) - 1)
     return register_model(
-        name=name,
-        input_shape=(size, size, 3),
-        num_classes=classes,
+        options,
+        name,
         parameters=parameters,
         source=source,
-        min_size=partial(_smallest, blocks=len(depths)),
+        min_size=lambda chosen: 4 * (last - 1) + 1 if chosen.stem == "imagenet" else last,
         torch_names=_torch_names,
-    )(partial(densenet, depths=depths, **variant))
+        **defaults,
+    )(partial(densenet, depths=depths, growth=growth))
 
 
 densenet121 = _register(
-    "densenet121", 7_978_856, "Huang et al. 2017, table 1; count: torchvision's", 224, 1000, (6, 12, 24, 16), growth=32
+    "densenet121",
+    7_978_856,
+    "Huang et al. 2017, table 1; count: torchvision's",
+    DenseNet(),
+    (6, 12, 24, 16),
+    32,
+    input_shape=(224, 224, 3),
+    num_classes=1000,
 )
 densenet_bc100 = _register(
     "densenet_bc100",
     769_162,
     "Huang et al. 2017, table 2, DenseNet-BC (L = 100, k = 12), 0.8 M",
-    32,
-    10,
+    DenseNet(stem="cifar"),
     (16, 16, 16),
-    growth=12,
-    stem="cifar",
+    12,
+    input_shape=(32, 32, 3),
 )

@@ -7,6 +7,7 @@ convolutions.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -16,19 +17,42 @@ from kerascv_course.core.schema import Count, Share
 from kerascv_course.models.layers import activate, initializer
 from kerascv_course.models.registry import register_model
 
-#: Added to the patches' variances before their roots divide (listing 3).
+#: Added to the patches' variances before taking the square root (listing 3).
 WHITENING_EPSILON = 5e-4
+
+
+@dataclass(frozen=True)
+class FastNet:
+    """Options of FastNet.
+
+    Attributes:
+        width: channels of the first group.
+        expansion: factor for the channels of the second and third group.
+        activation: after each batch norm.
+        whiten: freeze the first layer, for `whiten_first_layer`; False: initialize and train it like the others.
+        identity: initialize the first filters of the other convolutions as the identity of a channel.
+        norm_momentum: of batch norm's moving statistics; low, because a training has only a few hundred steps.
+        include_top: False: the pooled vector, without the dense layer.
+    """
+
+    width: Count = 64
+    expansion: Count = 4
+    activation: Literal["relu", "silu"] = "silu"
+    whiten: bool = True
+    identity: bool = True
+    norm_momentum: Share = 0.6
+    include_top: bool = True
 
 
 def whiten_first_layer(model: Any, images: np.ndarray) -> None:
     """Set the frozen first convolution to whiten the images' patches (section 3.2; Page 2019).
 
-    Its filters are the eigenvectors of the covariance of all 2×2 patches, each divided by the root of its variance, and their
-    negatives.
+    Its filters are the eigenvectors of the covariance of all 2×2 patches, divided by the square root of their variance, and the
+    negatives of these.
 
     Args:
-        model: a `fastnet`, changed in place; one built with ``whiten=False`` is left alone.
-        images: float (N, height, width, channels), as the network gets them.
+        model: a `fastnet`, modified in place; unchanged if built with ``whiten=False``.
+        images: float (N, H, W, C), as the network gets them.
     """
     if all(layer.name != "whiten" for layer in model.layers):
         return
@@ -38,63 +62,43 @@ def whiten_first_layer(model: Any, images: np.ndarray) -> None:
     patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, size * size * channels)
     variances, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
     half = (vectors / np.sqrt(variances + WHITENING_EPSILON))[:, ::-1].reshape(size, size, channels, -1)
-    # the same sign on every machine: eigenvectors are defined up to it
+    # eigenvectors are defined up to their sign: fix it, to be the same on every machine
     half = half * np.sign(half.sum(axis=(0, 1, 2)) + 1e-12)
     layer.kernel.assign(np.concatenate([half, -half], axis=-1)[..., :filters].astype(np.float32))
 
 
 @register_model(
+    FastNet(),
     input_shape=(32, 32, 3),
     parameters=1_971_328,
     source="Jordan 2024, listing 3, with a bias-free whitening layer and batch norm's biases only",
     min_size=9,
     adapt=whiten_first_layer,
 )
-def fastnet(
-    image: Any,
-    num_classes: int,
-    *,
-    width: Count = 64,
-    expansion: Count = 4,
-    activation: Literal["relu", "silu"] = "silu",
-    whiten: bool = True,
-    identity: bool = True,
-    norm_momentum: Share = 0.6,
-    include_top: bool = True,
-) -> Any:
-    """FastNet: (N, H, W, C) to logits (N, num_classes).
+def fastnet(image: Any, num_classes: int, options: FastNet) -> Any:
+    """FastNet: (N, H, W, C) to logits (N, num_classes); 32×32×3 in the paper.
 
-    Departures from the paper: the whitening layer has no bias (which is trained for three epochs there); SiLU for GELU, which
-    ONNX converters know.
-
-    Args:
-        image: float tensor (N, H, W, C), 32×32×3 in the paper.
-        num_classes: width of the output layer.
-        width: channels of the first group.
-        expansion: the second and third group have so many times more.
-        activation: after each batch norm.
-        whiten: freeze the first layer, to be set by `whiten_first_layer`; False: it starts and learns as the others do.
-        identity: start the other convolutions with filters that pass a channel on.
-        norm_momentum: of batch norm's moving statistics: low, as a training has a few hundred steps only.
-        include_top: False: the pooled vector, without the dense layer.
+    Departures from the paper: the whitening layer has no bias (trained for three epochs there), and SiLU replaces GELU, which not
+    all ONNX converters support.
     """
     layers = keras.layers
     # 32×32×3 -> 31×31×24: both signs of each of the 12 eigenvectors
-    first = "whiten" if whiten else "stem"
-    start = initializer("lecun")
-    x = layers.Conv2D(8 * image.shape[-1], 2, use_bias=False, kernel_initializer=start, trainable=not whiten, name=first)(image)
-    x = activate(x, activation, name=f"{first}_{activation}")
+    first = "whiten" if options.whiten else "stem"
+    filters, start = 8 * image.shape[-1], initializer("lecun")
+    x = layers.Conv2D(filters, 2, use_bias=False, kernel_initializer=start, trainable=not options.whiten, name=first)(image)
+    x = activate(x, options.activation, name=f"{first}_{options.activation}")
     # -> 15×15×64 -> 7×7×256 -> 3×3×256
-    for group, channels in enumerate((width, expansion * width, expansion * width), start=1):
+    wide = options.expansion * options.width
+    for group, channels in enumerate((options.width, wide, wide), start=1):
         for index in (1, 2):
             name = f"group{group}_conv{index}"
-            x = _convolution(x, channels, identity, name)
+            x = _convolution(x, channels, options.identity, name)
             if index == 1:
                 x = layers.MaxPooling2D(2, name=f"group{group}_pool")(x)
-            x = layers.BatchNormalization(momentum=norm_momentum, epsilon=1e-5, scale=False, name=f"{name}_bn")(x)
-            x = activate(x, activation, name=f"{name}_{activation}")
+            x = layers.BatchNormalization(momentum=options.norm_momentum, epsilon=1e-5, scale=False, name=f"{name}_bn")(x)
+            x = activate(x, options.activation, name=f"{name}_{options.activation}")
     x = layers.GlobalMaxPooling2D(name="pool")(x)
-    if not include_top:
+    if not options.include_top:
         return x
     # the scale of listing 3's last line
     small = keras.initializers.VarianceScaling(1 / x.shape[-1], "fan_in", "untruncated_normal")
@@ -102,7 +106,7 @@ def fastnet(
 
 
 def _convolution(x: Any, filters: int, identity: bool, name: str) -> Any:
-    """3×3 convolution that starts as PyTorch's do, its first filters as the identity of their channel (section 3.3)."""
+    """3×3 convolution with PyTorch's initialization; with `identity` its first filters are the identity of a channel (section 3.3)."""
     layer = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer=initializer("lecun"), name=name)
     y = layer(x)
     if not identity:

@@ -1,14 +1,14 @@
 """GoogLeNet, and MyNet, a variant for 32×32 images from a course report.
 
-Szegedy et al.: "Going deeper with convolutions", CVPR 2015, table 1. The paper counts 6.8 million parameters (table 1's column
-adds up to that); ours is the reference implementation's in torchvision without its two auxiliary heads, 6,624,904, which
-departs from the paper in having batch norm (epsilon 1e-3) and no biases, 3×3 for the 5×5 convolutions (a known slip, kept for
-its weights), and pools that round up.
+Szegedy et al.: "Going deeper with convolutions", CVPR 2015, table 1, whose column of parameters sums up to 6.8 million. Ours is
+torchvision's implementation without its two auxiliary heads, 6,624,904 parameters. It departs from the paper: batch norm (epsilon 1e-3)
+and no biases, 3×3 instead of 5×5 convolutions (a known mistake, kept for its weights), and pooling that rounds sizes up.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from kerascv_course.core.lazy import keras
@@ -16,7 +16,7 @@ from kerascv_course.core.schema import Share
 from kerascv_course.models.layers import classifier, conv_bn_relu, max_pool
 from kerascv_course.models.registry import register_model
 
-#: Name: widths of branch 1, of branch 2 (1×1 → 3×3), of branch 3 (1×1 → 3×3 or 5×5), and of branch 4. Table 1 of the paper.
+#: Widths of branch 1, branch 2 (1×1 → 3×3), branch 3 (1×1 → 3×3 or 5×5) and branch 4: table 1 of the paper.
 _BLOCKS = {
     "3a": (64, (96, 128), (16, 32), 32),
     "3b": (128, (128, 192), (32, 96), 64),
@@ -28,6 +28,39 @@ _BLOCKS = {
     "5a": (256, (160, 320), (32, 128), 128),
     "5b": (384, (192, 384), (48, 128), 128),
 }
+
+
+@dataclass(frozen=True)
+class GoogLeNet:
+    """Options of GoogLeNet. With ``branch3_kernel=5, batch_norm=False`` it is the paper's network: 6,998,552 parameters.
+
+    Attributes:
+        stem: ``"imagenet"``: 7×7 stride 2, pooling, 1×1, 3×3, pooling; ``"cifar"``, for small images: one 3×3 of 192 channels at
+            full size, as in MyNet.
+        branch3_kernel: window of branch 3; the paper's is 5.
+        batch_norm: batch norm and no biases; the paper has biases and no batch norm.
+        dropout: fraction of the pooled vector set to zero in training; the paper's is 0.4.
+        include_top: False: the pooled feature vector (N, 1024), without dropout and dense layer.
+    """
+
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    branch3_kernel: Literal[3, 5] = 3
+    batch_norm: bool = True
+    dropout: Share = 0.2
+    include_top: bool = True
+
+
+@dataclass(frozen=True)
+class MyNet:
+    """Options of MyNet.
+
+    Attributes:
+        dropout: fraction of the pooled vector set to zero in training.
+        include_top: False: the pooled feature vector (N, 1024), without dropout and dense layer.
+    """
+
+    dropout: Share = 0.2
+    include_top: bool = True
 
 
 def inception(x: Any, block: str, *, kernel: int = 3, depth: int = 1, norm: bool = True, name: str) -> Any:
@@ -76,46 +109,29 @@ def _torch_names(model: Any) -> dict[str, tuple[str, ...]]:
 
 
 @register_model(
+    GoogLeNet(),
     input_shape=(224, 224, 3),
     num_classes=1000,
     parameters=6_624_904,
     source="Szegedy et al. 2015, table 1; count: torchvision's GoogLeNet without auxiliary heads",
-    min_size=lambda *, stem, **_: 31 if stem == "imagenet" else 4,
+    min_size=lambda options: 31 if options.stem == "imagenet" else 4,
     torch_names=_torch_names,
 )
-def googlenet(
-    image: Any,
-    num_classes: int,
-    *,
-    stem: Literal["imagenet", "cifar"] = "imagenet",
-    branch3_kernel: Literal[3, 5] = 3,
-    batch_norm: bool = True,
-    dropout: Share = 0.2,
-    include_top: bool = True,
-) -> Any:
-    """GoogLeNet without auxiliary heads: (N, H, W, C) to logits (N, num_classes).
+def googlenet(image: Any, num_classes: int, options: GoogLeNet) -> Any:
+    """GoogLeNet without auxiliary heads: (N, H, W, C) to logits (N, num_classes)."""
 
-    With ``branch3_kernel=5, batch_norm=False`` it is the paper's network: 6,998,552 parameters.
+    def step(x: Any, filters: int, kernel: int, name: str, stride: int = 1) -> Any:
+        norm = options.batch_norm
+        return conv_bn_relu(x, filters, kernel, stride=stride, norm=norm, bias=not norm, epsilon=1e-3, init="he_in", name=name)
 
-    Args:
-        image: float tensor (N, H, W, C).
-        num_classes: width of the output layer.
-        stem: ``"imagenet"``: 7×7 stride 2, pool, 1×1, 3×3, pool; ``"cifar"`` for small images: one 3×3 of 192 channels at full
-            size, as in MyNet.
-        branch3_kernel: window of branch 3; the paper's is 5.
-        batch_norm: batch norm and no biases; the paper has biases and no batch norm.
-        dropout: share of the pooled vector set to zero while training; the paper's is 0.4.
-        include_top: False: the pooled feature vector (N, 1024), without dropout and dense layer.
-    """
-    norm: dict[str, Any] = {"norm": batch_norm, "bias": not batch_norm, "epsilon": 1e-3, "init": "he_in"}
-    if stem == "cifar":
-        x = conv_bn_relu(image, 192, 3, **norm, name="stem_conv1")
+    if options.stem == "cifar":
+        x = step(image, 192, 3, "stem_conv1")
     else:
         # 224×224 -> 112×112×64 -> 56×56 -> 56×56×192 -> 28×28
-        x = conv_bn_relu(image, 64, 7, stride=2, padding=3, **norm, name="stem_conv1")
+        x = step(image, 64, 7, "stem_conv1", stride=2)
         x = max_pool(x, 3, ceil=True, name="stem_pool1")
-        x = conv_bn_relu(x, 64, 1, **norm, name="stem_conv2")
-        x = conv_bn_relu(x, 192, 3, **norm, name="stem_conv3")
+        x = step(x, 64, 1, "stem_conv2")
+        x = step(x, 192, 3, "stem_conv3")
         x = max_pool(x, 3, ceil=True, name="stem_pool2")
     # 28×28×480 -> 14×14×832 -> 7×7×1024
     for block in _BLOCKS:
@@ -123,28 +139,23 @@ def googlenet(
             x = max_pool(x, 3, ceil=True, name="stage3_pool")
         if block == "5a":
             x = max_pool(x, 2, ceil=True, name="stage4_pool")
-        x = inception(x, block, kernel=branch3_kernel, norm=batch_norm, name=f"inception{block}")
-    return classifier(x, num_classes, dropout=dropout, include_top=include_top)
+        x = inception(x, block, kernel=options.branch3_kernel, norm=options.batch_norm, name=f"inception{block}")
+    return classifier(x, num_classes, dropout=options.dropout, include_top=options.include_top)
 
 
 @register_model(
+    MyNet(),
     input_shape=(32, 32, 3),
     parameters=6_158_538,
     source="report 002, summary table of MyNet (printed total)",
     min_size=3,
     torch_names=_torch_names,
 )
-def mynet(image: Any, num_classes: int, *, dropout: Share = 0.2, include_top: bool = True) -> Any:
+def mynet(image: Any, num_classes: int, options: MyNet) -> Any:
     """MyNet, a GoogLeNet for 32×32 images: (N, H, W, C) to logits (N, num_classes).
 
-    Its departures: one 3×3 convolution for the stem, one more 3×3 in branch 3 (3×3 for 5×5), all pools 3×3 with padding 1. The
-    stem's convolution has a bias and its batch norm epsilon 1e-5; the inception blocks' epsilon is 1e-3.
-
-    Args:
-        image: float tensor (N, H, W, C).
-        num_classes: width of the output layer.
-        dropout: share of the pooled vector set to zero while training.
-        include_top: False: the pooled feature vector (N, 1024), without dropout and dense layer.
+    Differences from GoogLeNet: a single 3×3 convolution as the stem, two 3×3 in branch 3, and pooling always 3×3 with padding 1. The
+    stem has a bias and batch norm with epsilon 1e-5; in the inception blocks epsilon is 1e-3.
     """
     x = conv_bn_relu(image, 192, 3, bias=True, name="stem_conv")
     # 32×32×480 -> 16×16×832 -> 8×8×1024
@@ -152,4 +163,4 @@ def mynet(image: Any, num_classes: int, *, dropout: Share = 0.2, include_top: bo
         if block in ("4a", "5a"):
             x = max_pool(x, 3, padding=1, name=f"stage{int(block[0]) - 1}_pool")
         x = inception(x, block, depth=2, name=f"inception{block}")
-    return classifier(x, num_classes, dropout=dropout, include_top=include_top)
+    return classifier(x, num_classes, dropout=options.dropout, include_top=options.include_top)

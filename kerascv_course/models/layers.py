@@ -1,20 +1,22 @@
-"""Blocks that the network families share: tensors in, tensors out, every layer named.
+"""Blocks shared by the network families: functions on tensors, every layer named.
 
-Padding is PyTorch's: a number of zeros on all four sides, then a window that stays inside. Keras's ``"same"`` pads unevenly
-when the stride is 2, so it is used only where both agree (stride 1, odd kernels). Batch norm has PyTorch's constants: epsilon
-1e-5, and momentum 0.1 there is 0.9 here.
+Padding is PyTorch's: zeros on all four sides, then windows that fit inside. Keras's ``"same"`` pads unevenly with stride 2, so it
+is used only where both agree (stride 1, odd kernels). Batch norm has PyTorch's constants: epsilon 1e-5, and momentum 0.9, which is
+0.1 there.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.lazy import keras
 
 __all__ = [
     "Activation",
+    "ConvOptions",
     "Initializer",
+    "KernelOptions",
     "activate",
     "batch_norm",
     "classifier",
@@ -26,38 +28,53 @@ __all__ = [
     "upsample_nearest",
 ]
 
-#: Activations that Keras, TensorFlow and tf2onnx all know (exact GELU is left out: tf2onnx has no Erfc).
+#: Activations that Keras, TensorFlow and tf2onnx all support (no exact GELU: tf2onnx has no Erfc).
 Activation = Literal["relu", "leaky_relu", "elu", "selu", "silu", "tanh", "sigmoid", "softplus", "linear"]
 
-#: ``he``: normal, variance 2/fan-out, ``he_in``: 2/fan-in (He et al. 2015, section 2.2: either keeps the scale; the second where
-#: widths change much, lest the maps grow before batch norm has learnt their size). ``glorot``: uniform (Glorot and Bengio 2010,
-#: equation 16). ``lecun``: uniform, variance 1/(3·fan-in), which is what PyTorch gives a new layer.
+#: ``he``: normal, variance 2/fan-out; ``he_in``: 2/fan-in (He et al. 2015, section 2.2; ``he_in`` where widths change a lot, so
+#: that maps do not grow before batch norm has learned their scale). ``glorot``: uniform (Glorot and Bengio 2010, equation 16).
+#: ``lecun``: uniform, variance 1/(3·fan-in), PyTorch's default.
 Initializer = Literal["he", "he_in", "glorot", "lecun"]
 
 BN_EPSILON = 1e-5
 BN_MOMENTUM = 0.9
 
 
+class KernelOptions(TypedDict, total=False):
+    """Options of a convolution's weights: with a bias (default: no), initializer (``"he"``), weight of an L2 penalty (0)."""
+
+    bias: bool
+    init: Initializer
+    l2: float
+
+
+class ConvOptions(KernelOptions, total=False):
+    """`KernelOptions`, and stride and padding as in `conv`."""
+
+    stride: int
+    padding: int | None
+
+
 def initializer(kind: Initializer) -> Any:
-    """Keras's initialiser of a name: a new object a layer, for Keras returns the same numbers each time one object is asked."""
-    scaling = keras.initializers.VarianceScaling
-    if kind == "he_in":
-        return scaling(2.0, "fan_in", "untruncated_normal")
-    if kind == "he":
-        return scaling(2.0, "fan_out", "untruncated_normal")
-    if kind == "lecun":
-        return scaling(1 / 3, "fan_in", "uniform")
-    return keras.initializers.GlorotUniform()
+    """A Keras initializer by name; every layer needs its own, because an initializer returns the same numbers at every call."""
+    if kind == "glorot":
+        return keras.initializers.GlorotUniform()
+    scale, mode, distribution = {
+        "he": (2.0, "fan_out", "untruncated_normal"),
+        "he_in": (2.0, "fan_in", "untruncated_normal"),
+        "lecun": (1 / 3, "fan_in", "uniform"),
+    }[kind]
+    return keras.initializers.VarianceScaling(scale, mode, distribution)
 
 
 def _require_window(x: Any, window: int, stride: int, padding: int, name: str) -> None:
-    """Refuse a window that does not fit its map, and a stride with nothing left to reduce."""
+    """Reject a window that does not fit its map, and a stride with nothing left to downsample."""
     height, width = x.shape[1:3]
     small = min(height, width)
     if small + 2 * padding < window or (stride > 1 and small < 2):
         raise InputError(
-            f"layer {name} (window {window}×{window}, stride {stride}) needs a larger map than the {height}×{width} left for "
-            f"it: the image is too small for this network; use larger images or fewer reductions"
+            f"layer {name} (window {window}×{window}, stride {stride}) needs a larger map than {height}×{width}: the image is too "
+            "small for this network; use larger images or less downsampling"
         )
 
 
@@ -73,12 +90,10 @@ def conv(
     filters: int,
     kernel: int,
     *,
+    name: str,
     stride: int = 1,
     padding: int | None = None,
-    bias: bool = False,
-    init: Initializer = "he",
-    l2: float = 0.0,
-    name: str,
+    **options: Unpack[KernelOptions],
 ) -> Any:
     """Convolution with PyTorch's padding: (N, H, W, C) to (N, ⌊(H + 2·padding − kernel)/stride⌋ + 1, …, filters).
 
@@ -86,13 +101,11 @@ def conv(
         x: float tensor (N, H, W, C).
         filters: output channels.
         kernel: height and width of the window.
-        stride: step in both directions.
-        padding: zeros on each side; None: ⌊(kernel − 1)/2⌋, and at stride 1 one more after where the kernel is even, which
-            keeps the size (stride 2 halves an even size without it).
-        bias: with a bias or without.
-        init: how the kernel starts.
-        l2: weight of the kernel's L2 penalty in the loss.
         name: of the layer; an explicit padding layer is ``<name>_pad``.
+        stride: in both directions.
+        padding: zeros on each side; None: ⌊(kernel − 1)/2⌋, plus one after if stride is 1 and the kernel even, which keeps the
+            size (with stride 2 an even size is halved).
+        options: of the weights.
 
     Raises:
         InputError: the map is too small for the window or the stride.
@@ -103,20 +116,21 @@ def conv(
         zeros = half if padding is None else padding
         _require_window(x, kernel, stride, zeros, name)
         x = _pad(x, zeros, name)
+    l2 = options.get("l2", 0.0)
     return keras.layers.Conv2D(
         filters,
         kernel,
         strides=stride,
         padding="same" if same else "valid",
-        use_bias=bias,
-        kernel_initializer=initializer(init),
+        use_bias=options.get("bias", False),
+        kernel_initializer=initializer(options.get("init", "he")),
         kernel_regularizer=keras.regularizers.L2(l2) if l2 else None,
         name=name,
     )(x)
 
 
 def batch_norm(x: Any, *, epsilon: float = BN_EPSILON, name: str) -> Any:
-    """Batch normalisation over all axes but the last, with PyTorch's constants."""
+    """Batch normalization over all axes but the last, with PyTorch's constants."""
     return keras.layers.BatchNormalization(momentum=BN_MOMENTUM, epsilon=epsilon, name=name)(x)
 
 
@@ -131,35 +145,32 @@ def conv_bn_relu(
     filters: int,
     kernel: int,
     *,
-    stride: int = 1,
-    padding: int | None = None,
-    bias: bool = False,
-    norm: bool = True,
-    epsilon: float = BN_EPSILON,
-    relu: bool = True,
-    init: Initializer = "he",
     name: str,
+    norm: bool = True,
+    relu: bool = True,
+    epsilon: float = BN_EPSILON,
+    **options: Unpack[ConvOptions],
 ) -> Any:
-    """Convolution ``<name>``, then batch norm ``<name>_bn`` and ReLU ``<name>_relu`` where the switches ask for them."""
-    x = conv(x, filters, kernel, stride=stride, padding=padding, bias=bias, init=init, name=name)
+    """`conv` called ``<name>``, then batch norm ``<name>_bn`` if `norm`, and ReLU ``<name>_relu`` if `relu`."""
+    x = conv(x, filters, kernel, name=name, **options)
     if norm:
         x = batch_norm(x, epsilon=epsilon, name=f"{name}_bn")
     return activate(x, name=f"{name}_relu") if relu else x
 
 
 def transposed_conv(x: Any, filters: int, kernel: int, *, bias: bool = True, init: Initializer = "lecun", name: str) -> Any:
-    """Transposed convolution with stride 2 that doubles height and width, for kernels from 2 up.
+    """Transposed convolution with stride 2 that doubles height and width, for kernels of 2 or more.
 
-    The full result has 2·(H − 1) + kernel rows. PyTorch cuts ``padding`` off both ends and puts ``output_padding`` back at the
-    far end; 2H rows are left when padding = ⌈(kernel − 2)/2⌉ and output_padding = kernel mod 2. The same cut is a cropping
-    layer here (Keras's ``"same"`` cuts the other end when the kernel is odd).
+    The full output has 2·(H − 1) + kernel rows. PyTorch crops ``padding`` from both ends and adds ``output_padding`` at the end,
+    which leaves 2H rows if padding = ⌈(kernel − 2)/2⌉ and output_padding = kernel mod 2. A cropping layer does the same here
+    (Keras's ``"same"`` crops the other end if the kernel is odd).
 
     Args:
         x: float tensor (N, H, W, C).
         filters: output channels.
         kernel: height and width of the window, 2 or more.
-        bias: with a bias or without.
-        init: how the kernel starts.
+        bias: with a bias.
+        init: initializer of the kernel.
         name: of the layer; the cropping layer is ``<name>_crop``.
     """
     before = (kernel - 1) // 2
@@ -176,14 +187,14 @@ def transposed_conv(x: Any, filters: int, kernel: int, *, bias: bool = True, ini
 
 
 def max_pool(x: Any, size: int, *, stride: int = 2, padding: int = 0, ceil: bool = False, name: str) -> Any:
-    """Max-pooling with PyTorch's padding, for maps that are nowhere negative (after a ReLU): padding is with zeros.
+    """Max pooling with PyTorch's padding, by zeros, so the maps must not be negative (as after a ReLU) if there is padding.
 
     Args:
-        x: float tensor (N, H, W, C), no value below 0 where the window needs padding.
+        x: float tensor (N, H, W, C).
         size: height and width of the window.
-        stride: step in both directions.
-        padding: positions added on each side.
-        ceil: round the output size up: a last window may hang over the far end.
+        stride: in both directions.
+        padding: rows and columns added on each side.
+        ceil: round the output size up: the last window may extend beyond the end.
         name: of the layer; an explicit padding layer is ``<name>_pad``.
 
     Raises:
@@ -191,7 +202,7 @@ def max_pool(x: Any, size: int, *, stride: int = 2, padding: int = 0, ceil: bool
     """
     if stride == 1 and size == 2 * padding + 1:
         return keras.layers.MaxPooling2D(size, strides=1, padding="same", name=name)(x)
-    # With `ceil` a window may hang over, so it only has to begin inside.
+    # with `ceil` a window only has to begin inside the map
     _require_window(x, min(size, 2) if ceil else size, stride, padding, name)
     over = [_overhang(n, size, stride, padding) if ceil else 0 for n in x.shape[1:3]]
     if padding or any(over):
@@ -209,7 +220,7 @@ def _overhang(n: int, size: int, stride: int, padding: int) -> int:
 
 
 def upsample_nearest(x: Any, factor: int = 2, *, name: str) -> Any:
-    """Nearest-neighbour up-sampling by a whole factor: each value fills factor×factor positions.
+    """Nearest-neighbor upsampling by an integer factor.
 
     TensorFlow's repeat exports as 27 ONNX nodes; `export.converter.optimize.collapse_nearest_upsampling` makes them one Resize. (A
     Resizing layer would export as one node at once, but in a mode that ONNX dropped with opset 13 and runtimes disagree about.)
@@ -221,7 +232,7 @@ def upsample_nearest(x: Any, factor: int = 2, *, name: str) -> Any:
 
 
 def classifier(x: Any, num_classes: int, *, dropout: float = 0.0, include_top: bool = True) -> Any:
-    """Global average pool, and on top of it dropout and one dense layer of logits.
+    """Global average pooling, dropout and a dense layer of logits.
 
     Returns:
         Logits (N, num_classes), or with ``include_top=False`` the pooled vector (N, C).

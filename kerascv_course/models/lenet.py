@@ -6,6 +6,7 @@ section II.B and figure 2.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from kerascv_course.core.lazy import keras
@@ -14,36 +15,39 @@ from kerascv_course.models.layers import Activation
 from kerascv_course.models.registry import register_model
 
 
+@dataclass(frozen=True)
+class LeNet:
+    """Options of LeNet-5.
+
+    Attributes:
+        activation: after each convolution and dense layer; the paper's is ``"tanh"``.
+        pooling: ``"max"``, or ``"average"`` as in the paper.
+        dropout: fraction of F6's outputs set to zero in training.
+        include_top: False: the flattened last map, without the dense layers.
+    """
+
+    activation: Activation = "relu"
+    pooling: Literal["max", "average"] = "max"
+    dropout: Share = 0.0
+    include_top: bool = True
+
+
 @register_model(
+    LeNet(),
     input_shape=(32, 32, 1),
     parameters=61_706,
     source="LeCun et al. 1998, figure 2, with C3 connected to all of S2 and a dense output layer",
     min_size=16,
 )
-def lenet5(
-    image: Any,
-    num_classes: int,
-    *,
-    activation: Activation = "relu",
-    pooling: Literal["max", "average"] = "max",
-    dropout: Share = 0.0,
-    include_top: bool = True,
-) -> Any:
-    """LeNet-5: (N, H, W, C) to logits (N, num_classes).
+def lenet5(image: Any, num_classes: int, options: LeNet) -> Any:
+    """LeNet-5: (N, H, W, C) to logits (N, num_classes); 32×32×1 in the paper.
 
-    Departures from the paper, all of them what courses teach today: C3 sees every map of S2 (the paper connects a subset,
-    table I, to fit 1998's machines), sub-sampling has no weights, ReLU for the scaled tanh, softmax for the RBF units.
-
-    Args:
-        image: float tensor (N, H, W, C); 32×32×1 in the paper.
-        num_classes: width of the output layer.
-        activation: after each convolution and dense layer; the paper's is ``"tanh"``.
-        pooling: ``"max"`` or the paper's ``"average"``.
-        dropout: share of F6's outputs set to zero while training, 0 to below 1.
-        include_top: False: the flattened last map, without the dense layers.
+    Departures from the paper, as usual today: C3 sees every map of S2 (the paper connects a subset, table I), pooling has no
+    weights, ReLU instead of scaled tanh, softmax instead of RBF units.
     """
     layers = keras.layers
-    pool = {"max": layers.MaxPooling2D, "average": layers.AveragePooling2D}[pooling]
+    pool = {"max": layers.MaxPooling2D, "average": layers.AveragePooling2D}[options.pooling]
+    activation = options.activation
 
     # C1, S2: 32×32 -> 28×28×6 -> 14×14×6
     x = layers.Conv2D(6, 5, activation=activation, name="c1")(image)
@@ -51,13 +55,13 @@ def lenet5(
     # C3, S4: 10×10×16 -> 5×5×16
     x = layers.Conv2D(16, 5, activation=activation, name="c3")(x)
     x = pool(2, name="s4")(x)
-    # C5 is a convolution over the whole 5×5 map, hence a dense layer: 120
+    # C5 is a convolution over the whole 5×5 map, i.e. a dense layer: 120
     x = layers.Flatten(name="flatten")(x)
-    if not include_top:
+    if not options.include_top:
         return x
     x = layers.Dense(120, activation=activation, name="c5")(x)
     # F6: 84
     x = layers.Dense(84, activation=activation, name="f6")(x)
-    if dropout:
-        x = layers.Dropout(dropout, name="dropout")(x)
+    if options.dropout:
+        x = layers.Dropout(options.dropout, name="dropout")(x)
     return layers.Dense(num_classes, name="logits")(x)

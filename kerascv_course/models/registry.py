@@ -1,128 +1,121 @@
-"""The registry of networks: every family in `kerascv_course.models` enters its variants here.
-
-Only the standard library is imported at the top: names can be listed without Keras.
-"""
+"""The registry of networks, which every family fills with its variants. Names can be listed without Keras."""
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import importlib
-import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, get_type_hints
+from typing import Any, Required, TypedDict, Unpack, get_type_hints
 
 from kerascv_course.core.errors import UnknownNameError
 from kerascv_course.core.schema import convert
 
-__all__ = ["ModelSpec", "list_registered", "model_spec", "register_model"]
+__all__ = ["Adapt", "ModelSpec", "list_registered", "model_spec", "register_model"]
 
-#: A builder takes the image tensor (N, H, W, C), the width of the last layer, and options; it returns the output tensor.
-Builder = Callable[..., Any]
+#: Builds a network: the image tensor (N, H, W, C), the width of the last layer, and the network's options, to the output tensor.
+Builder = Callable[[Any, int, Any], Any]
 
-#: Given a model, the names its layers have in PyTorch state dicts: layer name → module names, the likeliest first.
+#: Maps layer names to their module names in PyTorch state dicts, the most likely first; takes the model.
 TorchNames = Callable[[Any], Mapping[str, Sequence[str]]]
 
-#: Given a model and training images as it gets them, float (N, H, W, C), sets what the network takes from data before it learns.
+#: Initializes the parts of a network that depend on data; takes the model and training images as the model gets them, float
+#: (N, H, W, C).
 Adapt = Callable[[Any, Any], None]
 
-#: Modules that register networks.
+#: The modules that register networks.
 FAMILIES = ("alexnet", "colorizer", "convnet", "densenet", "fastnet", "googlenet", "lenet", "resnet", "vgg")
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What the registry knows of a network.
+    """A registered network.
 
     Attributes:
-        name: the name for `create_model`.
-        build: ``build(image, num_classes, **options) -> logits``.
+        name: as for `create_model`.
+        build: ``build(image, num_classes, options) -> logits``.
+        defaults: the default options, a frozen dataclass.
         input_shape: default (height, width, channels).
+        parameters: exact number of trainable parameters with all defaults.
+        source: paper or report, with the table or section of the architecture and of the count.
         num_classes: default width of the last layer.
-        parameters: trainable parameters at these defaults, exactly.
-        source: the paper or report, with table or section, that the network and the count are taken from.
-        min_size: smallest height and width, in pixels, that the network's strides and poolings allow: a number, or a function
-            of the options.
+        min_size: smallest height and width in pixels that leaves something for every downsampling; may depend on the options.
         torch_names: names of the layers in published PyTorch state dicts; None: the layers' own names.
-        adapt: sets what the network takes from the training images before it learns; None: nothing.
+        adapt: called with training images before training starts; None: not needed.
     """
 
     name: str
     build: Builder
+    defaults: Any
     input_shape: tuple[int, int, int]
-    num_classes: int
     parameters: int
     source: str
-    min_size: int | Callable[..., int] = 1
+    num_classes: int = 10
+    min_size: int | Callable[[Any], int] = 1
     torch_names: TorchNames | None = None
     adapt: Adapt | None = None
 
     @property
-    def _function(self) -> Builder:
-        return self.build.func if isinstance(self.build, partial) else self.build
+    def options(self) -> dict[str, Any]:
+        """Names and default values of the options."""
+        return {field.name: getattr(self.defaults, field.name) for field in dataclasses.fields(self.defaults)}
 
-    @property
-    def options(self) -> dict[str, inspect.Parameter]:
-        """The keyword-only options of the builder, with their defaults and annotations."""
-        own = inspect.signature(self._function).parameters
-        names = [name for name, p in own.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
-        variant = inspect.signature(self.build).parameters
-        return {name: variant[name] for name in names}
-
-    def check_options(self, options: Mapping[str, Any]) -> None:
-        """Check names, types and ranges of options.
+    def configure(self, options: Mapping[str, Any]) -> Any:
+        """The default options with some replaced.
 
         Raises:
             UnknownNameError: no such option; the nearest are shown.
             InputError: a value of the wrong type or out of range.
         """
-        known = self.options
-        if unknown := [option for option in options if option not in known]:
-            raise UnknownNameError(f"option of {self.name}", unknown[0], known)
-        hints = get_type_hints(self._function, include_extras=True)
-        for option, value in options.items():
-            convert(hints.get(option, Any), value, what=f"option {option} of {self.name}")
+        if unknown := [option for option in options if option not in self.options]:
+            raise UnknownNameError(f"option of {self.name}", unknown[0], self.options)
+        hints = get_type_hints(type(self.defaults), include_extras=True)
+        checked = {key: convert(hints[key], value, what=f"option {key} of {self.name}") for key, value in options.items()}
+        return dataclasses.replace(self.defaults, **checked)
 
     def smallest(self, **options: Any) -> int:
         """Smallest height and width in pixels with these options."""
-        if isinstance(self.min_size, int):
-            return self.min_size
-        return self.min_size(**{name: p.default for name, p in self.options.items()} | options)
+        return self.min_size if isinstance(self.min_size, int) else self.min_size(self.configure(options))
+
+
+class SpecFields(TypedDict, total=False):
+    """Fields of `ModelSpec` for `register_model`."""
+
+    input_shape: Required[tuple[int, int, int]]
+    parameters: Required[int]
+    source: Required[str]
+    num_classes: int
+    min_size: int | Callable[[Any], int]
+    torch_names: TorchNames | None
+    adapt: Adapt | None
 
 
 _MODELS: dict[str, ModelSpec] = {}
 
 
-def register_model(
-    *,
-    input_shape: tuple[int, int, int],
-    parameters: int,
-    source: str,
-    num_classes: int = 10,
-    min_size: int | Callable[..., int] = 1,
-    torch_names: TorchNames | None = None,
-    adapt: Adapt | None = None,
-    name: str | None = None,
-) -> Callable[[Builder], Builder]:
-    """Enter the decorated builder under its function name; the arguments are `ModelSpec`'s.
+def register_model(defaults: Any, name: str | None = None, **fields: Unpack[SpecFields]) -> Callable[[Builder], Builder]:
+    """Register the decorated builder.
 
-    A variant that only binds arguments of a family's function is entered as
-    ``resnet34 = register_model(name="resnet34", ...)(partial(resnet, depths=(3, 4, 6, 3)))``.
+    A variant of a family's builder is registered by calling the decorator: ``register_model(VGG(), "vgg16", …)(partial(vgg, …))``.
+
+    Args:
+        defaults: `ModelSpec.defaults`.
+        name: of the network; None: that of the function.
+        fields: the other fields of `ModelSpec`.
 
     Raises:
-        ValueError: the name is taken, or a partial function has no name.
+        ValueError: the name is taken or missing.
     """
 
     def register(build: Builder) -> Builder:
         entry = name or getattr(build, "__name__", "")
         if not entry:
-            raise ValueError(f"a model needs a name: register_model(name=...) for {build!r}")
+            raise ValueError(f"a model needs a name: register_model(…, name=…) for {build!r}")
         if entry in _MODELS:
-            taken = f"{_MODELS[entry]._function.__module__}.{entry}"
-            raise ValueError(f"a model name may be registered once; {entry!r} is taken by {taken}: choose another name")
-        _MODELS[entry] = ModelSpec(entry, build, input_shape, num_classes, parameters, source, min_size, torch_names, adapt)
+            raise ValueError(f"the model name {entry!r} is already registered: choose another name")
+        _MODELS[entry] = ModelSpec(entry, build, defaults, **fields)
         return build
 
     return register
@@ -133,23 +126,23 @@ def _load_families() -> None:
         importlib.import_module(f"kerascv_course.models.{family}")
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
 def list_registered(pattern: str = "*", names: Iterable[str] | None = None) -> list[str]:
-    """Names that match a shell pattern, in natural order; by default those of the registered networks."""
+    """Names that match a shell pattern, in natural order (resnet18 before resnet101); by default those of registered networks."""
     if names is None:
         _load_families()
         names = _MODELS
-    return sorted(fnmatch.filter(names, pattern), key=_natural)
+
+    def natural(name: str) -> list[tuple[int, str]]:
+        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+    return sorted(fnmatch.filter(names, pattern), key=natural)
 
 
 def model_spec(name: str) -> ModelSpec:
-    """The entry of a name.
+    """The entry of a network.
 
     Raises:
-        UnknownNameError: no network has this name; the nearest names are shown.
+        UnknownNameError: no such network; the nearest names are shown.
     """
     known = list_registered()
     if name not in _MODELS:

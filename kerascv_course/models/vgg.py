@@ -6,6 +6,7 @@ Simonyan, Zisserman: "Very deep convolutional networks for large-scale image rec
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -15,49 +16,53 @@ from kerascv_course.models.layers import batch_norm, conv_bn_relu, max_pool
 from kerascv_course.models.registry import register_model
 
 
-def vgg(
-    image: Any,
-    num_classes: int,
-    widths: tuple[tuple[int, ...], ...],
-    *,
-    batch_norm: bool = False,
-    head: Counts = (4096, 4096),
-    head_norm: bool = False,
-    dropout: Share = 0.5,
-    dropout_at: Literal["after", "before"] = "after",
-    include_top: bool = True,
-) -> Any:
-    """VGG: (N, H, W, C) to logits (N, num_classes).
+@dataclass(frozen=True)
+class VGG:
+    """Options of a VGG network. The default head is the paper's; ``head=(512,)`` is common for CIFAR.
 
-    The first dense layer takes whatever map the last pool leaves: 7×7 at 224×224 (25,088 values), 1×1 at 32×32 (512 values).
-    The paper's head is kept unless `head` says otherwise; ``head=(512,)`` is a usual choice for CIFAR.
-
-    Args:
-        image: float tensor (N, H, W, C), 32×32 pixels or more.
-        num_classes: width of the output layer.
-        widths: filters of each convolution, a tuple a stage; each stage ends in a 2×2 max-pool.
+    Attributes:
         batch_norm: batch norm between each convolution and its ReLU (not in the paper; the convolutions keep their biases).
         head: widths of the hidden dense layers.
         head_norm: batch norm between each hidden dense layer and its ReLU.
-        dropout: share set to zero while training, once a hidden dense layer.
-        dropout_at: where: ``"after"`` each hidden layer (the paper), or ``"before"`` the first and after each.
+        dropout: fraction set to zero in training, once per hidden dense layer.
+        dropout_at: ``"after"`` each hidden layer (the paper), or ``"before"`` the first and after each.
         include_top: False: the flattened last map, without the dense layers.
+    """
+
+    batch_norm: bool = False
+    head: Counts = (4096, 4096)
+    head_norm: bool = False
+    dropout: Share = 0.5
+    dropout_at: Literal["after", "before"] = "after"
+    include_top: bool = True
+
+
+def vgg(image: Any, num_classes: int, options: VGG, *, widths: tuple[tuple[int, ...], ...]) -> Any:
+    """VGG: (N, H, W, C) to logits (N, num_classes), for images of 32×32 pixels or more.
+
+    The first dense layer takes the last map whatever its size: 7×7 at 224×224 (25,088 values), 1×1 at 32×32 (512 values).
+
+    Args:
+        image: float tensor (N, H, W, C).
+        num_classes: width of the output layer.
+        options: of the network.
+        widths: filters of each convolution, a tuple per stage; each stage ends in 2×2 max pooling.
     """
     layers = keras.layers
     x = image
     # 224×224 -> 112×112×64 -> 56×56×128 -> 28×28×256 -> 14×14×512 -> 7×7×512
     for stage, filters in enumerate(widths, start=1):
         for index, width in enumerate(filters, start=1):
-            x = conv_bn_relu(x, width, 3, bias=True, norm=batch_norm, name=f"stage{stage}_conv{index}")
+            x = conv_bn_relu(x, width, 3, bias=True, norm=options.batch_norm, name=f"stage{stage}_conv{index}")
         x = max_pool(x, 2, name=f"stage{stage}_pool")
     x = layers.Flatten(name="flatten")(x)
-    if not include_top:
+    if not options.include_top:
         return x
 
-    if dropout and dropout_at == "before":
-        x = layers.Dropout(dropout, name="flatten_dropout")(x)
-    for index, units in enumerate(head, start=1):
-        x = _hidden(x, units, norm=head_norm, dropout=dropout, name=f"fc{index}")
+    if options.dropout and options.dropout_at == "before":
+        x = layers.Dropout(options.dropout, name="flatten_dropout")(x)
+    for index, units in enumerate(options.head, start=1):
+        x = _hidden(x, units, norm=options.head_norm, dropout=options.dropout, name=f"fc{index}")
     return layers.Dense(num_classes, name="logits")(x)
 
 
@@ -71,7 +76,7 @@ def _hidden(x: Any, units: int, *, norm: bool, dropout: float, name: str) -> Any
 
 
 def _torch_names(model: Any) -> dict[str, tuple[str, ...]]:
-    """``features.N`` counts convolutions, norms, ReLUs and pools; ``classifier.N`` dense layers, norms, ReLUs and dropouts."""
+    """``features.N`` counts convolutions, norms, ReLUs and pooling; ``classifier.N`` dense layers, norms, ReLUs and dropout."""
     names: dict[str, tuple[str, ...]] = {}
     counts = {"features": 0, "classifier": 0}
     part = "features"
@@ -84,7 +89,7 @@ def _torch_names(model: Any) -> dict[str, tuple[str, ...]]:
             part = "classifier"
             continue
         if part == "classifier" and not dropout and layer.name in (*hidden[1:], "logits"):
-            counts[part] += 1  # a model without dropout still meets checkpoints that count it
+            counts[part] += 1  # checkpoints count dropout even where the model has none
         index = counts[part]
         counts[part] += 1
         if layer.weights:
@@ -99,32 +104,38 @@ def _torch_names(model: Any) -> dict[str, tuple[str, ...]]:
 
 _D = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
 _E = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
-_CIFAR: dict[str, Any] = {"input_shape": (32, 32, 3), "num_classes": 10}
-_IMAGENET: dict[str, Any] = {"input_shape": (224, 224, 3), "num_classes": 1000}
 
 
-def _register(name: str, parameters: int, source: str, defaults: dict[str, Any], **variant: Any) -> Any:
-    entry = register_model(name=name, parameters=parameters, source=source, min_size=32, torch_names=_torch_names, **defaults)
-    return entry(partial(vgg, **variant))
+def _register(
+    name: str, parameters: int, source: str, options: VGG, widths: tuple[tuple[int, ...], ...], *, imagenet: bool = False
+) -> Any:
+    return register_model(
+        options,
+        name,
+        input_shape=(224, 224, 3) if imagenet else (32, 32, 3),
+        num_classes=1000 if imagenet else 10,
+        parameters=parameters,
+        source=source,
+        min_size=32,
+        torch_names=_torch_names,
+    )(partial(vgg, widths=widths))
 
 
-vgg16 = _register("vgg16", 138_357_544, "Simonyan and Zisserman 2015, table 1 column D, table 2", _IMAGENET, widths=_D)
-vgg19 = _register("vgg19", 143_667_240, "Simonyan and Zisserman 2015, table 1 column E, table 2", _IMAGENET, widths=_E)
+_PAPER = "Simonyan and Zisserman 2015, table 2, and table 1 column"
+vgg16 = _register("vgg16", 138_357_544, f"{_PAPER} D", VGG(), _D, imagenet=True)
+vgg19 = _register("vgg19", 143_667_240, f"{_PAPER} E", VGG(), _E, imagenet=True)
 vgg16_wide = _register(
     "vgg16_wide",
     33_722_090,
     "report 002 section 2.4 (first two convolutions 96 wide, dropout, at 32×32), which prints no count; "
     "by hand: 14,798,560 in convolutions + 18,923,530 in dense layers",
-    _CIFAR,
-    widths=((96, 96), *_D[1:]),
+    VGG(),
+    ((96, 96), *_D[1:]),
 )
 vgg16_cose474 = _register(
     "vgg16_cose474",
     14_983_498,
     "COSE474 project 2 (report 003), starter code: 13 convolutions, dropout, 512→512 with batch norm, dropout, 512→10",
-    _CIFAR,
-    widths=_D,
-    head=(512,),
-    head_norm=True,
-    dropout_at="before",
+    VGG(head=(512,), head_norm=True, dropout_at="before"),
+    _D,
 )

@@ -1,6 +1,6 @@
-"""Where weights come from: files that hold plain arrays, and hub names; read as {entry: array}.
+"""Weights as arrays by name, from files and from the Hugging Face hub.
 
-Nothing here opens a pickle: PyTorch's .pt and .pth files are refused by name, and NumPy files are read without object arrays.
+No pickle is ever opened: PyTorch's .pt and .pth files are rejected by name, and NumPy files are read without object arrays.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ def read_source(source: str | Path) -> Arrays:
     """Read a file or a hub name.
 
     Args:
-        source: a .safetensors, .npz, .weights.h5 or .keras file, or ``owner/name`` of a model on the Hugging Face hub, of which
-            the file model.safetensors is fetched, and taken from the client's cache from then on.
+        source: a .safetensors, .npz, .weights.h5 or .keras file, or ``owner/name`` of a model on the Hugging Face hub, whose
+            model.safetensors is downloaded once and then taken from the client's cache.
 
     Returns:
-        Arrays by their names in the source; Keras's own files give ``layer/number of the variable``.
+        Arrays by their names in the source; in Keras's files these are ``layer/index of the variable``.
 
     Raises:
-        InputError: a kind of file that is not read, pickles among them, or a name that is neither file nor hub name.
-        DataError: a file that is missing or damaged, or a hub that cannot be reached.
+        InputError: an unsupported kind of file, such as a pickle, or neither a file nor a hub name.
+        DataError: the file is missing or damaged, or the hub cannot be reached.
     """
     path = Path(source)
     reader = _reader(path.name)
@@ -51,7 +51,7 @@ def read_source(source: str | Path) -> Arrays:
         if path.suffix in _PICKLES:
             raise InputError(
                 f"weights are read from .safetensors, .npz, .weights.h5 and .keras files; received {str(source)!r}, which "
-                "may hold a pickle, and a pickle can run any code when it is opened. Where you trust it, convert it once with "
+                "may hold a pickle, and opening a pickle can run any code. If you trust it, convert it once with "
                 "safetensors.torch.save_file(torch.load(file, weights_only=True), 'weights.safetensors')"
             )
         if path.exists() or name is None:
@@ -116,15 +116,15 @@ def _read_keras(path: Path) -> Arrays:
 
 
 def _variables(group: Any, size: int, top: bool = True) -> Iterator[tuple[str, np.ndarray]]:
-    """Keras's layout: a group ``vars`` with the layer's name as attribute holds the layer's variables, numbered from 0.
+    """Keras's layout: a group ``vars``, with the layer's name as an attribute, holds the layer's variables, numbered from 0.
 
     Args:
         group: of an HDF5 file.
         size: of the file, bytes.
-        top: it is the file's own.
+        top: the group is the file's root.
 
     Raises:
-        ValueError: a part that is in another file, or an array far larger than the file.
+        ValueError: a part stored in another file, or an array far larger than the file.
     """
     for key in group:
         child = _own(group, key, size)
@@ -139,7 +139,7 @@ def _variables(group: Any, size: int, top: bool = True) -> Iterator[tuple[str, n
 
 
 def _own(group: Any, key: str, size: int) -> Any:
-    """A member of a group that is stored in the group's own file; HDF5 can point to any other file that can be read."""
+    """A member of a group, which must be stored in the same file; HDF5 members can refer to any readable file."""
     import h5py
 
     if not isinstance(group.get(key, getlink=True), h5py.HardLink):
@@ -154,7 +154,7 @@ def _own(group: Any, key: str, size: int) -> Any:
 
 
 def _require_network() -> None:
-    """Fail at once where the hub's name cannot be looked up; its client would try again for half a minute."""
+    """Fail at once if the hub's host name cannot be resolved; its client would retry for half a minute."""
     from urllib.parse import urlsplit
     from urllib.request import getproxies
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kerascv_course.core.errors import InputError
+from kerascv_course.core.tables import text_table
 from kerascv_course.models.registry import list_registered, model_spec
 from kerascv_course.models.weight_files import Arrays, read_source
 
@@ -25,7 +26,7 @@ _TORCH = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-#: What older Keras versions call a depthwise convolution's kernel.
+#: The name of a depthwise convolution's kernel in older versions of Keras.
 _ALIASES = {"kernel": ("depthwise_kernel",)}
 _SHOWN = 12
 
@@ -52,8 +53,8 @@ class MismatchedEntry:
     Attributes:
         variable: ``layer/variable`` of the model.
         entry: its name in the source.
-        expected: the variable's shape.
-        found: the entry's shape, in Keras's layout where it could be brought into it.
+        expected: shape of the variable.
+        found: shape of the entry, in Keras's layout if it could be converted.
     """
 
     variable: str
@@ -69,10 +70,10 @@ class LoadingReport:
     Attributes:
         source: file or hub name.
         loaded: variables that were loaded.
-        missing: variables of the model that the source has no entry for.
-        unexpected: entries of the source that the model has no variable for; they were discarded.
+        missing: variables without an entry in the source.
+        unexpected: entries without a variable in the model; they are not used.
         mismatched: variables whose entry has another shape; they keep their values.
-        ignored: entries that carry no weights, such as PyTorch's counters of batches.
+        ignored: entries that are not weights, such as PyTorch's batch counters.
     """
 
     source: str
@@ -84,7 +85,7 @@ class LoadingReport:
 
     @property
     def complete(self) -> bool:
-        """Model and source fit entry by entry."""
+        """Every variable has its entry and every entry its variable."""
         return not (self.missing or self.unexpected or self.mismatched)
 
     @property
@@ -97,7 +98,7 @@ class LoadingReport:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """A line for each entry or variable that did not fit."""
+        """One line per entry or variable that did not fit."""
         return (
             *(f"missing      {name}" for name in self.missing),
             *(f"unexpected   {name}" for name in self.unexpected),
@@ -108,18 +109,14 @@ class LoadingReport:
         )
 
     def __str__(self) -> str:
-        rows = [("state", "variable", "entry", "shape")]
-        rows += [("loaded", one.variable, one.entry, _shape(one.shape)) for one in self.loaded]
+        rows = [("loaded", one.variable, one.entry, _shape(one.shape)) for one in self.loaded]
         rows += [
             ("other shape", one.variable, one.entry, f"{_shape(one.expected)}, found {_shape(one.found)}")
             for one in self.mismatched
         ]
         rows += [("missing", name, "", "") for name in self.missing]
         rows += [("unexpected", "", name, "") for name in self.unexpected]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        rows.insert(1, tuple("-" * width for width in widths))  # type: ignore[arg-type]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, self.summary])
+        return f"{text_table(('state', 'variable', 'entry', 'shape'), rows, align='llll')}\n{self.summary}"
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -127,25 +124,24 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def load_weights(model: Any, source: str | Path, *, strict: bool = True) -> LoadingReport:
-    """Load weights into a model and report what fitted.
+    """Load weights into a model.
 
-    Entries are found by name: those of torchvision and timm for a network of the registry, else ``<layer>.weight`` and the like
-    (PyTorch's layout), or ``<layer>/kernel`` (Keras's layout). PyTorch's layout is turned into Keras's: convolutions (out, in,
-    h, w) to (h, w, in, out), dense layers (out, in) to (in, out), with the inputs in height-width-channel order where the layer
-    follows a flattened map.
+    Entries are found by name: for registered networks the names of torchvision and timm, else ``<layer>.weight`` (PyTorch's layout)
+    or ``<layer>/kernel`` (Keras's layout). PyTorch's layout is converted: convolutions (out, in, h, w) to (h, w, in, out), dense layers
+    (out, in) to (in, out), with inputs reordered to (row, column, channel) after a flattened map.
 
     Args:
-        model: a Keras model; one of `create_model`'s keeps its name, by which the PyTorch names are looked up.
+        model: a Keras model; a registered network is recognized by the model's name.
         source: a .safetensors, .npz, .weights.h5 or .keras file, or a hub name such as ``"timm/resnet18.tv_in1k"`` (extra
-            ``[pretrained]``). Pretrained networks want the normalisation of their model card; nothing here normalises.
-        strict: refuse, before anything is changed, unless model and source fit entry by entry; False: load what fits.
+            ``[pretrained]``). Pretrained networks expect the input normalization of their model card.
+        strict: raise, without changing the model, unless every entry fits; False: load what fits.
 
     Returns:
         The report: loaded, missing, unexpected and mismatched entries.
 
     Raises:
-        InputError: `strict` and something does not fit, or nothing fits at all; or a source of a kind that is not read.
-        DataError: a source that is missing or damaged, or a hub that cannot be reached.
+        InputError: `strict` and something does not fit, or nothing fits at all; or an unsupported kind of source.
+        DataError: the source is missing or damaged, or the hub cannot be reached.
     """
     arrays, ignored = _weights_only(read_source(source))
     names = _torch_names(model)
@@ -185,7 +181,7 @@ def load_weights(model: Any, source: str | Path, *, strict: bool = True) -> Load
 
 
 def _weights_only(arrays: Arrays) -> tuple[Arrays, tuple[str, ...]]:
-    """Drop counters and random states, and the prefix that PyTorch's parallel wrapper puts before each name."""
+    """Without counters and random states, and without the prefix of PyTorch's parallel wrapper."""
     if all(entry.startswith("module.") for entry in arrays):
         arrays = {entry.removeprefix("module."): array for entry, array in arrays.items()}
     ignored = tuple(name for name in arrays if name.endswith("num_batches_tracked") or name.startswith("seed_generator"))
@@ -200,7 +196,7 @@ def _torch_names(model: Any) -> Mapping[str, Sequence[str]]:
 
 
 def _layers(model: Any) -> Iterator[Any]:
-    """Layers that have variables of their own, those within nested models too."""
+    """Layers with variables of their own, including those of nested models."""
     for layer in model.layers:
         if hasattr(layer, "layers"):
             yield from _layers(layer)
@@ -209,7 +205,7 @@ def _layers(model: Any) -> Iterator[Any]:
 
 
 def _find(arrays: Arrays, layer: Any, variable: str, index: int, prefixes: Sequence[str]) -> tuple[str, bool] | None:
-    """Name of the entry for a variable, and whether it is in PyTorch's layout."""
+    """Name of a variable's entry, and whether it is in PyTorch's layout."""
     for name in (variable, *_ALIASES.get(variable, ()), str(index)):
         if (entry := f"{layer.name}/{name}") in arrays:
             return entry, False
@@ -224,7 +220,7 @@ def _find(arrays: Arrays, layer: Any, variable: str, index: int, prefixes: Seque
 
 
 def _from_torch(layer: Any, variable: str, value: np.ndarray) -> np.ndarray:
-    """The array in Keras's layout, or as it is where it has another rank than the layer's variable in PyTorch."""
+    """The array in Keras's layout; unchanged if its rank is not that of the layer's variable in PyTorch."""
     kind = type(layer).__name__
     if variable == "kernel":
         if kind == "DepthwiseConv2D" and value.ndim == 4:
@@ -241,12 +237,12 @@ def _from_torch(layer: Any, variable: str, value: np.ndarray) -> np.ndarray:
             value = value.reshape(len(value), -1).T
     order = _flatten_order(layer)
     if order is not None and len(value) == len(order) and (kind == "BatchNormalization" or variable == "kernel"):
-        return value[order]
+        return np.asarray(value[order])
     return value
 
 
 def _flatten_order(layer: Any) -> np.ndarray | None:
-    """For a layer on a flattened map: PyTorch's position (channel, row, column) of each of Keras's (row, column, channel)."""
+    """For a layer on a flattened map: the index in PyTorch's order (channel, row, column) for each one of Keras's order."""
     source = layer
     while True:
         parents = source._inbound_nodes[0].input_tensors if source._inbound_nodes else []

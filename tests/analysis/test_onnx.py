@@ -154,7 +154,7 @@ def test_unknown_operators_leave_totals_open_and_say_so(tmp_path):
     assert summary.parameters == 108
     assert summary.row("conv").macs == 36 * 108
     text = to_table(summary)
-    assert "NOT KNOWN    Magic (magic), Relu (relu): no counts are claimed" in text
+    assert "UNKNOWN      Magic (magic), Relu (relu): they are not counted" in text
     assert "MACs         —" in text
     assert to_csv(summary).splitlines()[3].startswith("3,Magic,magic,,0,0,,,,")
 

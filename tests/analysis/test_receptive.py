@@ -11,6 +11,7 @@ import pytest
 import kerascv_course as kcc
 from kerascv_course.analysis import summarize
 from kerascv_course.core.errors import InputError
+from kerascv_course.models import model_spec
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -61,9 +62,9 @@ def gradient_box(model: Any, name: str, unit: tuple[int, int], shape: tuple[int,
 
 @pytest.mark.parametrize("name", kcc.list_models())
 def test_analytic_field_is_the_gradients(name):
-    side = SIDES.get(name, 64 if kcc.registry.model_spec(name).input_shape[0] > 128 else SIDE)
-    channels = kcc.registry.model_spec(name).input_shape[2]
-    top = {} if kcc.registry.model_spec(name).input_shape[0] <= 128 else {"include_top": False}
+    side = SIDES.get(name, 64 if model_spec(name).input_shape[0] > 128 else SIDE)
+    channels = model_spec(name).input_shape[2]
+    top = {} if model_spec(name).input_shape[0] <= 128 else {"include_top": False}
     model = kcc.create_model(name, input_shape=(side, side, channels), **top)
     surrogate = positive_surrogate(model)
     summary = summarize(model)

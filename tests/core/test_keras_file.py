@@ -61,7 +61,7 @@ def test_a_lambda_layer_is_refused(tmp_path):
 )
 def test_what_is_no_model_of_keras_layers_is_refused(archive, config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"cannot be opened as a Keras model|holds no Keras model"):
+    with pytest.raises(InputError, match=r"cannot be opened as a Keras model|not a Keras model"):
         load_keras(archive[1](json.dumps(config)))
     assert not (tmp_path / "PWNED").exists()
 
@@ -73,7 +73,7 @@ def test_deep_json_is_refused(archive):
 
 def test_bombs_and_damaged_archives_are_refused_before_they_are_unpacked(archive, tmp_path):
     path, rewrite = archive
-    with pytest.raises(InputError, match=r"is a bomb: 'config.json' unpacks from .* to 100,000,000 bytes"):
+    with pytest.raises(InputError, match=r"is a decompression bomb: 'config.json' unpacks from .* to 100,000,000 bytes"):
         check_archive(rewrite(" " * 100_000_000))
     cut = tmp_path / "cut.keras"
     cut.write_bytes(path.read_bytes()[:-100])

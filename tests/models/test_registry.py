@@ -16,7 +16,7 @@ from small_inputs import SMALL
 
 import kerascv_course as kcc
 from kerascv_course.core.errors import InputError, UnknownNameError
-from kerascv_course.models import model_spec, register_model
+from kerascv_course.models import model_spec, register_model, registry
 
 MODELS = kcc.list_models()
 
@@ -90,8 +90,7 @@ def test_features_without_the_head(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_source_and_documentation(name: str) -> None:
     spec = model_spec(name)
-    build = spec.build.func if isinstance(spec.build, partial) else spec.build
-    documentation = inspect.getdoc(build) or ""
+    documentation = inspect.getdoc(type(spec.defaults)) or ""
     assert spec.source
     for option in spec.options:
         assert f"{option}:" in documentation, f"option {option} of {name} is not documented"
@@ -245,7 +244,14 @@ def test_structure_is_no_option() -> None:
 
 
 def test_a_name_is_registered_once() -> None:
-    with pytest.raises(ValueError, match="'lenet5' is taken by"):
-        register_model(name="lenet5", input_shape=(1, 1, 1), parameters=1, source="none")(lambda image, num_classes: image)
+    options = model_spec("lenet5").defaults
+    with pytest.raises(ValueError, match="'lenet5' is already registered"):
+        register_model(options, "lenet5", input_shape=(1, 1, 1), parameters=1, source="none")(lambda image, *_: image)
     with pytest.raises(ValueError, match="a model needs a name"):
-        register_model(input_shape=(1, 1, 1), parameters=1, source="none")(partial(lambda image, num_classes: image))
+        register_model(options, input_shape=(1, 1, 1), parameters=1, source="none")(partial(lambda image, *_: image))
+
+
+def test_every_family_is_listed() -> None:
+    modules = {path.stem for path in Path(registry.__file__).parent.glob("*.py")}
+    helpers = {"__init__", "create", "layers", "registry", "weight_files", "weights"}
+    assert modules == {*registry.FAMILIES, *helpers}

@@ -62,7 +62,7 @@ def test_a_bomb_of_arrays_is_refused(tmp_path):
     np.save(buffer, np.zeros(2**26, np.uint8))
     with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.npy", buffer.getvalue())
-    with pytest.raises(InputError, match=r"is a bomb: 'a\.npy' unpacks from"):
+    with pytest.raises(InputError, match=r"is a decompression bomb: 'a\.npy' unpacks from"):
         read_source(tmp_path / "x.npz")
 
 

@@ -189,7 +189,7 @@ def place_of_dropout() -> list[str]:
     rows = [row for row in network("tdt4265_model2").rows if row.trainable or row.type == "Dropout"]
     order = [row.name for row in rows if row.kind != "norm"]
     weighted = [row.name for row in rows if row.kind in ("conv", "dense")]
-    rate = model_spec("tdt4265_model2").options["dropout"].default
+    rate = model_spec("tdt4265_model2").options["dropout"]
     at = order.index("dropout")
     sizes = [row.output_shape[-1] for row in rows if row.kind == "dense" and row.output_shape]
     return [

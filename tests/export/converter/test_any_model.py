@@ -234,7 +234,7 @@ def test_code_in_a_keras_file_is_not_run(tmp_path):
     model = keras.Model(image, keras.layers.Lambda(lambda x: x * 2)(image))
     model.save(tmp_path / "x.keras")
     (tmp_path / "y.keras").write_bytes(b"PK\x03\x04 no")
-    for name, why in (("x", "Lambda layers, which hold code, are refused"), ("y", "no .keras archive, or damaged")):
+    for name, why in (("x", "without Lambda layers, which hold code"), ("y", "not a .keras archive, or damaged")):
         with pytest.raises(InputError, match=f"cannot be opened as a Keras model.*{why}"):
             main([str(tmp_path / f"{name}.keras"), "--noise"])
     with pytest.raises(InputError, match="no such file"):
