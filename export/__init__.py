@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from export.batch.cluster import predict_many
-    from export.contract import Contract, ContractError, read_contract
+    from export.contract import Contract, ContractError
     from export.converter.convert import export_model
     from export.diagnostics.doctor import Diagnosis, diagnose
     from export.predictor import OnnxModel, Predictions
     from export.quantization.quantize import quantize_model
     from export.quantization.report import PrecisionReport, RefusedError
-    from export.validation import ParityError, ParityReport, certify, check_parity
+    from export.untrusted.screen import read_contract
+    from export.validation import ParityError, ParityReport, certify, check_parity, export_validated
 
 __all__ = [
     "Contract",
@@ -32,6 +33,7 @@ __all__ = [
     "check_parity",
     "diagnose",
     "export_model",
+    "export_validated",
     "predict_many",
     "quantize_model",
     "read_contract",
@@ -50,7 +52,8 @@ _MODULES = {
     "check_parity": "validation",
     "Contract": "contract",
     "ContractError": "contract",
-    "read_contract": "contract",
+    "export_validated": "validation",
+    "read_contract": "untrusted.screen",
     "quantize_model": "quantization.quantize",
     "PrecisionReport": "quantization.report",
     "RefusedError": "quantization.report",

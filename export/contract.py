@@ -1,19 +1,21 @@
-"""What an exported file promises: one JSON document in its ONNX metadata (`contract.schema.json` is its schema).
+"""The contract of an exported file: one JSON document in its ONNX metadata (schema: `contract.schema.json`).
 
-Standard library only: whoever has the file can read it without TensorFlow.
+Standard library only. `export.untrusted.screen.read_contract` reads it from a file.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping
+import operator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.core.schema import convert, parse_json, to_json
+from kerascv_course.core.schema import convert, parse_json
 
 __all__ = [
     "KEY",
@@ -29,7 +31,6 @@ __all__ = [
     "Tiling",
     "dump_contract",
     "parse_contract",
-    "read_contract",
 ]
 
 #: Metadata key that holds the document.
@@ -257,96 +258,103 @@ class Contract:
             ContractError: parts that contradict each other.
         """
         _check_version(self.version)
-        self._check_input()
-        self._check_outputs()
-        for what, share in self._shares():
-            _require(share is None or 0 <= share <= 1, f"{what} of 0 to 1, not {share}")
-        _require(all(math.isfinite(metric.value) for metric in self.metrics), "finite metrics")
-        if self.precision is not None:
-            speedups = self.precision.speedups
-            _require(len(speedups) == len(self.precision.batch_sizes), "one speedup a batch size")
-            _require(all(math.isfinite(value) and value > 0 for value in speedups), "speedups above 0")
-        if self.tiling is not None:
-            _require(
-                self.tiling.multiple >= 1 and 0 <= self.tiling.overlap <= MAX_OVERLAP,
-                f"tiles at multiples of 1 or more and an overlap of 0 to {MAX_OVERLAP}, not {self.tiling}",
-            )
-            _require(self.tiling.overlap % self.tiling.multiple == 0, f"an overlap of whole multiples, not {self.tiling}")
-
-    def _check_input(self) -> None:
-        image = self.input
-        size = (image.height, image.width)
-        _require(
-            size == (None, None) or all(n is not None and 1 <= n <= MAX_SIDE for n in size),
-            f"input height and width of 1 to {MAX_SIDE}, or neither, not {image.height}×{image.width}",
-        )
-        _require(
-            (image.height or 1) * (image.width or 1) <= MAX_AREA,
-            f"an input of at most {MAX_AREA:,} pixels, not {image.height}×{image.width}",
-        )
-        colors = {"gray": 1, "RGB": 3}
-        _require(
-            colors[image.color] == image.channels, f"{colors[image.color]} channels for {image.color}, not {image.channels}"
-        )
-        steps = self.preprocessing
-        _require(
-            (steps.mean is None) == (steps.std is None) and (steps.mean is not None or steps.where == "graph"),
-            "both mean and std; only where preprocessing is in the graph may they be unknown (null)",
-        )
-        _require(math.isfinite(steps.scale), f"a finite scale, not {steps.scale}")
-        _require(
-            (image.dtype == "uint8") == (steps.where == "graph"),
-            f"preprocessing in the graph for uint8 input and before it for float32, not {steps.where} for {image.dtype}",
-        )
-        _require(steps.channels == "as fed" or image.channels == 3, "BGR for 3 channels only")
-        for name in ("mean", "std"):
-            values = getattr(steps, name)
-            if values is None:
-                continue
-            _require(len(values) in (1, image.channels), f"1 or {image.channels} values of {name}, not {len(values)}")
-            _require(all(map(math.isfinite, values)), f"finite values of {name}, not {values}")
-            _require(name == "mean" or min(values) > 0, f"std above 0, not {values}")
-
-    def _check_outputs(self) -> None:
-        _require(len(self.outputs) > 0, "one output or more")
-        _require(len({output.name for output in self.outputs}) == len(self.outputs), "outputs of different names")
-        needed = {
-            "classify": ("probabilities",),
-            "scenes": ("probabilities",),
-            "colorize": ("picture", "logits"),
-            "embed": ("embedding",),
-            "rank": ("neighbors", "distances"),
-            "tensor": (),
-        }[self.task]
-        for meaning in needed:
-            _require(self.output(meaning) is not None, f"an output of {meaning} for the task {self.task}")
-        scores = self.output(needed[-1]) if self.task in ("classify", "scenes", "colorize") else None
-        if scores is not None and (self.labels or self.task == "colorize"):
-            kind = "colour" if self.task == "colorize" else "label"
-            _require(
-                scores.shape[-1:] == (len(self.labels),) and (self.task == "colorize" or len(scores.shape) == 1),
-                f"one {kind} a class: {len(self.labels)} for {scores.shape}",
-            )
-        _require(self.task != "rank" or bool(self.gallery), "a gallery for the task rank")
-
-    def _shares(self) -> Iterable[tuple[str, float | None]]:
-        for name in ("parity", "precision"):
-            part = getattr(self, name)
-            for key in ("agreement", "accuracy", "accuracy_keras", "accuracy_onnx", "accuracy_float32"):
-                yield f"{name}.{key}", getattr(part, key, None)
+        for ok, rule in itertools.chain(_input_rules(self), _output_rules(self), _record_rules(self)):
+            if not ok:
+                raise ContractError(f"a contract has {rule if len(rule) < MAX_RULE else rule[:MAX_RULE] + ' …'}")
 
     def metric(self, name: str, split: str = "test") -> float | None:
-        """A measured figure, or None where it was not measured."""
+        """A measured metric; None where it was not measured."""
         return next((metric.value for metric in self.metrics if (metric.name, metric.split) == (name, split)), None)
 
     @property
     def classifies(self) -> bool:
-        """Whether the answer is a class, with the scores of all of them."""
+        """Whether the answer is a class, with the scores of all classes."""
         return self.task in ("classify", "scenes")
 
     def output(self, meaning: str) -> Output | None:
         """The first output of a meaning."""
-        return next((output for output in self.outputs if output.meaning == meaning), None)
+        for output in self.outputs:
+            if output.meaning == meaning:
+                return output
+        return None
+
+
+#: A rule in words, and whether it holds; checked in order, so that one may rely on those before it.
+Rules = Iterator[tuple[bool, str]]
+
+
+def _input_rules(contract: Contract) -> Rules:
+    image, steps = contract.input, contract.preprocessing
+    size = f"{image.height}×{image.width}"
+    sides = (image.height or 0, image.width or 0)
+    known = min(sides) >= 1 and max(sides) <= MAX_SIDE
+    yield (
+        known or (image.height is None and image.width is None),
+        f"input height and width of 1 to {MAX_SIDE}, or neither, not {size}",
+    )
+    yield sides[0] * sides[1] <= MAX_AREA, f"an input of at most {MAX_AREA:,} pixels, not {size}"
+    channels = {"gray": 1, "RGB": 3}[image.color]
+    yield channels == image.channels, f"{channels} channels for {image.color}, not {image.channels}"
+    yield (
+        (steps.mean is None) == (steps.std is None) and (steps.mean is not None or steps.where == "graph"),
+        "both mean and std; only where preprocessing is in the graph may they be unknown (null)",
+    )
+    yield math.isfinite(steps.scale), f"a finite scale, not {steps.scale}"
+    yield (
+        (image.dtype == "uint8") == (steps.where == "graph"),
+        f"preprocessing in the graph for uint8 input and before it for float32, not {steps.where} for {image.dtype}",
+    )
+    yield steps.channels == "as fed" or channels == 3, "BGR for 3 channels only"
+    for name, values in (("mean", steps.mean), ("std", steps.std)):
+        if values is not None:
+            yield len(values) in (1, channels), f"1 or {channels} values of {name}, not {len(values)}"
+            yield all(map(math.isfinite, values)), f"finite values of {name}, not {values}"
+            yield name == "mean" or min(values) > 0, f"std above 0, not {values}"
+
+
+#: Outputs that a task needs, by meaning; the last is what its labels name.
+_NEEDED = {
+    "classify": ("probabilities",),
+    "scenes": ("probabilities",),
+    "colorize": ("picture", "logits"),
+    "embed": ("embedding",),
+    "rank": ("neighbors", "distances"),
+    "tensor": (),
+}
+
+
+def _output_rules(contract: Contract) -> Rules:
+    outputs, labels, task = contract.outputs, contract.labels, contract.task
+    yield len(outputs) > 0, "one output or more"
+    yield len(dict.fromkeys(map(operator.attrgetter("name"), outputs))) == len(outputs), "outputs of different names"
+    scores = None
+    for meaning in _NEEDED[task]:
+        scores = contract.output(meaning)
+        yield scores is not None, f"an output of {meaning} for the task {task}"
+    if scores is not None and (task == "colorize" or (contract.classifies and labels)):
+        fits = scores.shape[-1:] == (len(labels),) and (task == "colorize" or len(scores.shape) == 1)
+        yield fits, f"one {'color' if task == 'colorize' else 'label'} a class: {len(labels)} for {scores.shape}"
+    yield task != "rank" or bool(contract.gallery), "a gallery for the task rank"
+
+
+def _record_rules(contract: Contract) -> Rules:
+    texts = (contract.name, contract.license, *contract.labels, *contract.gallery, *contract.data.values())
+    yield set(map(type, texts)) <= {str}, "texts for name, license, labels, gallery and data"
+    for metric in contract.metrics:
+        yield math.isfinite(metric.value), f"finite metrics, not {metric.value}"
+    for name in ("parity", "precision"):
+        for key in ("agreement", "accuracy", "accuracy_keras", "accuracy_onnx", "accuracy_float32"):
+            share = getattr(getattr(contract, name), key, None)
+            yield share is None or 0 <= share <= 1, f"{name}.{key} of 0 to 1, not {share}"
+    if precision := contract.precision:
+        yield len(precision.speedups) == len(precision.batch_sizes), "one speedup a batch size"
+        yield all(0 < speedup < math.inf for speedup in precision.speedups), "speedups above 0"
+    if tiling := contract.tiling:
+        yield (
+            tiling.multiple >= 1 and 0 <= tiling.overlap <= MAX_OVERLAP,
+            f"tiles at multiples of 1 or more and an overlap of 0 to {MAX_OVERLAP}, not {tiling}",
+        )
+        yield tiling.overlap % tiling.multiple == 0, f"an overlap of whole multiples, not {tiling}"
 
 
 def _check_version(version: Any) -> None:
@@ -357,24 +365,17 @@ def _check_version(version: Any) -> None:
         )
 
 
-def _require(ok: bool, rule: str) -> None:
-    if not ok:
-        raise ContractError(f"a contract has {rule if len(rule) < MAX_RULE else rule[:MAX_RULE] + ' …'}")
-
-
 def dump_contract(contract: Contract) -> str:
-    """The document as JSON text, after reading it back: what is written can be read.
+    """The document as JSON text.
 
     Raises:
-        ContractError: a value that JSON cannot hold, or that would be read as another.
+        ContractError: a value that JSON cannot hold.
     """
     try:
-        text = to_json(contract)
+        text = json.dumps(dataclasses.asdict(contract), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         text.encode("utf-8")
-    except (TypeError, ValueError) as error:  # UnicodeEncodeError, for half a character, is a ValueError
+    except (TypeError, ValueError) as error:  # UnicodeEncodeError, for an unpaired surrogate, is a ValueError
         raise ContractError(f"the contract cannot be written as JSON: {error}") from None
-    if json.loads(to_json(parse_contract({KEY: text}, what="the file to be written"))) != json.loads(text):
-        raise ContractError("the contract holds values that are read back as others: give texts, numbers, lists and dicts")
     return text
 
 
@@ -383,7 +384,7 @@ def parse_contract(metadata: Mapping[str, str], *, what: str) -> Contract:
 
     Args:
         metadata: key to text.
-        what: how an error calls the file.
+        what: name of the file in errors.
 
     Raises:
         ContractError: there is none, or it is not valid.
@@ -399,20 +400,9 @@ def parse_contract(metadata: Mapping[str, str], *, what: str) -> Contract:
     try:
         plain = parse_json(text, what=f"the contract of {what}")
         if isinstance(plain, dict):
-            _check_version(plain.get("version", VERSION))  # before its fields, which are other ones in other versions
+            _check_version(plain.get("version", VERSION))  # before the fields, which differ between versions
         return convert(Contract, plain, what=f"the contract of {what}")
     except ContractError:
         raise
     except InputError as error:
         raise ContractError(str(error)) from None
-
-
-def read_contract(path: Any) -> Contract:
-    """The contract of an ONNX file, which is not run.
-
-    Raises:
-        ContractError: the file is missing, is no ONNX model, or has no valid contract.
-    """
-    from export.untrusted.screen import screen
-
-    return parse_contract(screen(Path(path)).metadata, what=str(path))

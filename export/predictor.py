@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -70,23 +71,31 @@ class Neighbors(NamedTuple):
 
 
 def open_session(
-    path: Any, *, provider: Provider = "cpu", optimize: bool = True, threads: int = 0, arena: bool = True
+    path: str | Path,
+    *,
+    provider: Provider = "cpu",
+    optimize: bool = True,
+    threads: int = 0,
+    arena: bool = True,
+    screened: bool = False,
 ) -> onnxruntime.InferenceSession:
-    """Open an ONNX file.
+    """Open an ONNX file in onnxruntime.
 
     Args:
         path: the file.
-        provider: where it runs. onnxruntime falls back to the CPU without an error; here that is one.
+        provider: where it runs; never on the CPU in place of another.
         optimize: let onnxruntime rewrite the graph.
-        threads: of one call; 0: as many as there are cores.
-        arena: let onnxruntime keep memory of the CPU from call to call, as much as the largest has taken.
+        threads: of one call; 0: one a core.
+        arena: let onnxruntime keep CPU memory from call to call, as much as the largest took.
+        screened: the file went through `export.untrusted.screen` already.
 
     Raises:
         ContractError: missing, or not an ONNX model that onnxruntime can run.
-        ProviderError: the session does not run on the provider asked for.
+        ProviderError: the provider is not available.
     """
     path = Path(path)
-    screen(path)
+    if not screened:
+        screen(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
@@ -103,55 +112,62 @@ def open_session(
             f"{path} is not an ONNX model that can be run: cut short, damaged or not ONNX ({_first_line(error)})"
         ) from None
     if wanted not in session.get_providers():
-        raise ProviderError(f"{wanted} is not to be had on this machine (onnxruntime would run on the CPU instead, silently)")
+        raise ProviderError(f"{wanted} is not available on this machine (onnxruntime would silently run on the CPU instead)")
     return session
 
 
 class OnnxModel:
-    """An exported file, ready to answer.
+    """An exported file, ready to predict.
 
     Args:
         path: a file with our contract in its metadata.
         provider: ``"cpu"`` or ``"cuda"``.
-        threads: of one call; 0: as many as there are cores.
-        arena: let onnxruntime keep memory of the CPU from call to call, as much as the largest has taken.
+        threads: of one call; 0: one a core.
+        arena: let onnxruntime keep CPU memory from call to call, as much as the largest took.
 
     Raises:
         ContractError: not such a file, or its contract does not fit its graph.
-        ProviderError: the provider cannot be had.
+        ProviderError: the provider is not available.
 
     Attributes:
-        contract: what the file promises.
+        path: the file.
+        contract: its contract.
         session: the onnxruntime session.
     """
 
     def __init__(self, path: str | Path, *, provider: Provider = "cpu", threads: int = 0, arena: bool = True) -> None:
-        self.path = Path(path)
-        self.session = open_session(path, provider=provider, threads=threads, arena=arena)
-        self.contract: Contract = parse_contract(self.session.get_modelmeta().custom_metadata_map, what=str(path))
-        spec = self.contract.input
-        self._input, self._dtype, self._size = spec.name, np.dtype(spec.dtype), (spec.height, spec.width, spec.channels)
-        self._nchw = spec.layout == "NCHW"
-        self._names = [output.name for output in self.contract.outputs]
-        self._shapes = {output.name: output.shape for output in self.contract.outputs}
-        self._scores = [output.name for output in self.contract.outputs if output.meaning == "probabilities"]
-        self._check_graph()
+        session = open_session(path, provider=provider, threads=threads, arena=arena)
+        self._open(path, session, parse_contract(session.get_modelmeta().custom_metadata_map, what=str(path)))
 
-    def _check_graph(self) -> None:
-        contract = self.contract
-        inputs = [
-            (item.name, item.type, [size if isinstance(size, int) else None for size in item.shape[1:]])
-            for item in self.session.get_inputs()
-        ]
+    @classmethod
+    def from_session(cls, path: str | Path, session: onnxruntime.InferenceSession, contract: Contract) -> OnnxModel:
+        """The model of an open session whose contract is known.
+
+        Raises:
+            ContractError: the contract does not fit the graph.
+        """
+        model = cls.__new__(cls)
+        model._open(path, session, contract)
+        return model
+
+    def _open(self, path: str | Path, session: onnxruntime.InferenceSession, contract: Contract) -> None:
+        self.path, self.session, self.contract = Path(path), session, contract
         spec = contract.input
-        kind = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}[spec.dtype]
+        self._dtype, self._size = np.dtype(spec.dtype), (spec.height, spec.width, spec.channels)
+        self._shapes = {}
+        for output in contract.outputs:
+            self._shapes[output.name] = output.shape
         sizes = {"H": spec.height, "W": spec.width, "C": spec.channels}
-        promised = [(spec.name, kind, [sizes[axis] for axis in spec.layout[1:]])]
-        if inputs != promised:
-            raise ContractError(f"the contract of {self.path} promises the input {promised}; the graph has {inputs}")
-        names = [item.name for item in self.session.get_outputs()]
-        if names != [output.name for output in contract.outputs]:
-            raise ContractError(f"the contract of {self.path} promises other outputs than the graph has: {names}")
+        promised = (spec.name, f"tensor({spec.dtype.removesuffix('32')})", *map(sizes.get, spec.layout[1:]))
+        inputs = []
+        for item in session.get_inputs():
+            axes = item.shape[1:]
+            inputs.append((item.name, item.type, *(None if isinstance(size, str) else size for size in axes)))
+        if inputs != [promised]:
+            raise ContractError(f"the contract of {path} promises the input {promised}; the graph has {inputs}")
+        names = list(map(attrgetter("name"), session.get_outputs()))
+        if names != list(self._shapes):
+            raise ContractError(f"the contract of {path} promises other outputs than the graph has: {names}")
 
     def predict(self, images: Any, *, batch_size: int = 64) -> Predictions:
         """Classify pictures.
@@ -169,7 +185,9 @@ class OnnxModel:
         if not self.contract.classifies:
             other = {"colorize": "colorize", "rank": "nearest"}.get(self.contract.task, "run")
             raise ContractError(f"{self.path} has the task {self.contract.task!r}, whose outputs have no labels: use {other}()")
-        scores = self._run(images, batch_size, self._scores)[self._scores[0]]
+        output = self.contract.output("probabilities")
+        assert output is not None  # the contract of a classifier has one
+        scores = self._run(images, batch_size, [output.name])[output.name]
         names = self.contract.labels or [str(number) for number in range(scores.shape[1])]
         return Predictions([names[best] for best in scores.argmax(axis=1).tolist()], scores)
 
@@ -234,7 +252,7 @@ class OnnxModel:
             for left in range(0, width, step):
                 above, before = max(top - overlap, 0), max(left - overlap, 0)
                 part = pixels[None, above : top + step + overlap, before : left + step + overlap]
-                answer = self._call([picture.name], part)[0]
+                answer = self._run_batch(part, [picture.name])[picture.name]
                 if answer.shape != (1, *part.shape[1:3], 3) or answer.dtype != np.uint8:
                     raise ContractError(
                         f"{self.path} promises uint8 pictures of the input's size; it answers {answer.dtype} {answer.shape} for "
@@ -250,79 +268,71 @@ class OnnxModel:
         A file of float32 input also takes float32 (N, height, width, channels), preprocessed already.
 
         Raises:
-            ImageError: as `predict`; or pictures of several sizes whose answers are of several sizes too.
+            ImageError: as `predict`; or images of several sizes whose outputs have several sizes too.
         """
-        return self._run(images, batch_size, self._names)
+        return self._run(images, batch_size, list(self._shapes))
 
     def _run(self, images: Any, batch_size: int, names: list[str]) -> dict[str, np.ndarray]:
-        if self._is_ready(images) and len(images) <= batch_size:
-            return self._run_batch(images, names)  # at once: a small network answers in microseconds
-        batches = [self._run_batch(batch, names) for batch in self._batches(images, batch_size)]
-        if not batches:
-            raise ImageError("no pictures to predict: give one or more")
+        size, dtype = getattr(images, "shape", ())[1:], getattr(images, "dtype", None)
+        if dtype in (np.uint8, self._dtype) and len(images) and (size == self._size or _fits(size, self._size)):
+            if len(images) <= batch_size:
+                return self._run_batch(images, names)
+            loaded: Iterable[np.ndarray] = np.split(images, range(batch_size, len(images), batch_size))
+        else:
+            loaded = self._load_batches(images, batch_size)
+        parts: dict[str, list[np.ndarray]] = {}
+        for batch in loaded:
+            for name, output in self._run_batch(batch, names).items():
+                parts.setdefault(name, []).append(output)
+        if not parts:
+            raise ImageError("no images to predict: give one or more")
         outputs = {}
-        for name in batches[0]:
-            parts = [batch[name] for batch in batches]
-            if len({part.shape[1:] for part in parts}) > 1:
-                raise ImageError(f"pictures of several sizes have {name!r} of several sizes: call for each of them")
-            outputs[name] = np.concatenate(parts)
+        for name, arrays in parts.items():
+            try:
+                outputs[name] = np.concatenate(arrays)
+            except ValueError:
+                raise ImageError(f"images of several sizes have {name!r} of several sizes: call for each of them") from None
         return outputs
 
     def run_batch(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """All outputs by name for (N, height, width, channels) of the contract's size.
 
         Args:
-            pixels: uint8; for a file of float32 input also float32, which is what preprocessing makes of pixels.
+            pixels: uint8; for a file of float32 input also float32, preprocessed.
         """
-        return self._run_batch(pixels, self._names)
+        return self._run_batch(pixels, list(self._shapes))
 
     def _run_batch(self, pixels: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
-        outputs = dict(zip(names, self._call(names, pixels), strict=True))
-        count = len(pixels)
+        try:
+            arrays = self.session.run(names, {self.contract.input.name: self.feed(pixels)})
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise ContractError(f"{self.path} fails on images of {pixels.shape[1:]}: {_first_line(error)}") from None
+        alive()
+        outputs = dict(zip(names, arrays, strict=True))
         for name, output in outputs.items():
-            shape = (count, *self._shapes[name])
+            if not isinstance(output, np.ndarray):
+                raise ContractError(f"{self.path} answers with something else than arrays of numbers")
+            shape = (len(pixels), *self._shapes[name])
             if output.shape != shape and not _fits(output.shape, shape):
                 raise ContractError(f"{self.path} promises {name!r} of the shape {shape}; it answers {output.shape}")
         return outputs
 
-    def _call(self, names: list[str] | None, pixels: np.ndarray) -> list[np.ndarray]:
-        try:
-            outputs = self.session.run(names, {self._input: self.feed(pixels)})
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            raise ContractError(f"{self.path} fails on pictures of {pixels.shape[1:]}: {_first_line(error)}") from None
-        alive()
-        for output in outputs:  # not all(…): a generator takes longer than what it checks
-            if not isinstance(output, np.ndarray):
-                raise ContractError(f"{self.path} answers with something else than arrays of numbers")
-        return outputs
-
     def feed(self, pixels: np.ndarray) -> np.ndarray:
-        """What the graph takes, made of pictures as `run_batch` takes them: the contract's preprocessing and layout."""
+        """The graph's input for images as `run_batch` takes them: preprocessed, in its layout."""
         values = pixels if pixels.dtype == self._dtype else preprocess(pixels, self.contract.preprocessing)
-        return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if self._nchw else values)
+        return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if self.contract.input.layout == "NCHW" else values)
 
-    def _is_ready(self, images: Any) -> bool:
-        """Whether pictures are (N, height, width, channels) of the contract's size and need no loading."""
-        if not isinstance(images, np.ndarray) or images.ndim != 4 or not images.size:
-            return False
-        size = images.shape[1:]
-        return (size == self._size or _fits(size, self._size)) and (images.dtype == self._dtype or images.dtype == np.uint8)
-
-    def _batches(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
-        if self._is_ready(images):
-            yield from (images[i : i + batch_size] for i in range(0, len(images), batch_size))
-            return
-        if isinstance(images, np.ndarray) and images.ndim == 4:
-            images = list(images)
-        elif isinstance(images, np.ndarray | str | Path):
+    def _load_batches(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
+        """Images of one size each time, loaded a batch at a time."""
+        if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim != 4):
             images = [images]
         spec = self.contract.input
         if spec.height is not None and spec.width is not None:
             batch_size = min(batch_size, max(1, MAX_LOADED // (spec.height * spec.width * spec.channels)))
         for i in range(0, len(images), batch_size):
-            loaded = [self.load(image) for image in images[i : i + batch_size]]
-            # a file of any size may be given pictures of several: those in a row that have one size are run together
-            for _, alike in itertools.groupby(loaded, key=lambda image: image.shape):
+            loaded = map(self.load, images[i : i + batch_size])
+            # a file of any size may be given images of several: those in a row that have one size are run together
+            for _, alike in itertools.groupby(loaded, key=attrgetter("shape")):
                 yield np.stack(list(alike))
 
     def load(self, image: np.ndarray | str | Path) -> np.ndarray:

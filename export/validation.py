@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypedDict, Unpack
 
 import keras
 import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from export.contract import Contract, Output, Parity
-from export.files import rewrite_contract
-from export.gallery.rank_lists import MIN_EQUAL, RankLists
+from export.contract import Input, Parity
+from export.converter.convert import ExportOptions, check_valid, convert
+from export.files import describe, replace_model, rewrite_contract, staged, write_model
+from export.gallery.rank_lists import MIN_EQUAL, equal_lists, first_rate
 from export.predictor import OnnxModel, open_session
 from export.serving import preprocess, serving_graph
+from export.untrusted.screen import read_contract
 from kerascv_course.core.errors import CourseError, InputError
 
-__all__ = ["ParityError", "ParityReport", "ParityRow", "certify", "check_parity"]
+__all__ = ["ParityError", "ParityReport", "ParityRow", "certify", "check_parity", "export_validated"]
 
 #: Share of the images whose answer must be the same; the difference in accuracy that is allowed.
 MIN_AGREEMENT = 0.9999
@@ -42,7 +45,13 @@ DECADES = tuple(10.0**power for power in range(-9, 1))
 CUT_IMAGES, CUTS = 4, ((1, 0), (2, 3), (5, 6))
 
 
-Evaluator = Literal["optimised", "as written", "onnx.reference"]
+Evaluator = Literal["optimized", "as written", "onnx.reference"]
+
+#: Batch size and evaluator.
+Variant = tuple[int, Evaluator]
+
+#: What of an output must be the same, besides its values.
+Answers = Literal["argmax", "classes", "picture"] | None
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class ParityRow:
     Attributes:
         output: name.
         batch_size: images a call of the file (Keras was called once, in batches of its own).
-        evaluator: ``optimised``: onnxruntime, which rewrites the graph; ``as written``: onnxruntime without; or
+        evaluator: ``optimized``: onnxruntime, which rewrites the graph; ``as written``: onnxruntime without; or
             ``onnx.reference``: ONNX's own definition of each operator, on a few images.
         max_absolute: largest absolute difference of any value; of classes and pictures it is only told.
         max_relative: the same divided by the largest absolute value that Keras gives.
@@ -161,21 +170,22 @@ class ParityError(CourseError):
         super().__init__(f"{report.path} does not give the same answers as Keras:\n  " + "\n  ".join(report.failures))
 
 
-def check_parity(
-    model: keras.Model,
-    path: str | Path,
-    images: np.ndarray,
-    *,
-    targets: np.ndarray | None = None,
-    answer: str | None = None,
-    labels: Sequence[str] | None = None,
-    tolerance: float = 1e-4,
-    batch_sizes: Sequence[int] = (1, 7, 64),
-    reference_images: int = 4,
-) -> ParityReport:
+class GateOptions(TypedDict, total=False):
+    """Options of `check_parity`, which explains them."""
+
+    targets: np.ndarray | None
+    answer: str | None
+    labels: Sequence[str] | None
+    tolerance: float
+    batch_sizes: Sequence[int]
+    reference_images: int
+    predictions: Mapping[str, np.ndarray] | None
+
+
+def check_parity(model: keras.Model, path: str | Path, images: np.ndarray, **options: Unpack[GateOptions]) -> ParityReport:
     """Compare a file with the Keras model it was made from: every output, on every image, at several batch sizes.
 
-    onnxruntime runs the graph as optimised by it at each batch size, and once as written, at the largest; small pictures are also
+    onnxruntime runs the graph as optimized by it at each batch size, and once as written, at the largest; small images are also
     run through ``onnx.reference``, which shares no code with it.
 
     Args:
@@ -183,23 +193,248 @@ def check_parity(
         path: the file, with its contract.
         images: uint8 (N, height, width, channels), best the whole test split; for a file of float32 input also float32, as the
             model takes them.
-        targets: int, the right answers, (N,) or the shape of the answers; for the accuracy of both. Of vectors: identities.
+        targets: int, the true classes, (N,) or the shape of the answers; for the accuracy of both. Of vectors: identities.
         answer: output whose argmax over the last axis is the answer; None: ``logits``, else ``probabilities``, else none.
         labels: names of the model's classes, which the file must have in the same order; None: not compared.
-        tolerance: largest absolute difference allowed in any value of any output.
-        batch_sizes: images a call.
-        reference_images: how many images ``onnx.reference`` is given, fewer where it takes long, none beyond 64×64 pixels.
+        tolerance: largest absolute difference allowed in any value of any output, default 1e-4.
+        batch_sizes: images a call, default 1, 7 and 64.
+        reference_images: how many images ``onnx.reference`` is given, default 4; fewer where it takes long, none beyond 64×64
+            pixels.
+        predictions: what Keras gives for `images`, (N, …) by output, where that is known: it is then not run again for all of
+            them. ``probabilities`` may be left out beside ``logits``.
 
     Raises:
-        InputError: images of another type or shape than the file takes, or a file that is none of ours.
-        ParityError: a value differs by more than `tolerance` or is NaN, an output is missing, a label is another, fewer than
+        InputError: images of another type or shape than the file takes, or a file that is not one of ours.
+        ParityError: a value differs by more than `tolerance` or is NaN, an output is missing, a label differs, fewer than
             99.99 % of the answers (of vectors: 99.9 % of the rank lists) are the same, a class differs where the two best scores are
             more than twice `tolerance` apart, or the accuracies differ by more than 0.01 points (of vectors: R1 at all).
     """
-    sessions = {"optimised": open_session(path), "as written": open_session(path, optimize=False)}
-    onnx_model = OnnxModel(path)
-    contract = onnx_model.contract
-    spec = contract.input
+    file = OnnxModel(path)
+    report = _Gate(model, file, images, options).report(path)
+    if not report.ok:
+        raise ParityError(report)
+    return report
+
+
+def export_validated(
+    model: keras.Model,
+    path: str | Path,
+    images: np.ndarray,
+    *,
+    gate: GateOptions | None = None,
+    rejected: str | Path | None = None,
+    **options: Unpack[ExportOptions],
+) -> ParityReport:
+    """`export_model`, `check_parity` and `certify` in one: only a file that passes gets to `path`.
+
+    The model is converted once and the file opened once. Nothing is looked up: `versions` and `commit` of the contract are empty
+    where they are not given.
+
+    Args:
+        model: as `export_model` takes it.
+        path: the file; one that is there is replaced once the new one has passed.
+        images: as `check_parity` takes them.
+        gate: options of `check_parity`.
+        rejected: where a file that fails is kept; None: it is not.
+        options: those of `export_model`.
+
+    Raises:
+        ParityError: the file does not give the answers of the Keras model; whatever is at `path` stays.
+        InputError, ExportError, WriteError: as `export_model` and `check_parity`.
+    """
+    path = Path(path)
+    proto, contract = convert(model, **options)
+    with staged(path) as candidate:
+        write_model(proto, candidate)
+        check_valid(candidate)
+        file = OnnxModel.from_session(candidate, open_session(candidate), contract)
+        report = _Gate(model, file, images, gate or {}).report(path if rejected is None else rejected)
+        if not report.ok:
+            if rejected is not None:
+                replace_model(candidate, Path(rejected))
+            raise ParityError(report)
+        report = dataclasses.replace(report, path=str(path))
+        describe(proto, dataclasses.replace(contract, parity=report.for_contract()))
+        write_model(proto, candidate)
+        replace_model(candidate, path)
+    return report
+
+
+def certify(path: str | Path, report: ParityReport) -> None:
+    """Write into a file's contract what was validated.
+
+    Raises:
+        ParityError: the report has failures.
+        WriteError: the file cannot be written.
+    """
+    if not report.ok:
+        raise ParityError(report)
+    path = Path(path)
+    rewrite_contract(path, dataclasses.replace(read_contract(path), parity=report.for_contract()))
+
+
+class _Gate:
+    """One comparison of a file with Keras.
+
+    Args:
+        model: the Keras model.
+        file: the open file.
+        images: as in `check_parity`.
+        options: likewise.
+    """
+
+    def __init__(self, model: keras.Model, file: OnnxModel, images: np.ndarray, options: GateOptions) -> None:
+        contract = file.contract
+        self.file, self.contract, self.images = file, contract, images
+        self.tolerance, self.labels = options.get("tolerance", 1e-4), options.get("labels")
+        self.reference_images = options.get("reference_images", 4)
+        self.predictions, self.targets = options.get("predictions"), options.get("targets")
+        _check_images(images, contract.input)
+        self.serving = serving_graph(model, task=contract.task, input_dtype=model.inputs[0].dtype, steps=contract.preprocessing)
+        self.answer = options.get("answer")
+        self.ranked = contract.task == "embed"  # a vector's largest value is no answer
+        if self.ranked:
+            self.answer = None
+        elif self.answer is None:
+            scores = contract.output("logits") or contract.output("probabilities")
+            self.answer = scores.name if scores else None
+        sizes = options.get("batch_sizes", (1, 7, 64))
+        self.variants: list[Variant] = [(size, "optimized") for size in sizes]
+        self.variants.append((max(sizes), "as written"))
+        self.tallies: dict[tuple[str, Variant], _Tally] = {}
+        self.failures: list[str] = []
+        #: right answers, and vectors of all images, of Keras and of each variant
+        self.right: Counter[Variant | None] = Counter()
+        self.vectors: dict[Variant | None, list[np.ndarray]] = {}
+
+    def report(self, path: str | Path) -> ParityReport:
+        """Compare; `path`: name of the file in the report."""
+        self._compare_labels()
+        self._compare_images()
+        self._compare_with_reference_evaluator()
+        rows = []
+        for (name, variant), tally in self.tallies.items():
+            row = tally.row(name, *variant)
+            if name == "embedding" and row.evaluator != "onnx.reference":
+                row = dataclasses.replace(row, agreement=equal_lists(self._vectors(None), self._vectors(variant)))
+            rows.append(row)
+            self.failures += _judge(row, self.tolerance, MIN_EQUAL if self.ranked else MIN_AGREEMENT)
+        self._compare_cut_sizes()
+        accuracies = self._compare_accuracy()
+        failures = tuple(dict.fromkeys(self.failures))
+        return ParityReport(str(path), len(self.images), self.tolerance, tuple(rows), *accuracies, failures)
+
+    def _compare_labels(self) -> None:
+        theirs, ours = self.contract.labels, self.labels
+        if ours is not None and len(theirs) != len(ours):
+            self.failures.append(f"the file has {len(theirs)} labels, the model {len(ours)} classes")
+        elif ours is not None:
+            for number, (their, our) in enumerate(zip(theirs, ours, strict=True)):
+                if their != our:
+                    self.failures.append(f"class {number} is called {their!r} in the file and is {our!r}")
+                    break
+
+    def _compare_images(self) -> None:
+        """Run every image through every variant, a chunk at a time."""
+        sessions = {"optimized": self.file.session, "as written": open_session(self.file.path, optimize=False, screened=True)}
+        for start in range(0, len(self.images), CHUNK):
+            part = slice(start, start + CHUNK)
+            reference = self._keras_outputs(self.images[part], part)
+            self._count(None, reference, part)
+            for batch_size, evaluator in self.variants:
+                self.file.session = sessions[evaluator]
+                outputs = self.file.run(self.images[part], batch_size=batch_size)
+                self._tally(reference, outputs, (batch_size, evaluator))
+                self._count((batch_size, evaluator), outputs, part)
+
+    def _keras_outputs(self, images: np.ndarray, part: slice | None = None) -> dict[str, np.ndarray]:
+        """Keras's outputs; `part`: which of all images these are, for those that are known."""
+        if part is not None and self.predictions is not None:
+            outputs = {name: values[part] for name, values in self.predictions.items()}
+            if "logits" in outputs and "probabilities" not in outputs and "probabilities" in self.serving.output:
+                outputs["probabilities"] = keras.ops.convert_to_numpy(keras.ops.softmax(outputs["logits"]))
+            if set(outputs) == set(self.serving.output):
+                return outputs
+        values = images if images.dtype == self.serving.inputs[0].dtype else preprocess(images, self.contract.preprocessing)
+        batches = [self.serving.predict_on_batch(values[i : i + KERAS_BATCH]) for i in range(0, len(values), KERAS_BATCH)]
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+    def _tally(self, reference: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray], variant: Variant) -> None:
+        for name in reference.keys() - outputs.keys():
+            self.failures.append(f"output {name!r} of the Keras model is missing in the file")
+        for output in self.contract.outputs:
+            if output.name not in reference:
+                self.failures.append(f"output {output.name!r} of the file is none of the Keras model's: {sorted(reference)}")
+                continue
+            kind: Answers = "argmax" if output.name == self.answer else None
+            if output.meaning in ("classes", "picture"):
+                kind = output.meaning
+            tally = self.tallies.setdefault((output.name, variant), _Tally(kind))
+            tally.add(reference[output.name], outputs[output.name], reference.get(str(self.answer)))
+
+    def _count(self, variant: Variant | None, outputs: Mapping[str, np.ndarray], part: slice) -> None:
+        """Count right answers, or keep the vectors."""
+        if self.ranked and "embedding" in outputs:
+            self.vectors.setdefault(variant, []).append(outputs["embedding"])
+        elif self.targets is not None and self.answer is not None and self.answer in outputs:
+            self.right[variant] += int((outputs[self.answer].argmax(axis=-1) == self.targets[part]).sum())
+
+    def _vectors(self, variant: Variant | None) -> np.ndarray:
+        return np.concatenate(self.vectors[variant])
+
+    def _compare_accuracy(self) -> tuple[float | None, float | None]:
+        """Accuracy, or R1, of Keras and the lowest of the variants."""
+        if self.targets is None:
+            return None, None
+        if self.ranked:
+            rates = {variant: first_rate(self._vectors(variant), self.targets) for variant in self.vectors}
+            word, most = "R1", 0.0
+        else:
+            rates = {variant: self.right[variant] / self.targets.size for variant in self.right}
+            word, most = "the accuracy", MAX_ACCURACY_DIFFERENCE
+        ours = rates.pop(None, None)
+        if ours is None or not rates:
+            return None, None
+        theirs = [rate or 0.0 for rate in rates.values()]
+        if max(abs(rate - ours) for rate in theirs) > most:
+            self.failures.append(f"{word} is {ours:.4f} with Keras and {min(theirs):.4f} with the file")
+        return ours, min(theirs)
+
+    def _compare_with_reference_evaluator(self) -> None:
+        """Run a few images through ONNX's own evaluator, one by one, for `REFERENCE_SECONDS` at most."""
+        images = self.images[: self.reference_images]
+        if not len(images) or np.prod(images.shape[1:3]) > REFERENCE_PIXELS:
+            return
+        evaluator = ReferenceEvaluator(onnx.load(self.file.path))
+        names = [output.name for output in self.contract.outputs]
+        started = time.monotonic()
+        for i in range(len(images)):
+            part = slice(i, i + 1)
+            values = evaluator.run(None, {self.contract.input.name: self.file.feed(images[part])})
+            self._tally(self._keras_outputs(images[part], part), dict(zip(names, values, strict=True)), (1, "onnx.reference"))
+            if time.monotonic() - started > REFERENCE_SECONDS:
+                break
+
+    def _compare_cut_sizes(self) -> None:
+        """Compare a file of open sizes on images whose sizes are no multiples of anything."""
+        if self.contract.input.height is not None:
+            return
+        height, width = self.images.shape[1:3]
+        kept, self.tallies = self.tallies, {}
+        for rows, columns in CUTS:
+            cut = self.images[:CUT_IMAGES, : max(height - rows, 1), : max(width - columns, 1)]
+            values = cut if cut.dtype == self.serving.inputs[0].dtype else preprocess(cut, self.contract.preprocessing)
+            # called eagerly: each size would be a tracing of its own
+            reference = {name: np.asarray(value) for name, value in self.serving(values, training=False).items()}
+            self.tallies = {}
+            self._tally(reference, self.file.run(cut), (len(cut), "as written"))
+            for (name, variant), tally in self.tallies.items():
+                failures = _judge(tally.row(name, *variant), self.tolerance, MIN_AGREEMENT)
+                self.failures += [f"images of {cut.shape[1]}×{cut.shape[2]}, {failure}" for failure in failures]
+        self.tallies = kept
+
+
+def _check_images(images: np.ndarray, spec: Input) -> None:
     wanted = (spec.height, spec.width, spec.channels)
     fits = images.ndim == 4 and all(size in (None, n) for n, size in zip(images.shape[1:], wanted, strict=True))
     if images.dtype not in (np.uint8, spec.dtype) or not fits or not images.size:
@@ -207,120 +442,6 @@ def check_parity(
         raise InputError(
             f"check_parity takes {dtypes} images (N, {wanted}), one or more; received {images.dtype} {images.shape}"
         )
-    ranks = RankLists(targets) if contract.task == "embed" else None
-    if ranks:
-        answer = targets = None  # a vector's largest value is no answer
-    elif answer is None:
-        answer = next((output.name for output in contract.outputs if output.meaning in ("logits", "probabilities")), None)
-    serving = _serving(model, contract)
-    variants: list[tuple[int, Evaluator]] = [
-        *((size, "optimised") for size in batch_sizes),
-        (max(batch_sizes), "as written"),
-    ]
-    tallies: dict[tuple[str, int, Evaluator], _Tally] = {}
-    failures = _other_labels(contract, labels)
-    right_keras, right_onnx = 0, dict.fromkeys(variants, 0)
-    missing = False
-    for start in range(0, len(images), CHUNK):
-        part = images[start : start + CHUNK]
-        reference = _keras_outputs(serving, contract, part)
-        failures += [
-            f"output {name!r} of the Keras model is missing in the file" for name in reference if name not in _names(contract)
-        ]
-        truth = None if targets is None else targets[start : start + CHUNK]
-        missing = answer not in reference or answer not in _names(contract)
-        if ranks and "embedding" in reference:
-            ranks.add("Keras", reference["embedding"])
-        if truth is not None and not missing:
-            right_keras += int((reference[str(answer)].argmax(axis=-1) == truth).sum())
-        for batch_size, evaluator in variants:
-            onnx_model.session = sessions[evaluator]
-            outputs = onnx_model.run(part, batch_size=batch_size)
-            if ranks:
-                ranks.add((batch_size, evaluator), outputs["embedding"])
-            for output in contract.outputs:
-                if output.name not in reference:
-                    failures.append(f"output {output.name!r} of the file is none of the Keras model's: {sorted(reference)}")
-                    continue
-                tally = tallies.setdefault((output.name, batch_size, evaluator), _Tally(_answers_of(output, answer)))
-                tally.add(reference[output.name], outputs[output.name], reference.get(str(answer)))
-            if truth is not None and not missing:
-                right_onnx[batch_size, evaluator] += int((outputs[str(answer)].argmax(axis=-1) == truth).sum())
-    run = list(variants)
-    if reference_images:
-        tallies |= _by_reference(serving, onnx_model, images[:reference_images], answer)
-        variants += [key[1:] for key in tallies if key[1:] not in variants]
-    rows = tuple(
-        tally.row(*key) for key, tally in sorted(tallies.items(), key=lambda item: _order(item[0], variants, contract))
-    )
-    if ranks:
-        rows = tuple(
-            dataclasses.replace(row, agreement=ranks.agreement("Keras", way))
-            if (way := (row.batch_size, row.evaluator)) in run and row.output == "embedding"
-            else row
-            for row in rows
-        )
-    for row in rows:
-        failures += _judge(row, tolerance, MIN_EQUAL if ranks else MIN_AGREEMENT)
-    if spec.height is None:
-        failures += _cut_sizes(serving, onnx_model, images, answer, tolerance)
-
-    accuracy_keras = accuracy_onnx = None
-    if targets is not None and not missing:
-        accuracy_keras = right_keras / targets.size
-        accuracy_onnx = min(right_onnx.values()) / targets.size
-        if abs(accuracy_keras - accuracy_onnx) > MAX_ACCURACY_DIFFERENCE:
-            failures.append(f"the accuracy is {accuracy_keras:.4f} with Keras and {accuracy_onnx:.4f} with the file")
-    if ranks and (accuracy_keras := ranks.first_rate("Keras")) is not None:
-        found = [ranks.first_rate(way) or 0.0 for way in run]
-        accuracy_onnx = min(found)
-        if set(found) != {accuracy_keras}:
-            failures.append(f"R1 is {accuracy_keras:.4f} with Keras and {accuracy_onnx:.4f} with the file")
-    report = ParityReport(
-        str(path), len(images), tolerance, rows, accuracy_keras, accuracy_onnx, tuple(dict.fromkeys(failures))
-    )
-    if not report.ok:
-        raise ParityError(report)
-    return report
-
-
-def certify(path: str | Path, report: ParityReport) -> None:
-    """Write into a file's contract what was proved of it.
-
-    Raises:
-        ParityError: nothing was: the report has failures.
-        WriteError: the file cannot be written.
-    """
-    if not report.ok:
-        raise ParityError(report)
-    path = Path(path)
-    rewrite_contract(path, dataclasses.replace(OnnxModel(path).contract, parity=report.for_contract()))
-
-
-def _names(contract: Contract) -> list[str]:
-    return [output.name for output in contract.outputs]
-
-
-def _order(key: tuple[str, int, Evaluator], variants: list[tuple[int, Evaluator]], contract: Contract) -> tuple[int, int]:
-    return variants.index(key[1:]), _names(contract).index(key[0])
-
-
-def _serving(model: keras.Model, contract: Contract) -> keras.Model:
-    return serving_graph(model, task=contract.task, input_dtype=model.inputs[0].dtype, steps=contract.preprocessing)
-
-
-def _keras_outputs(serving: keras.Model, contract: Contract, images: np.ndarray) -> dict[str, np.ndarray]:
-    """What Keras says. A model of floating-point input is fed what the contract's preprocessing makes of the pixels."""
-    values = images if images.dtype == serving.inputs[0].dtype else preprocess(images, contract.preprocessing)
-    batches = [serving.predict_on_batch(values[i : i + KERAS_BATCH]) for i in range(0, len(values), KERAS_BATCH)]
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-
-
-def _answers_of(output: Output, answer: str | None) -> Literal["argmax", "classes", "picture"] | None:
-    """What of an output must be the same, besides its values."""
-    if output.meaning == "classes" or output.meaning == "picture":
-        return output.meaning
-    return "argmax" if output.name == answer else None
 
 
 class _Tally:
@@ -330,7 +451,7 @@ class _Tally:
         answers: what must be the same, besides the values.
     """
 
-    def __init__(self, answers: Literal["argmax", "classes", "picture"] | None) -> None:
+    def __init__(self, answers: Answers) -> None:
         self.answers = answers
         self.largest, self.scale, self.same, self.count = 0.0, 0.0, 0, 0
         self.margin = 0.0
@@ -367,64 +488,7 @@ class _Tally:
         return ParityRow(output, batch_size, evaluator, self.largest, relative, agreement, exact, self.margin, histogram)
 
 
-def _other_labels(contract: Contract, labels: Sequence[str] | None) -> list[str]:
-    """What differs between the file's labels and those of the model's classes."""
-    if labels is None or list(contract.labels) == list(labels):
-        return []
-    if len(contract.labels) != len(labels):
-        return [f"the file has {len(contract.labels)} labels, the model {len(labels)} classes"]
-    pairs = enumerate(zip(contract.labels, labels, strict=True))
-    number, (theirs, ours) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
-    return [f"class {number} is called {theirs!r} in the file and is {ours!r}"]
-
-
-def _by_reference(
-    serving: keras.Model, onnx_model: OnnxModel, images: np.ndarray, answer: str | None
-) -> dict[tuple[str, int, Evaluator], _Tally]:
-    """The outputs of ONNX's own evaluator, image by image, as long as it takes no more than `REFERENCE_SECONDS`."""
-    if np.prod(images.shape[1:3]) > REFERENCE_PIXELS:
-        return {}
-    contract = onnx_model.contract
-    evaluator = ReferenceEvaluator(onnx.load(onnx_model.path))
-    tallies: dict[tuple[str, int, Evaluator], _Tally] = {}
-    started = time.monotonic()
-    for start in range(len(images)):
-        part = images[start : start + 1]
-        reference = _keras_outputs(serving, contract, part)
-        values = evaluator.run(None, {contract.input.name: onnx_model.feed(part)})
-        for output, value in zip(contract.outputs, values, strict=True):
-            if output.name in reference:
-                tally = tallies.setdefault((output.name, 1, "onnx.reference"), _Tally(_answers_of(output, answer)))
-                tally.add(reference[output.name], value, reference.get(str(answer)))
-        if time.monotonic() - started > REFERENCE_SECONDS:
-            break
-    return tallies
-
-
-def _cut_sizes(
-    serving: keras.Model, onnx_model: OnnxModel, images: np.ndarray, answer: str | None, tolerance: float
-) -> list[str]:
-    """What differs for pictures of sizes that are no multiples of anything."""
-    failures = []
-    height, width = images.shape[1:3]
-    for rows, columns in CUTS:
-        cut = images[:CUT_IMAGES, : max(height - rows, 1), : max(width - columns, 1)]
-        values = cut if cut.dtype == serving.inputs[0].dtype else preprocess(cut, onnx_model.contract.preprocessing)
-        # called eagerly: each size would be a tracing of its own
-        reference = {name: np.asarray(value) for name, value in serving(values, training=False).items()}
-        outputs = onnx_model.run(cut)
-        for output in onnx_model.contract.outputs:
-            if output.name in reference:
-                tally = _Tally(_answers_of(output, answer))
-                tally.add(reference[output.name], outputs[output.name], reference.get(str(answer)))
-                failures += [
-                    f"pictures of {cut.shape[1]}×{cut.shape[2]}, {failure}"
-                    for failure in _judge(tally.row(output.name, len(cut), "as written"), tolerance)
-                ]
-    return failures
-
-
-def _judge(row: ParityRow, tolerance: float, least: float = MIN_AGREEMENT) -> list[str]:
+def _judge(row: ParityRow, tolerance: float, least: float) -> list[str]:
     graph = row.evaluator if row.evaluator == "onnx.reference" else f"graph {row.evaluator}"
     where = f"output {row.output!r}, batch size {row.batch_size}, {graph}"
     failures = []

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from export.batch.shards import Folder, answer_schema, picture_path
-from export.contract import ContractError, read_contract
+from export.contract import ContractError
 from export.predictor import MAX_LOADED, OnnxModel, Provider
 from export.untrusted.guard import SECONDS, bound_memory
+from export.untrusted.screen import read_contract
 from kerascv_course.core.environment import peak_memory
 from kerascv_course.core.errors import CourseError
 from kerascv_course.core.images import ImageError

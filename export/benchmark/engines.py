@@ -19,7 +19,7 @@ from typing import Any, TextIO, TypeVar
 
 import numpy as np
 
-from export.contract import read_contract
+from export.untrusted.screen import read_contract
 from kerascv_course.core.environment import peak_memory
 from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.keras_file import load_keras

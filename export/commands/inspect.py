@@ -24,8 +24,8 @@ def add_parsers(commands: Commands) -> None:
 
 def inspect_command(arguments: argparse.Namespace) -> int:
     """Print the contract, and the graph's summary where the package onnx is installed."""
-    from export.contract import read_contract
     from export.untrusted.guard import limit_memory
+    from export.untrusted.screen import read_contract
     from kerascv_course.core.schema import to_json
 
     limit_memory(arguments.model)

@@ -1,16 +1,10 @@
-"""What the gate compares of files whose answer is a vector: the nearest of every image, and who is found first."""
+"""Comparison of files whose answer is a vector: rank lists of every image, and R1."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-
 import numpy as np
 
-from kerascv_course.core.errors import InputError
-from kerascv_course.core.ranking import nearest
-from kerascv_course.core.retrieval_metrics import evaluate, make_protocol
-
-__all__ = ["MIN_EQUAL", "RankLists", "equal_lists"]
+__all__ = ["MIN_EQUAL", "TIE", "equal_lists", "first_rate"]
 
 #: Share of the images whose rank lists must be equal.
 MIN_EQUAL = 0.999
@@ -20,37 +14,6 @@ LENGTH = 10
 
 #: Images whose distances differ by less have no order that float32 could keep.
 TIE = 1e-5
-
-
-class RankLists:
-    """Vectors of all images, by Keras and by a file in several ways, gathered in parts.
-
-    Args:
-        identities: int (N,), who is on each image; None: not known.
-    """
-
-    def __init__(self, identities: np.ndarray | None) -> None:
-        self.identities = identities
-        self._parts: dict[Hashable, list[np.ndarray]] = {}
-
-    def add(self, way: Hashable, vectors: np.ndarray) -> None:
-        """Take the next images' vectors in, (n, width)."""
-        self._parts.setdefault(way, []).append(vectors)
-
-    def agreement(self, reference: Hashable, way: Hashable) -> float:
-        """`equal_lists` of two ways."""
-        return equal_lists(*(np.concatenate(self._parts[one]) for one in (reference, way)))
-
-    def first_rate(self, way: Hashable) -> float | None:
-        """R1 with every image looked for among all others; None where identities are not known, or none has two images."""
-        vectors = np.concatenate(self._parts[way])
-        if self.identities is None or not np.isfinite(vectors).all():
-            return None
-        try:
-            protocol = make_protocol("leave-one-out", self.identities)
-            return evaluate(vectors, self.identities, protocol, ks=(1,)).recalls[1]
-        except InputError:
-            return None
 
 
 def equal_lists(reference: np.ndarray, vectors: np.ndarray) -> float:
@@ -64,15 +27,40 @@ def equal_lists(reference: np.ndarray, vectors: np.ndarray) -> float:
         return 0.0
     if len(reference) < 2:
         return 1.0
-    ours, theirs = _others(vectors), _others(reference)
-    wanted = np.linalg.norm(reference[:, None].astype(np.float64) - reference[theirs], axis=-1)
-    found = np.linalg.norm(reference[:, None].astype(np.float64) - reference[ours], axis=-1)
+    ours, theirs = _others(vectors, LENGTH), _others(reference, LENGTH)
+    found, wanted = _distances(reference, ours), _distances(reference, theirs)
     return float(((ours == theirs) | (np.abs(wanted - found) <= TIE)).all(axis=1).mean())
 
 
-def _others(vectors: np.ndarray) -> np.ndarray:
-    """The nearest others of each, int (N, LENGTH or fewer)."""
-    indices = nearest(vectors, vectors, LENGTH + 1).indices
-    own = indices == np.arange(len(vectors))[:, None]
-    own[~own.any(axis=1), -1] = True  # more copies of it than the list is long
-    return indices[~own].reshape(len(vectors), -1)
+def first_rate(vectors: np.ndarray, identities: np.ndarray) -> float | None:
+    """R1 with every image as a query among all others; None where no identity has two images or vectors are not finite.
+
+    Args:
+        vectors: float (N, width).
+        identities: int (N,); −1: images that count neither as right nor as wrong, other negative numbers: nobody's.
+    """
+    counted = identities != -1
+    vectors, identities = vectors[counted], identities[counted]
+    known, number, counts = np.unique(identities, return_inverse=True, return_counts=True)
+    queries = (counts[number] > 1) & (known[number] >= 0)
+    if not queries.any() or not np.isfinite(vectors).all():
+        return None
+    nearest = _others(vectors, 1)[:, 0]
+    return float((identities[nearest] == identities)[queries].mean())
+
+
+def _others(vectors: np.ndarray, count: int) -> np.ndarray:
+    """The nearest others of each, int (N, count or fewer), of equal distances the first one first."""
+    from sklearn.neighbors import NearestNeighbors
+
+    some = min(max(count, LENGTH), len(vectors) - 1)
+    search = NearestNeighbors(n_neighbors=some, algorithm="brute").fit(vectors)
+    indices = np.sort(search.kneighbors(return_distance=False), axis=1)
+    order = np.argsort(_distances(vectors, indices), axis=1, kind="stable")
+    return np.take_along_axis(indices, order, axis=1)[:, :count]
+
+
+def _distances(vectors: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Of each vector to those of the given numbers: float64 of the shape of `indices`."""
+    distances: np.ndarray = np.linalg.norm(vectors[:, None].astype(np.float64) - vectors[indices], axis=-1)
+    return distances

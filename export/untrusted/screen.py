@@ -1,27 +1,36 @@
-"""A look at an ONNX file before onnxruntime gets it: anybody may have written it.
+"""Screening of untrusted ONNX files before onnxruntime opens them; standard library only.
 
-onnxruntime guards itself against much, not against all: sizes near 2⁶³ make it spin or divide by zero, a text that is no UTF-8 raises
-something else, and older versions followed references to files anywhere. So the protobuf is walked here first, in plain Python, its
-weights skipped, and what no file of ours contains is refused. Standard library only.
+onnxruntime does not withstand every file: sizes near 2⁶³ make it spin or divide by zero, text that is not UTF-8 raises an exception
+of its own, and older versions followed references to any file. So the protobuf is walked first, in plain Python, without its weights,
+and anything that no exported file contains is refused.
 
-Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
+Wire format: https://protobuf.dev/programming-guides/encoding; field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import mmap
 import os
 import struct
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
-from export.contract import MAX_SIDE, ContractError
-from export.untrusted.wire import BYTES, MAX_NAME, VARINT, MalformedError, Span, WireReader, signed
+from export.contract import MAX_SIDE, Contract, ContractError, parse_contract
 
-__all__ = ["ScreenedFile", "screen"]
+__all__ = ["ScreenedFile", "read_contract", "screen"]
 
-#: Graphs within graphs.
-MAX_DEPTH = 8
+#: Graphs within graphs; fields of one message.
+MAX_DEPTH, MAX_FIELDS = 8, 10_000_000
+
+#: Dimensions of a tensor.
+MAX_DIMS = 32
+
+#: Names of tensors, nodes and operators, bytes.
+MAX_NAME = 4096
 
 #: Metadata, all together, bytes.
 MAX_METADATA = 64 * 2**20
@@ -44,14 +53,15 @@ SETTINGS = {
     "k",
 }
 
-#: Those that onnxruntime divides by, or steps by: 1 or more.
+#: Those that onnxruntime divides or steps by: 1 or more.
 POSITIVE = {"kernel_shape", "strides", "dilations", "group", "num_groups", "blocksize", "hidden_size", "num_outputs"}
 
-#: What the factors of a Resize may be computed by. onnxruntime reads as many factors as the picture has axes, whatever it is given.
+#: What the factors of a Resize may be computed by. onnxruntime reads as many factors as the image has axes, whatever it is given.
 FACTORS = {"Concat", "Cast", "Div", "Mul", "Slice", "Gather", "Unsqueeze", "Squeeze", "Reshape", "Constant", "Identity"}
 MAX_FACTORS = 8
+FACTOR_INPUT = {"Resize": 2, "Upsample": 1}
 
-#: Elements of a tensor that is declared, and of one that a constant shape asks for.
+#: Elements of a declared tensor, and of one that a constant shape asks for.
 MAX_ELEMENTS = 2**28
 
 #: Operators whose sizes come from a small constant: position of that input, and the largest value in it.
@@ -67,33 +77,30 @@ SIZED = {
     "TopK": {1: MAX_ELEMENTS},
 }
 
-#: Operators that repeat a graph as often as the file says, and those whose answers differ from call to call. One Loop is let through:
-#: outermost, and once for each picture (or each row, or column) that the caller feeds.
+#: Operators that repeat a graph as often as the file says, and random ones. One Loop is allowed: outermost, and once for each image
+#: (or each row, or column) of the input.
 REPEATING = {"Loop", "Scan", "SequenceMap"}
 REFUSED = REPEATING | {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
-#: What leads from the shape of the input to one of its sizes.
+#: Operators that lead from the shape of the input to one of its sizes.
 SHAPE_STEPS = {"Cast", "Slice", "Squeeze", "Gather", "Identity"}
 
-#: Where operators may come from: ONNX itself, and what onnxruntime adds for quantised files.
+#: Domains of operators: ONNX's own, and onnxruntime's for quantized files.
 DOMAINS = {"", "ai.onnx", "com.microsoft"}
 
-#: Bytes of an element by TensorProto.DataType; texts have none. Four bits take half a byte.
-ITEM_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16} | {
-    17: 8,
-    18: 8,
-    19: 8,
-    20: 8,
-    21: 4,
-    22: 4,
-    23: 4,
-    24: 8,
-}
+#: Bits of an element by TensorProto.DataType from 0; None: text, or no type.
+ITEM_BITS = (None, 32, 8, 8, 16, 16, 32, 64, None, 8, 16, 64, 32, 64, 64, 128, 16, 8, 8, 8, 8, 4, 4, 4, 8)
+
+#: Format of an element in `struct`, for small constants.
+ITEM_CODES = {1: "f", 6: "i", 7: "q", 11: "d"}
+
+#: Where bytes are: first, and one after the last.
+Span = tuple[int, int]
 
 
 @dataclass
 class ScreenedFile:
-    """What was seen.
+    """What a file contains.
 
     Attributes:
         metadata: key to text.
@@ -111,11 +118,11 @@ class ScreenedFile:
 
 
 def screen(path: Path) -> ScreenedFile:
-    """Walk a file.
+    """Walk through a file.
 
     Raises:
-        ContractError: missing, no whole ONNX file, or with something that is refused: a reference to a file elsewhere, sizes beyond all
-            pictures, an operator that is none of ONNX's or repeats as often as it likes.
+        ContractError: missing, not a whole ONNX file, or with something that is refused: a reference to a file elsewhere, sizes
+            beyond all images, an operator that is not one of ONNX's or repeats without bound.
     """
     if path.is_dir():
         raise ContractError(f"{path} is a folder: give the ONNX file, in a run folder {path / 'model.onnx'}")
@@ -137,240 +144,261 @@ def screen(path: Path) -> ScreenedFile:
         raise ContractError(f"{path} cannot be read: {error}") from None
 
 
-class _Walker(WireReader):
-    """Goes through the messages of one file."""
+def read_contract(path: str | Path) -> Contract:
+    """The contract of an ONNX file, which is not run.
+
+    Raises:
+        ContractError: the file is missing, is no ONNX model, or has no valid contract.
+    """
+    return parse_contract(screen(Path(path)).metadata, what=str(path))
+
+
+class MalformedError(Exception):
+    """Why a file is refused; whoever reads it names the file."""
+
+
+class _Walker:
+    """Walks through the messages of one file."""
 
     def __init__(self, data: mmap.mmap, path: Path) -> None:
-        super().__init__(data)
-        self.path = path
+        self.data, self.path = data, path
         self.seen = ScreenedFile()
-        #: elements and largest value of each small constant of whole numbers or factors, by name, for `SIZED`
+        #: elements and largest value of each small constant, by name, for `SIZED`
         self.constants: dict[str, tuple[int, float]] = {}
-        #: operator by the name of what it makes
+        #: operator by the name of its output
         self.makers: dict[str, str] = {}
-        #: names of the outermost graph's inputs, and of what is one of their sizes, or all of them
+        #: the model's own inputs, and what holds a size of theirs
         self.fed: set[str] = set()
         self.sizes: set[str] = set()
 
-    # --- ONNX's messages ---
+    # --- wire format ---
+
+    def varint(self, at: int, end: int) -> tuple[int, int]:
+        """A 64-bit number, and where it ends."""
+        value = shift = 0
+        while at < end and shift < 70:
+            byte = self.data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value & (2**64 - 1), at
+            shift += 7
+        raise MalformedError("a number has no end")
+
+    def parts(self, span: Any) -> dict[int, list[Any]]:
+        """Fields of a message by number: whole numbers, or where the bytes are."""
+        if not isinstance(span, tuple):
+            raise MalformedError("a number in place of a message")
+        at, end = span
+        found: dict[int, list[Any]] = defaultdict(list)
+        for _ in range(MAX_FIELDS):
+            if at == end:
+                return found
+            key, at = self.varint(at, end)
+            number, kind = key >> 3, key & 7
+            value: Any
+            if kind == 0:
+                value, at = self.varint(at, end)
+            elif kind in (1, 5):
+                size = 8 if kind == 1 else 4
+                value, at = (at, at + size), at + size
+            elif kind == 2:
+                size, at = self.varint(at, end)
+                value, at = (at, at + size), at + size
+            else:
+                raise MalformedError(f"a field of the unknown kind {kind}")
+            if at > end or number == 0:
+                raise MalformedError("a part goes beyond the end")
+            found[number].append(value)
+        raise MalformedError(f"more than {MAX_FIELDS:,} fields in one message")
+
+    def text(self, span: Any, limit: int = MAX_NAME) -> str:
+        """UTF-8 text of at most `limit` bytes."""
+        if not isinstance(span, tuple):
+            raise MalformedError("a number in place of a text")
+        start, end = span
+        if end - start > limit:
+            raise MalformedError(f"a name has {end - start:,} bytes; at most {limit:,} are read")
+        try:
+            return self.data[start:end].decode("utf-8")
+        except UnicodeDecodeError:
+            raise MalformedError("a name is no UTF-8") from None
+
+    def numbers(self, values: list[Any]) -> list[int]:
+        """Signed whole numbers, one to a field or packed."""
+        found = []
+        for value in values:
+            if isinstance(value, int):
+                found.append(value)
+                continue
+            at, end = value
+            while at < end:
+                number, at = self.varint(at, end)
+                found.append(number)
+        return [number - 2**64 if number >= 2**63 else number for number in found]
+
+    def pair(self, span: Any, limit: int = MAX_NAME) -> tuple[str, str]:
+        """StringStringEntryProto."""
+        parts = self.parts(span)
+        return self.text((parts[1] or [(0, 0)])[-1], limit), self.text((parts[2] or [(0, 0)])[-1], limit)
+
+    # --- messages ---
 
     def model(self) -> None:
         """ModelProto."""
-        graphs, size = 0, 0
-        for number, span in self.spans((0, len(self.data))):
-            if number == 7:
-                graphs += 1
-                self._graph(span, 0)
-            elif number == 8:
-                self._opset(span)
-            elif number == 14:
-                key, value = self._pair(span, MAX_METADATA)
-                size += len(key) + len(value)
-                if size > MAX_METADATA:
-                    raise MalformedError(f"more than {MAX_METADATA:,} bytes of metadata")
-                self.seen.metadata[key] = value
-            elif number in (25, 20):
-                raise MalformedError("functions or training graphs, which no exported file has")
-            elif number in (2, 3, 4, 6):
-                self.text(span, MAX_METADATA)
-        if graphs != 1:
-            raise MalformedError(f"{graphs} graphs in place of one")
+        parts = self.parts((0, len(self.data)))
+        if parts[20] or parts[25]:
+            raise MalformedError("functions or training graphs, which no exported file has")
+        for span in itertools.chain(parts[2], parts[3], parts[4], parts[6]):
+            self.text(span, MAX_METADATA)
+        for span in parts[8]:
+            entry = self.parts(span)
+            domain, version = self.text((entry[1] or [(0, 0)])[-1]), (self.numbers(entry[2]) or [0])[-1]
+            if domain in ("", "ai.onnx") and not 1 <= version <= 100:
+                raise MalformedError(f"operator set {version}")
+            self.seen.opsets[domain] = version
+        self.seen.metadata.update(self.pair(span, MAX_METADATA) for span in parts[14])
+        if sum(len(key) + len(value) for key, value in self.seen.metadata.items()) > MAX_METADATA:
+            raise MalformedError(f"more than {MAX_METADATA:,} bytes of metadata")
+        if len(parts[7]) != 1:
+            raise MalformedError(f"{len(parts[7])} graphs in place of one")
+        self.graph(parts[7][0], 0)
 
-    def _opset(self, span: Span) -> None:
-        domain, version = "", 0
-        for number, kind, value in self.fields(span):
-            if number == 1 and kind == BYTES:
-                assert isinstance(value, tuple)
-                domain = self.text(value)
-            elif number == 2 and isinstance(value, int):
-                version = signed(value)
-        if domain in ("", "ai.onnx") and not 1 <= version <= 100:
-            raise MalformedError(f"operator set {version}")
-        self.seen.opsets[domain] = version
-
-    def _pair(self, span: Span, limit: int = MAX_NAME) -> tuple[str, str]:
-        """StringStringEntryProto."""
-        parts = {1: "", 2: ""}
-        for number, value in self.spans(span):
-            if number in parts:
-                parts[number] = self.text(value, limit)
-        return parts[1], parts[2]
-
-    def _graph(self, span: Span, depth: int) -> None:
+    def graph(self, span: Any, depth: int) -> None:
+        """GraphProto."""
         if depth > MAX_DEPTH:
             raise MalformedError(f"graphs nested more than {MAX_DEPTH} deep")
-        nodes = []
-        for number, value in self.spans(span):
-            if number == 1:
-                nodes.append(value)
-            elif number == 5:
-                self._tensor(value)
-            elif number == 15:
-                raise MalformedError("sparse tensors, which no exported file has")
-            elif number in (11, 12, 13):
-                name = self._value(value)
-                if number == 11 and depth == 0:
-                    self.fed.add(name)
-            elif number in (2, 10):
-                self.text(value, MAX_METADATA)
-        for node in nodes:
-            self._node(node, depth)
+        parts = self.parts(span)
+        if parts[15]:
+            raise MalformedError("sparse tensors, which no exported file has")
+        for tensor in parts[5]:
+            self.tensor(tensor)
+        for text in itertools.chain(parts[2], parts[10]):
+            self.text(text, MAX_METADATA)
+        inputs = [self.value_info(value) for value in parts[11]]
+        if depth == 0:
+            self.fed.update(inputs)
+        for value in itertools.chain(parts[12], parts[13]):
+            self.value_info(value)
+        for node in parts[1]:
+            self.node(node, depth)
 
-    def _node(self, span: Span, depth: int) -> None:
-        inputs, outputs, operator, domain = [], [], "", ""
-        attributes = []
-        for number, value in self.spans(span):
-            if number == 1:
-                inputs.append(self.text(value))
-            elif number == 2:
-                outputs.append(self.text(value))
-            elif number == 4:
-                operator = self.text(value)
-            elif number == 7:
-                domain = self.text(value)
-            elif number == 5:
-                attributes.append(value)
-            elif number in (3, 6, 8):
-                self.text(value, MAX_METADATA)
+    def node(self, span: Any, depth: int) -> None:
+        """NodeProto."""
+        parts = self.parts(span)
+        inputs, outputs = list(map(self.text, parts[1])), list(map(self.text, parts[2]))
+        operator, domain = self.text((parts[4] or [(0, 0)])[-1]), self.text((parts[7] or [(0, 0)])[-1])
+        for text in itertools.chain(parts[3], parts[6], parts[8]):
+            self.text(text, MAX_METADATA)
         if domain not in DOMAINS:
             raise MalformedError(f"the operator {operator[:80]!r} of the domain {domain[:80]!r}, which is none of ONNX's")
-        by_picture = operator == "Loop" and depth == 0 and inputs[:1] and inputs[0] in self.sizes
-        if operator in REFUSED and not by_picture:
+        by_image = operator == "Loop" and depth == 0 and inputs[:1] and inputs[0] in self.sizes
+        if operator in REFUSED and not by_image:
             raise MalformedError(f"the operator {operator!r}, which repeats as often as the file says, or answers by chance")
         self.seen.operators[operator] = self.seen.operators.get(operator, 0) + 1
-        if operator in ("Resize", "Upsample"):
-            factors = (inputs[2:3] if operator == "Resize" else inputs[1:2]) or [""]
-            elements, _ = self.constants.get(factors[0], (MAX_FACTORS + 1, 0))
-            if factors[0] and elements > MAX_FACTORS and self.makers.get(factors[0]) not in FACTORS:
+        if operator in FACTOR_INPUT:
+            factors = (inputs + [""] * 3)[FACTOR_INPUT[operator]]
+            elements, _ = self.constants.get(factors, (MAX_FACTORS + 1, 0))
+            if factors and elements > MAX_FACTORS and self.makers.get(factors) not in FACTORS:
                 raise MalformedError(f"{operator} with factors that are none")
         self.makers.update(dict.fromkeys(outputs, operator))
-        if depth == 0 and inputs:
-            known = self.fed if operator == "Shape" else self.sizes if operator in SHAPE_STEPS else ()
-            self.sizes.update(outputs if inputs[0] in known else ())
-        for attribute in attributes:
-            self._attribute(attribute, depth, outputs)
+        known = {"Shape": self.fed, **dict.fromkeys(SHAPE_STEPS, self.sizes)}.get(operator, set())
+        if depth == 0 and inputs[:1] and inputs[0] in known:
+            self.sizes.update(outputs)
+        for attribute in parts[5]:
+            self.attribute(attribute, depth, outputs)
         for place, most in SIZED.get(operator, {}).items():
             _, largest = self.constants.get(inputs[place], (0, 0.0)) if place < len(inputs) else (0, 0.0)
             if largest > most:
                 raise MalformedError(f"{operator} asks for a size of {largest:g}; at most {most:,} is believed")
 
-    def _attribute(self, span: Span, depth: int, outputs: list[str]) -> None:
-        name, numbers = "", []
-        for number, kind, value in self.fields(span):
-            if number == 1 and isinstance(value, tuple):
-                name = self.text(value)
-            elif number in (3, 8):
-                numbers += list(self.numbers(kind, value))
-            elif number in (5, 10) and isinstance(value, tuple):
-                self._tensor(value, outputs[0] if outputs else None)
-            elif number in (6, 11) and isinstance(value, tuple):
-                self._graph(value, depth + 1)
-            elif number in (22, 23):
-                raise MalformedError("sparse tensors, which no exported file has")
-        if name in POSITIVE and any(number < 1 for number in numbers):
-            raise MalformedError(f"{name} of {min(numbers):,}; it is 1 or more")
-        if name in ("pads", "output_padding") and any(number < 0 for number in numbers):
-            raise MalformedError(f"{name} of {min(numbers):,}; it is 0 or more")
-        if name in SETTINGS and any(abs(number) > MAX_SETTING for number in numbers):
-            raise MalformedError(f"{name} of {max(numbers, key=abs):,}; at most {MAX_SETTING:,} is believed")
+    def attribute(self, span: Any, depth: int, outputs: list[str]) -> None:
+        """AttributeProto of a node with these outputs."""
+        parts = self.parts(span)
+        name = self.text((parts[1] or [(0, 0)])[-1])
+        if parts[22] or parts[23]:
+            raise MalformedError("sparse tensors, which no exported file has")
+        for tensor in itertools.chain(parts[5], parts[10]):
+            self.tensor(tensor, outputs[0] if outputs else None)
+        for graph in itertools.chain(parts[6], parts[11]):
+            self.graph(graph, depth + 1)
+        numbers = self.numbers(parts[3] + parts[8])
+        least, largest = min(numbers, default=1), max(numbers, key=abs, default=0)
+        if name in POSITIVE and least < 1:
+            raise MalformedError(f"{name} of {least:,}; it is 1 or more")
+        if name in ("pads", "output_padding") and least < 0:
+            raise MalformedError(f"{name} of {least:,}; it is 0 or more")
+        if name in SETTINGS and abs(largest) > MAX_SETTING:
+            raise MalformedError(f"{name} of {largest:,}; at most {MAX_SETTING:,} is believed")
 
-    def _value(self, span: Span) -> str:
-        """ValueInfoProto: the name; the declared shape is looked at."""
-        name = ""
-        for number, value in self.spans(span):
-            if number == 1:
-                name = self.text(value)
-            elif number == 2:
-                for kind, inner in self.spans(value):
-                    if kind == 1:
-                        self._tensor_type(inner)
-        return name
+    def value_info(self, span: Any) -> str:
+        """ValueInfoProto: its name; the declared shape is checked."""
+        parts = self.parts(span)
+        for kind in parts[2]:
+            for tensor in self.parts(kind)[1]:
+                elements = 1
+                for shape in self.parts(tensor)[2]:
+                    for dim in self.parts(shape)[1]:
+                        fields = self.parts(dim)
+                        for text in fields[2]:
+                            self.text(text)
+                        for size in self.numbers(fields[1]):
+                            if not -1 <= size <= MAX_ELEMENTS:  # tf2onnx writes -1 for a size that it does not know
+                                raise MalformedError(f"a size of {size:,}")
+                            elements *= max(size, 1)
+                if elements > MAX_ELEMENTS:
+                    raise MalformedError(
+                        f"a tensor of {elements:,} elements is declared; at most {MAX_ELEMENTS:,} are believed"
+                    )
+        return self.text((parts[1] or [(0, 0)])[-1])
 
-    def _tensor_type(self, span: Span) -> None:
-        elements = 1
-        for number, shape in self.spans(span):
-            if number != 2:
-                continue
-            for field_number, dim in self.spans(shape):
-                if field_number != 1:
-                    continue
-                for part, kind, value in self.fields(dim):
-                    if part == 1 and kind == VARINT:
-                        assert isinstance(value, int)
-                        size = signed(value)
-                        # tf2onnx writes -1 for a size that it does not know
-                        if not -1 <= size <= MAX_ELEMENTS:
-                            raise MalformedError(f"a size of {size:,}")
-                        elements *= max(size, 1)
-                    elif part == 2 and isinstance(value, tuple):
-                        self.text(value)
-        if elements > MAX_ELEMENTS:
-            raise MalformedError(f"a tensor of {elements:,} elements is declared; at most {MAX_ELEMENTS:,} are believed")
-
-    def _tensor(self, span: Span, name: str | None = None) -> None:
+    def tensor(self, span: Any, name: str | None = None) -> None:
         """TensorProto; `name`: of the node's output, where the tensor is a node's constant."""
-        dims: list[int] = []
-        kind_of_data, stored, raw, external, outside = 0, 0, None, [], False
-        for number, kind, value in self.fields(span):
-            if number == 1:
-                dims += self.numbers(kind, value)
-            elif number == 2 and isinstance(value, int):
-                kind_of_data = value
-            elif number == 8 and isinstance(value, tuple):
-                name = self.text(value) or name
-            elif number == 9 and isinstance(value, tuple):
-                raw = value
-            elif number == 13 and isinstance(value, tuple):
-                external.append(self._pair(value))
-            elif number == 14 and isinstance(value, int):
-                outside = value == 1
-            elif number in (4, 5, 7, 10, 11) and isinstance(value, tuple):
-                stored += value[1] - value[0]
-            elif number == 3:
-                raise MalformedError("a tensor in segments, which no exported file has")
-        elements = 1
-        for size in dims:
-            if size < 0:
-                raise MalformedError(f"a stored tensor of the shape {dims[:8]}")
-            elements *= size
-        bits = ITEM_BITS.get(kind_of_data)
-        expected = None if bits is None else -(-elements * bits // 8)
+        parts = self.parts(span)
+        if parts[3]:
+            raise MalformedError("a tensor in segments, which no exported file has")
+        dims, kind = self.numbers(parts[1]), (self.numbers(parts[2]) or [0])[-1]
+        if min(dims, default=0) < 0 or len(dims) > MAX_DIMS:
+            raise MalformedError(f"a stored tensor of the shape {dims[:8]}")
+        elements = math.prod(dims)
         self.seen.parameters += elements
-        if outside or external:
-            self._external(dict(external), expected)
+        bits = ITEM_BITS[kind] if 0 <= kind < len(ITEM_BITS) else None
+        expected = None if bits is None else -(-elements * bits // 8)
+        raw = parts[9][-1] if parts[9] and isinstance(parts[9][-1], tuple) else None
+        if parts[13] or 1 in parts[14]:
+            self.external(dict(map(self.pair, parts[13])), expected)
         elif raw is not None and expected is not None and raw[1] - raw[0] != expected:
             raise MalformedError(
                 f"a stored tensor of the shape {dims[:8]} with {raw[1] - raw[0]:,} bytes in place of {expected:,}"
             )
-        elif raw is None and elements > max(8 * stored, 64):
-            raise MalformedError(f"a stored tensor of the shape {dims[:8]} without its values")
+        elif raw is None:
+            values = itertools.chain(parts[4], parts[5], parts[7], parts[10], parts[11])
+            stored = sum(value[1] - value[0] for value in values if isinstance(value, tuple))
+            if elements > max(8 * stored, 64):
+                raise MalformedError(f"a stored tensor of the shape {dims[:8]} without its values")
+        name = self.text(parts[8][-1]) if parts[8] else name
         if name and elements <= 64:
-            self.constants[name] = elements, self._largest(span, kind_of_data, raw)
+            self.constants[name] = elements, self.largest(parts, ITEM_CODES.get(kind))
 
-    def _largest(self, span: Span, kind_of_data: int, raw: Span | None) -> float:
+    def largest(self, parts: dict[int, list[Any]], code: str | None) -> float:
         """Largest value of a small constant of whole numbers or floats."""
-        if raw is not None:
-            code = {1: "f", 6: "i", 7: "q", 11: "d"}.get(kind_of_data)
-            if code is None:
-                return 0.0
-            values = [item[0] for item in struct.iter_unpack(f"<{code}", self.data[raw[0] : raw[1]])]
-        else:
-            values = []
-            for number, kind, value in self.fields(span):
-                if number in (5, 7):
-                    values += list(self.numbers(kind, value))
-                elif number == 4 and isinstance(value, tuple) and (value[1] - value[0]) % 4 == 0:
-                    values += [item[0] for item in struct.iter_unpack("<f", self.data[value[0] : value[1]])]
-        finite = [float(value) for value in values if value == value]
-        return max(finite, default=0.0)
+        values: list[float] = [*self.numbers(parts[5] + parts[7])]
+        spans = [(span, "f") for span in parts[4]]
+        if parts[9]:
+            values, spans = [], [(parts[9][-1], code)]
+        for span, item in spans:
+            start, end = span if isinstance(span, tuple) else (0, 0)
+            if item and (end - start) % struct.calcsize(item) == 0:
+                values += itertools.chain.from_iterable(struct.iter_unpack(f"<{item}", self.data[start:end]))
+        return max((float(value) for value in values if value == value), default=0.0)
 
-    def _external(self, reference: dict[str, str], size: int | None) -> None:
+    def external(self, reference: dict[str, str], size: int | None) -> None:
         """A tensor in another file: beside this one, not behind a link, and whole."""
         location = reference.get("location", "")
         parts = PurePosixPath(location).parts
         windows = PureWindowsPath(location)
         if not location or "\0" in location or "\\" in location or ".." in parts or windows.drive or windows.root:
-            raise MalformedError(f"a reference to the file {location[:80]!r}: weights stand beside the model")
+            raise MalformedError(f"a reference to the file {location[:80]!r}: weights are beside the model")
         folder = self.path.parent.resolve()
         target = folder.joinpath(*parts)
         if target.resolve() != target or not target.is_relative_to(folder) or not target.is_file():

@@ -222,7 +222,7 @@ def _overhang(n: int, size: int, stride: int, padding: int) -> int:
 def upsample_nearest(x: Any, factor: int = 2, *, name: str) -> Any:
     """Nearest-neighbor upsampling by an integer factor.
 
-    TensorFlow's repeat exports as 27 ONNX nodes; `export.converter.optimize.collapse_nearest_upsampling` makes them one Resize. (A
+    TensorFlow's repeat exports as 27 ONNX nodes; `export.converter.passes.collapse_nearest_upsampling` makes them one Resize. (A
     Resizing layer would export as one node at once, but in a mode that ONNX dropped with opset 13 and runtimes disagree about.)
     """
     return keras.layers.UpSampling2D(factor, interpolation="nearest", name=name)(x)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from export import OnnxModel, ParityError, check_parity, export_model, read_contract
 from export.contract import ContractError
-from export.converter.idle import drop_idle_nodes
+from export.converter.passes import drop_idle_nodes
 from export.predictor import lay_colors
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.images import ImageError
@@ -176,7 +176,7 @@ def test_a_file_that_pads_wrongly_fails_the_gate_though_the_test_pictures_need_n
     images = data.test.images[:, :, :16]
     options = {"task": "colorize", "labels": data.info.labels, "preprocessing": ((0.0,), (256 / 255,))}
     path = export_model(wrong, tmp_path / "x.onnx", **options)
-    with pytest.raises(ParityError, match=r"pictures of 1\d×1\d, output"):
+    with pytest.raises(ParityError, match=r"images of 1\d×1\d, output"):
         check_parity(right, path, images)
 
 
@@ -193,14 +193,14 @@ def test_a_single_class_may_change_at_a_tie_only():
         tally.add(classes, changed, scores)
         row = tally.row("classes", 1, True)
         assert row.agreement > 0.9999
-        assert bool(_judge(row, 1e-4)) is fails
-    assert "leads by 0.1, which is no tie" in _judge(row, 1e-4)[0]
+        assert bool(_judge(row, 1e-4, 0.9999)) is fails
+    assert "leads by 0.1, which is no tie" in _judge(row, 1e-4, 0.9999)[0]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda plain: plain["labels"].pop(), "one colour a class: 5 for"),
+        (lambda plain: plain["labels"].pop(), "one color a class: 5 for"),
         (lambda plain: plain["tiling"].update(overlap=3), "an overlap of whole multiples"),
         (lambda plain: plain["tiling"].update(overlap=10**6), "an overlap of 0 to 4096"),
         (lambda plain: plain["tiling"].update(multiple=0), "multiples of 1 or more"),
@@ -218,7 +218,7 @@ def test_nothing_idle_is_left_and_nothing_needed_is_dropped(color_run):
     file = onnx.load(color_run / "model.onnx")
     operators = [node.op_type for node in file.graph.node]
     assert operators.count("ConvTranspose") == 2 and "Pad" not in operators and len(operators) < 80
-    assert drop_idle_nodes(file) is file, "the crop to the picture's size stays"
+    assert drop_idle_nodes(file) == 0, "the crop to the picture's size stays"
 
 
 # --- the command ---

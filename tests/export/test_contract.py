@@ -43,7 +43,8 @@ def test_labels_of_any_characters_survive(labels, metrics):
     [
         ({"labels": ("half a character \ud800", "b")}, "cannot be written as JSON: .*surrogates"),
         ({"recipe": {"rate": float("nan")}}, "cannot be written as JSON"),
-        ({"data": {"images": 3}}, "data.images must be a string"),
+        ({"data": {"images": 3}}, "a contract has texts for name, license, labels, gallery and data"),
+        ({"labels": (1, 2)}, "a contract has texts for"),
     ],
 )
 def test_what_json_cannot_hold_is_refused_when_written(changes, message):

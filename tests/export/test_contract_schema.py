@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import export.contract_schema
-from export.contract import KEY, Contract, ContractError, dump_contract, parse_contract, read_contract
+from export.contract import KEY, Contract, ContractError, dump_contract, parse_contract
 from export.contract_schema import contract_schema
+from export.untrusted.screen import read_contract
 
 SCHEMA = contract_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)

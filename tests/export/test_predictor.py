@@ -70,7 +70,7 @@ def test_the_best_classes_come_in_order(model, seven):
         (np.zeros((32, 32, 2), np.uint8), r"received \(32, 32, 2\)"),
         (np.zeros(5, np.uint8), r"received \(5,\)"),
         (np.zeros((0, 5), np.uint8), "received"),
-        ([], "no pictures to predict"),
+        ([], "no images to predict"),
         ("no/such.png", "no such image"),
     ],
 )
@@ -144,5 +144,5 @@ def test_a_file_that_answers_otherwise_than_it_promises_is_refused(tiny_run, sev
 
     with pytest.raises(ContractError, match=r"promises 'probabilities' of the shape \(1, 10\); it answers \(1, 20\)"):
         save(widen).predict(seven)
-    with pytest.raises(ContractError, match=r"fails on pictures of \(32, 32, 1\)"):
+    with pytest.raises(ContractError, match=r"fails on images of \(32, 32, 1\)"):
         save(break_down).predict(seven)

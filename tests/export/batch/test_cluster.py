@@ -240,7 +240,7 @@ def test_pictures_too_small_for_a_file_of_any_size_are_kept_apart(folder, tmp_pa
     model = make_file(tmp_path / "any.onnx", "classify", size=None)
     rows, apart = answer_all(*begin(folder, tmp_path / "out", model))
     assert len(rows) == 20 and len(apart) == 4
-    assert "fails on pictures of (2, 2, 3)" in next(reason for _, name, reason in apart if name == "a/tiny.png")
+    assert "fails on images of (2, 2, 3)" in next(reason for _, name, reason in apart if name == "a/tiny.png")
     assert rows[-1]["label"] == OnnxModel(model).predict(folder / rows[-1]["path"]).labels[0]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from export import OnnxModel, ParityError, check_parity, export_model, read_contract
+from export import OnnxModel, ParityError, check_parity, export_model, export_validated, read_contract
 from export.contract import KEY, ContractError
 from kerascv_course import create_model
 from kerascv_course.core.errors import InputError
@@ -129,6 +129,29 @@ def test_a_file_that_is_there_is_replaced_only_by_a_whole_one(network, tmp_path,
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["x.onnx"]
 
 
+# --- export and gate in one ---
+
+
+def test_a_validated_export_is_certified_and_reuses_predictions(network, noise, tmp_path):
+    predictions = {"logits": network.predict(noise / np.float32(255), verbose=0)}
+    gate = {"targets": predictions["logits"].argmax(1), "batch_sizes": (70,), "predictions": predictions}
+    report = export_validated(network, tmp_path / "x.onnx", noise, gate=gate, labels=list("abcdefghij"), commit="abc")
+    contract = read_contract(tmp_path / "x.onnx")
+    assert report.ok and report.path == str(tmp_path / "x.onnx") and [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
+    assert contract.parity == report.for_contract() and contract.parity.accuracy_onnx == 1 and contract.git_commit == "abc"
+    assert check_parity(network, tmp_path / "x.onnx", noise, labels=list("abcdefghij")).ok
+
+    gate["predictions"] = {"logits": predictions["logits"] + 1}
+    with pytest.raises(
+        ParityError, match=r"rejected.onnx does not give .*\n.*'logits', batch size 70, graph optimized: differs by 1"
+    ):
+        export_validated(network, tmp_path / "x.onnx", noise, gate=gate, rejected=tmp_path / "rejected.onnx")
+    assert read_contract(tmp_path / "x.onnx") == contract and read_contract(tmp_path / "rejected.onnx").parity is None
+    with pytest.raises(ParityError):
+        export_validated(network, tmp_path / "y.onnx", noise, gate=gate)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rejected.onnx", "x.onnx"]
+
+
 # --- what cannot be exported ---
 
 
@@ -159,7 +182,7 @@ def test_the_gate_passes_and_reports_everything(served, tiny_run, digits):
     report = check_parity(served, tiny_run / "model.onnx", test.images, targets=test.targets)
     assert report.ok and report.images == 359
     seen = {(row.output, row.batch_size, row.evaluator) for row in report.rows}
-    sizes = [(1, "optimised"), (7, "optimised"), (64, "optimised"), (64, "as written"), (1, "onnx.reference")]
+    sizes = [(1, "optimized"), (7, "optimized"), (64, "optimized"), (64, "as written"), (1, "onnx.reference")]
     assert seen == {(output, *size) for output in ("logits", "probabilities") for size in sizes}
     assert max(row.max_absolute for row in report.rows) < 2e-5
     assert report.accuracy_keras == report.accuracy_onnx == tiny_run.read_json("metrics.json")["test"]["accuracy"]
@@ -205,7 +228,7 @@ def rotate_classes(model):
 def test_altered_files_fail_and_say_what_differs(served, tiny_run, digits, tmp_path, change):
     path = altered(tiny_run / "model.onnx", tmp_path / "x.onnx", change)
     test = digits.test
-    with pytest.raises(ParityError, match=r"output 'logits', batch size 1, graph optimised: differs by") as caught:
+    with pytest.raises(ParityError, match=r"output 'logits', batch size 1, graph optimized: differs by") as caught:
         check_parity(served, path, test.images, targets=test.targets)
     assert not caught.value.report.ok and "FAILED" in caught.value.report.summary()
     json.dumps(caught.value.report.to_plain(), allow_nan=False)
@@ -222,7 +245,7 @@ def test_channels_swapped_in_the_graph_fail(network, noise, tmp_path):
         tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
 
     path = altered(export_model(network, tmp_path / "y.onnx"), tmp_path / "x.onnx", swap)
-    with pytest.raises(ParityError, match="output 'logits', batch size 1, graph optimised: differs by"):
+    with pytest.raises(ParityError, match="output 'logits', batch size 1, graph optimized: differs by"):
         check_parity(network, path, noise)
 
 

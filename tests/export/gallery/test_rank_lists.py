@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from export import ParityError, check_parity
-from export.gallery.rank_lists import RankLists, equal_lists
+from export.gallery.rank_lists import equal_lists, first_rate
 from kerascv_course.experiment import Experiment
 
 
@@ -27,15 +27,11 @@ def test_places_may_be_changed_at_one_distance():
     assert equal_lists(copies, copies) == 1
 
 
-def test_who_is_found_first():
-    ranks = RankLists(np.array([0, 0, 1, 1]))
-    ranks.add("Keras", np.array([[0.0], [1.0]]))
-    ranks.add("Keras", np.array([[1.5], [5.0]]))
-    assert ranks.first_rate("Keras") == 0.5  # 0 and 5 find theirs, 1 and 1.5 find each other
-    assert RankLists(None).identities is None
-    alone = RankLists(np.arange(3))
-    alone.add("Keras", np.eye(3))
-    assert alone.first_rate("Keras") is None
+def test_first_rate_by_hand():
+    vectors = np.array([[0.0], [1.0], [1.5], [5.0]])
+    assert first_rate(vectors, np.array([0, 0, 1, 1])) == 0.5  # 0 and 5 find theirs, 1 and 1.5 find each other
+    assert first_rate(vectors, np.array([0, 0, -1, 2])) == 1  # junk is passed over, and who is alone is no query
+    assert first_rate(np.eye(3), np.arange(3)) is None
 
 
 def test_a_file_with_other_lists_fails(identity_run, people):

@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.contract import ContractError, read_contract
+from export.contract import ContractError
 from export.predictor import OnnxModel
-from export.untrusted.screen import screen
+from export.untrusted.screen import read_contract, screen
 
 INT64_MAX = 2**63 - 1
 
