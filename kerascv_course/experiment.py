@@ -19,12 +19,17 @@ from typing import Any
 import keras
 from PIL import Image
 
-from export import ParityError, ParityReport, certify, check_parity, export_model
-from export.files import replace_model
+import export
 from kerascv_course import plots
 from kerascv_course.analysis.activations import first_and_last
 from kerascv_course.config import Recipe, TrainedRecipe, changed_fields
-from kerascv_course.core.environment import describe_environment, package_versions, seconds_since_start
+from kerascv_course.core.environment import (
+    describe_environment,
+    package_versions,
+    quiet_stderr,
+    seconds_since_start,
+    source_commit,
+)
 from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.io import atomic_write
 from kerascv_course.core.keras_file import load_model
@@ -340,7 +345,8 @@ class Experiment:
             self.metrics = self.folder.read_json("metrics.json")
         log.info("exporting, and validating the file on all %d test images", len(self.data.test))
         recipe, info, described = self.recipe, self.data.info, self.task.describe(self)
-        candidate = self.folder / "model.rejected.onnx"
+        path, rejected = self.folder / "model.onnx", self.folder / "model.rejected.onnx"
+        gate = {**self._gate(), "predictions": self.task.outputs(self.predictions)}
         options = {
             "name": recipe.name,
             "recipe": dataclasses.asdict(recipe),
@@ -348,26 +354,26 @@ class Experiment:
             "resize": recipe.data.resize,
             "data": {"source": info.source, "fingerprint": info.fingerprint, "citation": info.citation},
             "versions": package_versions(),
+            "commit": source_commit(),
             "license": recipe.export.license,
             "layout": recipe.export.layout,
             "task": recipe.task,
             "preprocessing": (recipe.data.normalize_mean, recipe.data.normalize_std),
             **described,
         }
-        export_model(self.serving_graph(), candidate, **options)
+        serving, images = self.serving_graph(), self.data.test.images
         try:
-            report = self.validate(candidate)
-        except ParityError as error:
+            with quiet_stderr():
+                report = export.export_validated(serving, path, images, gate=gate, rejected=rejected, **options)
+        except export.ParityError as error:
             self.folder.write_json("parity.json", error.report.to_plain())
             self.report()
             raise
         self.folder.write_json("parity.json", report.to_plain())
         figure = plots.difference_histogram(report.histograms(), report.decades, recipe.export.tolerance)
         self.folder.write_figure("plots/parity.png", figure)
-        certify(candidate, report)
-        replace_model(candidate, self.folder / "model.onnx")
         log.info("%s", report.summary())
-        return self.folder / "model.onnx"
+        return path
 
     def serving_graph(self) -> keras.Model:
         """The Keras model that the exported file must agree with."""
@@ -378,7 +384,7 @@ class Experiment:
         """Labels of the exported file; a file of embeddings has none."""
         return list(self.task.labels(self.data.info))
 
-    def validate(self, path: Path | None = None) -> ParityReport:
+    def validate(self, path: Path | None = None) -> export.ParityReport:
         """Validate an exported file against the best weights on the whole test split; nothing is written.
 
         Args:
@@ -387,16 +393,17 @@ class Experiment:
         Raises:
             ParityError: the file and Keras give different outputs.
         """
-        return check_parity(
-            self.serving_graph(),
-            path or self.folder / "model.onnx",
-            self.data.test.images,
-            targets=self.data.test.targets,
-            answer=self.task.answer,
-            labels=self.labels(),
-            tolerance=self.recipe.export.tolerance,
-            batch_sizes=self.task.batch_sizes,
-        )
+        graph, images, path = self.serving_graph(), self.data.test.images, path or self.folder / "model.onnx"
+        return export.check_parity(graph, path, images, labels=self.labels(), **self._gate())
+
+    def _gate(self) -> dict[str, Any]:
+        """Options of the parity gate."""
+        return {
+            "targets": self.data.test.targets,
+            "answer": self.task.answer,
+            "tolerance": self.recipe.export.tolerance,
+            "batch_sizes": self.task.batch_sizes,
+        }
 
     def report(self) -> Path:
         """Write report.html from the files of the folder."""

@@ -88,6 +88,10 @@ class Task(Generic[RecipeT]):
         """Predictions for a split, in the form that `evaluate` and `figures` use; scores (N, …) by default."""
         return model.predict(evaluation_batches(split, self.evaluation_batch), verbose=0)
 
+    def outputs(self, predictions: Any) -> dict[str, np.ndarray]:
+        """Outputs of the serving graph that are known from the predictions of a split, by name."""
+        return {}
+
     def evaluate(self, trained: Trained) -> dict[str, Any]:
         """Every metric of metrics.json: a JSON-able dict for each split, whose plain numbers are shown in tables.
 

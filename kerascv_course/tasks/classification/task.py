@@ -103,6 +103,10 @@ class ClassificationTask(TrainedTask[ClassificationRecipe]):
         logits: np.ndarray = super().predict(mean_over_views(model, self.recipe.classification.tta), split)
         return logits
 
+    def outputs(self, predictions: np.ndarray) -> dict[str, np.ndarray]:
+        """The logits."""
+        return {"logits": predictions}
+
     def evaluate(self, trained: Trained) -> dict[str, Any]:
         """`classification_report` of each whole split.
 

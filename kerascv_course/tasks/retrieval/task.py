@@ -180,6 +180,10 @@ class RetrievalTask(TrainedTask[RetrievalRecipe]):
         embeddings: np.ndarray = super().predict(self.embedder(model), split)
         return embeddings
 
+    def outputs(self, predictions: np.ndarray) -> dict[str, np.ndarray]:
+        """The embeddings."""
+        return {"embedding": predictions}
+
     def validate(self, model: keras.Model, data: Dataset) -> dict[str, float]:
         """R1, R5 and R10 of the validation split; nothing if the network has diverged, which its loss tells."""
         vectors = self.predict(model, data.validation)
