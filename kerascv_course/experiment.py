@@ -365,14 +365,15 @@ class Experiment:
         try:
             with quiet_stderr():
                 report = export.export_validated(serving, path, images, gate=gate, rejected=rejected, **options)
+                plain, histograms, summary = report.to_plain(), report.histograms(), report.summary()
         except export.ParityError as error:
             self.folder.write_json("parity.json", error.report.to_plain())
             self.report()
             raise
-        self.folder.write_json("parity.json", report.to_plain())
-        figure = plots.difference_histogram(report.histograms(), report.decades, recipe.export.tolerance)
+        self.folder.write_json("parity.json", plain)
+        figure = plots.difference_histogram(histograms, report.decades, recipe.export.tolerance)
         self.folder.write_figure("plots/parity.png", figure)
-        log.info("%s", report.summary())
+        log.info("%s", summary)
         return path
 
     def serving_graph(self) -> keras.Model:
