@@ -105,7 +105,7 @@ class Experiment:
 
     Raises:
         InputError: the run cannot be resumed with this recipe, or the options do not suit it.
-        MissingPackageError: an optional package that `options` require is not installed.
+        CourseError: an optional package that `options` require is not installed.
     """
 
     def __init__(self, recipe: Recipe, run_dir: Path, options: Options = DEFAULTS) -> None:

@@ -136,7 +136,7 @@ def _training_step(name: str, images: np.ndarray, targets: np.ndarray, batch: in
     import keras
     import tensorflow as tf
 
-    from kerascv_course.data.splits import Dataset, Split, Splits, make_info
+    from kerascv_course.data.splits import Split, make_dataset
     from kerascv_course.recipes import get_recipe
     from kerascv_course.tasks.classification.task import ClassificationTask
     from kerascv_course.training.precision import choose_for_device
@@ -146,9 +146,7 @@ def _training_step(name: str, images: np.ndarray, targets: np.ndarray, batch: in
     if recipe.model != name:
         recipe = dataclasses.replace(recipe, model=name, model_options={})
     split = Split(images, targets)
-    splits = Splits(split, split, split)
-    labels = tuple(map(str, range(10)))
-    data = Dataset(split, split, split, make_info("random", labels, "random pixels", splits))
+    data = make_dataset("random", tuple(map(str, range(10))), "random pixels", split, split, split)
     model = prepare(ClassificationTask(recipe), data).model
     model.make_train_function()
     batches = iter(tf.data.Dataset.from_tensors((images[:batch], targets[:batch])).repeat())

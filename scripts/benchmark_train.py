@@ -122,7 +122,7 @@ def _keras_engine(engine: str, name: str, batch: int, images: np.ndarray, target
     start_tensorflow()
     import tensorflow as tf
 
-    from kerascv_course.data.splits import Dataset, Split, Splits, make_info
+    from kerascv_course.data.splits import Split, make_dataset
     from kerascv_course.recipes import get_recipe
     from kerascv_course.tasks.classification.task import ClassificationTask
     from kerascv_course.training.precision import choose_for_device
@@ -146,9 +146,8 @@ def _keras_engine(engine: str, name: str, batch: int, images: np.ndarray, target
             augmentation=Augmentation(flip=True, translate=4) if engine == AUGMENTED else Augmentation(),
         )
     train, held = Split(images, targets), Split(images[:batch], targets[:batch])
-    splits = Splits(train, held, held)
-    info = make_info("random", tuple(map(str, range(10))), "random pixels", splits)
-    training = prepare(ClassificationTask(recipe), Dataset(train, held, held, info))
+    data = make_dataset("random", tuple(map(str, range(10))), "random pixels", train, held, held)
+    training = prepare(ClassificationTask(recipe), data)
     clock = _clock()
     if engine == BARE:
         shape = (-1, batch, *images.shape[1:])

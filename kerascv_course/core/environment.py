@@ -57,9 +57,11 @@ def package_versions() -> dict[str, str]:
 
 def describe_environment() -> dict[str, Any]:
     """Machine, versions, source commit, command and time, ready for JSON."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    module = spec.name if spec else Path(sys.argv[0]).name
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "-m", *_module_and_arguments()]),
+        "command": " ".join(["python", "-m", module.removesuffix(".__main__"), *sys.argv[1:]]),
         "machine": describe_machine(),
         "versions": package_versions(),
         "commit": source_commit(),
@@ -105,12 +107,6 @@ def processor_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-def _module_and_arguments() -> list[str]:
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    name = spec.name if spec else Path(sys.argv[0]).name
-    return [name.removesuffix(".__main__"), *sys.argv[1:]]
 
 
 def source_commit() -> str | None:

@@ -25,7 +25,6 @@ __all__ = [
     "Count",
     "Counts",
     "Kernel",
-    "Length",
     "OddKernel",
     "Range",
     "Share",
@@ -62,7 +61,7 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds of a number, for ``Annotated[int, Range(1)]``; infinities and NaN are outside.
+    """Bounds of a number, or of the length of a tuple, for ``Annotated[int, Range(1)]``; infinities and NaN are outside.
 
     Attributes:
         least: smallest value; None: no bound.
@@ -78,7 +77,8 @@ class Range:
     below: float | None = None
     odd: bool = False
 
-    def __contains__(self, value: float) -> bool:
+    def __contains__(self, value: float | Sequence[Any]) -> bool:
+        value = len(value) if isinstance(value, Sequence) else value
         return (
             math.isfinite(value)
             and (self.least is None or value >= self.least)
@@ -95,23 +95,10 @@ class Range:
         return f"{text}, odd" if self.odd else text
 
 
-@dataclass(frozen=True)
-class Length:
-    """Smallest number of items, for ``Annotated[tuple[int, ...], Length(1)]``."""
-
-    least: int
-
-    def __contains__(self, value: Sequence[Any]) -> bool:
-        return len(value) >= self.least
-
-    def __str__(self) -> str:
-        return f"of {self.least} or more"
-
-
 #: Number of channels, units or layers.
 Count = Annotated[int, Range(1)]
 #: Such numbers of consecutive layers, one or more.
-Counts = Annotated[tuple[Count, ...], Length(1)]
+Counts = Annotated[tuple[Count, ...], Range(1)]
 #: Share of values, such as a dropout rate.
 Share = Annotated[float, Range(0, below=1)]
 #: Weight of a penalty.
@@ -212,7 +199,7 @@ def convert(kind: Any, value: Any, *, what: str) -> Any:
     Lists become tuples, integers become floats, strings become paths, and dicts become dataclasses where the annotation says so.
 
     Args:
-        kind: Any, None, bool, int, float, str, Path, a dataclass, another class, or Literal, Annotated (with `Range` or `Length`),
+        kind: Any, None, bool, int, float, str, Path, a dataclass, another class, or Literal, Annotated (with `Range`),
             Union, tuple, list and dict of these.
         value: the value received.
         what: name of the value in error messages.
@@ -225,9 +212,9 @@ def convert(kind: Any, value: Any, *, what: str) -> Any:
         return value
     if origin is Annotated:
         made = convert(args[0], value, what=what)
-        return made if all(made in bounds for bounds in _bounds(args)) else _refuse(kind, value, what)
-    if origin is Literal:
-        return value if _is_choice(value, args) else _refuse(kind, value, what)
+        return made if _within(made, args) else _refuse(kind, value, what)
+    if origin is Literal:  # True is no 1
+        return value if (type(value), value) in zip(map(type, args), args, strict=True) else _refuse(kind, value, what)
     if origin in (Union, types.UnionType):
         return _convert_union(kind, value, what)
     if origin in (tuple, list):
@@ -297,16 +284,13 @@ def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind, include_extras=True)
 
 
+def _within(value: Any, args: Sequence[Any]) -> bool:
+    """Whether a value is within all bounds of an Annotated."""
+    return all(value in bounds for bounds in args[1:] if isinstance(bounds, Range))
+
+
 def _is_variadic(kind: Any) -> bool:
     return get_origin(kind) is list or get_args(kind)[-1] is ...
-
-
-def _is_choice(value: Any, choices: Sequence[Any]) -> bool:
-    return any(value == choice and type(value) is type(choice) for choice in choices)
-
-
-def _bounds(args: Sequence[Any]) -> list[Range | Length]:
-    return [bounds for bounds in args[1:] if isinstance(bounds, Range | Length)]
 
 
 # --- Command-line words ---
@@ -368,7 +352,7 @@ def parse_words(kind: Any, words: Sequence[str], *, what: str) -> Any:
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
         value = parse_words(args[0], words, what=what)
-        return value if all(value in bounds for bounds in _bounds(args)) else _refuse(kind, " ".join(words), what)
+        return value if _within(value, args) else _refuse(kind, " ".join(words), what)
     if origin in (Union, types.UnionType):
         for part in sorted(args, key=_parse_order):
             try:
@@ -437,8 +421,9 @@ def _rule(kind: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(map(_rule, args))
     if origin is Annotated:
-        rule, bounds = _rule(args[0]), " ".join(map(str, _bounds(args)))
-        return rule.replace("a list", f"a list {bounds}", 1) if get_origin(args[0]) in (tuple, list) else f"{rule} ({bounds})"
+        rule, bounds = _rule(args[0]), " ".join(str(part) for part in args[1:] if isinstance(part, Range))
+        listed = get_origin(args[0]) in (tuple, list)
+        return rule.replace("a list", f"a list of {bounds}", 1) if listed else f"{rule} ({bounds})" if bounds else rule
     if origin in (tuple, list):
         count = "" if _is_variadic(kind) else f" of {len(args)}"
         return f"a list{count}, each {_rule(args[0])}"

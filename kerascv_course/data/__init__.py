@@ -9,12 +9,12 @@ from kerascv_course.config import Data
 from kerascv_course.core.errors import DataError, UnknownNameError
 from kerascv_course.data.identities import load_identities
 from kerascv_course.data.sources import load_cifar10, load_digits, load_folder
-from kerascv_course.data.splits import DataInfo, Dataset, Split, Splits
+from kerascv_course.data.splits import DataInfo, Dataset, Split
 
-__all__ = ["SOURCES", "DataInfo", "Dataset", "Split", "Splits", "check_source", "load"]
+__all__ = ["SOURCES", "DataInfo", "Dataset", "Split", "check_source", "load"]
 
-#: Every source: ``load(config, data_dir) -> (Splits, DataInfo)``.
-SOURCES: dict[str, Callable[[Data, Path | None], tuple[Splits, DataInfo]]] = {
+#: Every source: ``load(config, data_dir)``.
+SOURCES: dict[str, Callable[[Data, Path | None], Dataset]] = {
     "digits": lambda config, _: load_digits(config),
     "cifar10": load_cifar10,
     "folder": load_folder,
@@ -47,5 +47,4 @@ def load(config: Data, data_dir: Path | None = None) -> Dataset:
         DataError: missing, empty, damaged or unsuitable data.
     """
     check_source(config, data_dir)
-    splits, info = SOURCES[config.source](config, data_dir)
-    return Dataset(splits.train, splits.validation, splits.test, info)
+    return SOURCES[config.source](config, data_dir)

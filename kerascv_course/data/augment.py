@@ -369,11 +369,12 @@ def mix(
         return mixup(images, soft, mix_seed, config.mixup)
     if not config.mixup:
         return cutmix(images, soft, mix_seed, config.cutmix)
-    return tf.cond(
+    mixed, mixed_targets = tf.cond(
         tf.random.stateless_uniform((), which_seed) < 0.5,
         lambda: mixup(images, soft, mix_seed, config.mixup),
         lambda: cutmix(images, soft, mix_seed, config.cutmix),
     )
+    return mixed, mixed_targets
 
 
 def mixup(images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, alpha: float) -> tuple[tf.Tensor, tf.Tensor]:

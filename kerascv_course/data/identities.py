@@ -15,7 +15,7 @@ from kerascv_course.core.errors import DataError, UnknownNameError
 from kerascv_course.core.images import image_files
 from kerascv_course.core.retrieval_metrics import DISTRACTOR, JUNK
 from kerascv_course.data.sources import read_images, split_folders
-from kerascv_course.data.splits import DataInfo, Split, Splits, make_info
+from kerascv_course.data.splits import Dataset, Split, make_dataset
 
 __all__ = ["load_identities"]
 
@@ -46,7 +46,7 @@ class IdentityImage:
     camera: int | None = None
 
 
-def load_identities(config: Data, data_dir: Path | None) -> tuple[Splits, DataInfo]:
+def load_identities(config: Data, data_dir: Path | None) -> Dataset:
     """Load images of identities; the content of `data_dir` selects the layout.
 
     - ``identities.csv`` with the columns image (a file below the folder), identity and optionally split (train, validation, test,
@@ -78,8 +78,8 @@ def load_identities(config: Data, data_dir: Path | None) -> tuple[Splits, DataIn
     others = _identities(image for name in ("validation", "test") for image in parts.get(name, []))
     labels = (*_identities(parts["train"]), *others)
     read = {name: _read(part, labels, config) for name, part in parts.items() if name in ("train", "validation", "test")}
-    splits = Splits(read["train"], read["validation"], read.get("test", read["validation"]))
-    return splits, make_info("identities", labels, f"images in the folder {data_dir.name}", splits)
+    train, validation, test = read["train"], read["validation"], read.get("test", read["validation"])
+    return make_dataset("identities", labels, f"images in the folder {data_dir.name}", train, validation, test)
 
 
 # --- layouts ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from kerascv_course.config import Augmentation, Recipe
+from kerascv_course.config import Augmentation, TrainedRecipe
 from kerascv_course.core.environment import core_count
 from kerascv_course.core.errors import InputError
 from kerascv_course.data.augment import Rows, augment, check_augmentation, mix
@@ -30,7 +30,7 @@ def steps_per_epoch(train: Split, batch_size: int) -> int:
 
 def training_batches(
     train: Split,
-    recipe: Recipe,
+    recipe: TrainedRecipe,
     *,
     first_step: int = 0,
     relabel: Callable[[tf.Tensor], tf.Tensor] | None = None,

@@ -18,7 +18,7 @@ from PIL import Image
 from kerascv_course.config import Data
 from kerascv_course.core.errors import DataError, UnknownNameError
 from kerascv_course.core.images import ImageError, convert_image, image_files, image_suffixes, read_image, resize_image
-from kerascv_course.data.splits import DataInfo, Split, Splits, hold_out, keep_classes, make_info
+from kerascv_course.data.splits import Dataset, Split, hold_out, keep_classes, make_dataset
 
 __all__ = ["load_cifar10", "load_digits", "load_folder", "read_images", "split_folders"]
 
@@ -38,7 +38,7 @@ SPLIT_FOLDERS = {"train": ("train",), "validation": ("val", "valid", "validation
 log = logging.getLogger(__name__)
 
 
-def load_digits(config: Data) -> tuple[Splits, DataInfo]:
+def load_digits(config: Data) -> Dataset:
     """The 1,797 handwritten digits of scikit-learn, enlarged from 8×8 pixels with 17 gray levels; stratified splits."""
     from sklearn.datasets import load_digits as load
 
@@ -53,14 +53,13 @@ def load_digits(config: Data) -> tuple[Splits, DataInfo]:
     whole, labels = keep_classes(Split(np.stack(enlarged), digits.target.astype(np.int64)), names, config.only)
     rest, test = hold_out(whole, config.test_share, config.split_seed, stratify=True)
     train, validation = hold_out(rest, config.validation_share, config.split_seed, stratify=True)
-    splits = Splits(train, validation, test)
-    return splits, make_info("digits", labels, DIGITS_CITATION, splits)
+    return make_dataset("digits", labels, DIGITS_CITATION, train, validation, test)
 
 
 # --- CIFAR-10 ---
 
 
-def load_cifar10(config: Data, data_dir: Path | None) -> tuple[Splits, DataInfo]:
+def load_cifar10(config: Data, data_dir: Path | None) -> Dataset:
     """CIFAR-10 from tensorflow-datasets: 50,000 training images less a random validation share, and 10,000 test images.
 
     With ``config.only`` just the images of those classes: 5,000 and 1,000 each.
@@ -93,8 +92,7 @@ def load_cifar10(config: Data, data_dir: Path | None) -> tuple[Splits, DataInfo]
     names = tuple(builder.info.features["label"].names)
     (whole, labels), (test, _) = (keep_classes(split, names, config.only) for split in (whole, test))
     train, validation = hold_out(whole, config.validation_share, config.split_seed, stratify=False)
-    splits = Splits(train, validation, test)
-    return splits, make_info("cifar10", labels, CIFAR10_CITATION, splits)
+    return make_dataset("cifar10", labels, CIFAR10_CITATION, train, validation, test)
 
 
 def _read_tfds(builder: Any, split: str) -> Split:
@@ -120,7 +118,7 @@ def _check_download(folder: Path) -> None:
 # --- Folders of images ---
 
 
-def load_folder(config: Data, data_dir: Path | None) -> tuple[Splits, DataInfo]:
+def load_folder(config: Data, data_dir: Path | None) -> Dataset:
     """Images in ``data_dir/CLASS/`` or ``data_dir/{train,val,test}/CLASS/``; class names are the sorted folder names.
 
     A missing validation or test split is held out from the training images, stratified by class. Hidden files and files without
@@ -146,8 +144,9 @@ def load_folder(config: Data, data_dir: Path | None) -> tuple[Splits, DataInfo]:
             given[name] = _read_classes(folders[name], labels, config)
         else:
             whole, given[name] = hold_out(whole, share, config.split_seed, stratify=True)
-    splits = Splits(whole, given["validation"], given["test"])
-    return splits, make_info("folder", tuple(labels), f"images in the folder {data_dir.name}", splits)
+    return make_dataset(
+        "folder", tuple(labels), f"images in the folder {data_dir.name}", whole, given["validation"], given["test"]
+    )
 
 
 def split_folders(root: Path) -> dict[str, Path]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from kerascv_course.core.errors import DataError, UnknownNameError
 
-__all__ = ["DataInfo", "Dataset", "Split", "Splits", "hold_out", "keep_classes", "make_info"]
+__all__ = ["DataInfo", "Dataset", "Split", "hold_out", "keep_classes", "make_dataset"]
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,9 @@ class Split:
 
     def take(self, index: np.ndarray) -> Split:
         """The images and targets at these indices, in this order."""
-        marks = (None if values is None else values[index] for values in (self.cameras, self.queries))
-        return Split(self.images[index], self.targets[index], *marks)
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Training images, validation images for choosing, and test images for one final measurement."""
-
-    train: Split
-    validation: Split
-    test: Split
-
-    def items(self) -> list[tuple[str, Split]]:
-        """Name and split pairs."""
-        return [("train", self.train), ("validation", self.validation), ("test", self.test)]
+        cameras = None if self.cameras is None else self.cameras[index]
+        queries = None if self.queries is None else self.queries[index]
+        return Split(self.images[index], self.targets[index], cameras, queries)
 
 
 @dataclass(frozen=True)
@@ -72,24 +60,34 @@ class DataInfo:
 
 
 @dataclass(frozen=True)
-class Dataset(Splits):
-    """The three splits and their description.
+class Dataset:
+    """Three splits and their description.
 
     Attributes:
-        info: of the splits.
+        train: training images.
+        validation: images for choosing settings and the checkpoint.
+        test: images for one final measurement.
+        info: description of the splits.
     """
 
+    train: Split
+    validation: Split
+    test: Split
     info: DataInfo
 
+    def items(self) -> list[tuple[str, Split]]:
+        """Name and split pairs."""
+        return [("train", self.train), ("validation", self.validation), ("test", self.test)]
 
-def make_info(source: str, labels: tuple[str, ...], citation: str, splits: Splits) -> DataInfo:
-    """Describe splits.
+
+def make_dataset(source: str, labels: tuple[str, ...], citation: str, train: Split, validation: Split, test: Split) -> Dataset:
+    """A dataset with its `DataInfo`.
 
     Raises:
         DataError: a split without images.
     """
-    digest = hashlib.sha256()
-    for name, split in splits.items():
+    digest, sizes = hashlib.sha256(), {}
+    for name, split in (("train", train), ("validation", validation), ("test", test)):
         if not len(split):
             raise DataError(f"the {name} split of {source} has no images: add images or change the share")
         digest.update(f"{name}{split.images.shape}".encode())
@@ -97,9 +95,10 @@ def make_info(source: str, labels: tuple[str, ...], citation: str, splits: Split
         for numbers in (split.targets, split.cameras, split.queries):
             if numbers is not None:
                 digest.update(np.ascontiguousarray(numbers.astype("<i8")).data)
-    height, width, channels = splits.train.images.shape[1:]
-    sizes = {name: len(split) for name, split in splits.items()}
-    return DataInfo(source, labels, (height, width, channels), sizes, f"sha256:{digest.hexdigest()}", citation)
+        sizes[name] = len(split)
+    height, width, channels = train.images.shape[1:]
+    info = DataInfo(source, labels, (height, width, channels), sizes, f"sha256:{digest.hexdigest()}", citation)
+    return Dataset(train, validation, test, info)
 
 
 def keep_classes(split: Split, labels: tuple[str, ...], only: tuple[str, ...]) -> tuple[Split, tuple[str, ...]]:

@@ -11,40 +11,33 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from kerascv_course.config import Recipe
+from kerascv_course.config import TrainedRecipe
 from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.io import atomic_write
 from kerascv_course.data import Split
 from kerascv_course.training.checkpoint import Progress, finish_commit, save_checkpoint
-from kerascv_course.training.devices import whole_batches, without_distribution
+from kerascv_course.training.devices import whole_batches
 from kerascv_course.training.optimizers import learning_rates
 from kerascv_course.training.precision import give_weights
 from kerascv_course.training.run_dir import Run
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 __all__ = [
     "CheckpointCallback",
-    "MissingPackageError",
     "Monitors",
     "Profiler",
     "ProgressBar",
     "Remainder",
-    "Snapshots",
     "StepLog",
     "TrainingDivergedError",
-    "ValidationMetrics",
     "describe_row",
     "step_losses",
 ]
@@ -94,7 +87,7 @@ class CheckpointCallback(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, run: Run, recipe: Recipe, progress: Progress, built: keras.Model, period_steps: int, *, writes: bool = True
+        self, run: Run, recipe: TrainedRecipe, progress: Progress, built: keras.Model, period_steps: int, *, writes: bool = True
     ) -> None:
         super().__init__()
         self.writes = writes
@@ -138,7 +131,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         return row[monitor] < before if monitor == "val_loss" else row[monitor] > before
 
 
-def describe_row(row: dict[str, float], recipe: Recipe) -> str:
+def describe_row(row: dict[str, float], recipe: TrainedRecipe) -> str:
     """One log line of a period: epoch, losses, metrics, learning rate and time; or the line of a course's own program."""
     if recipe.log_style == "csc413":
         loss, accuracy = row["val_loss"], 100 * row["val_accuracy"]
@@ -167,7 +160,7 @@ class StepLog(keras.callbacks.Callback):
 
     async_safe = True
 
-    def __init__(self, recipe: Recipe, progress: Progress, epoch_steps: int, period_steps: int) -> None:
+    def __init__(self, recipe: TrainedRecipe, progress: Progress, epoch_steps: int, period_steps: int) -> None:
         super().__init__()
         self.recipe, self.progress = recipe, progress
         self.epoch_steps, self.period_steps = epoch_steps, period_steps
@@ -219,26 +212,6 @@ def step_losses(means: np.ndarray) -> np.ndarray:
     return np.diff(means * np.arange(1, len(means) + 1), prepend=0.0)
 
 
-class ValidationMetrics(keras.callbacks.Callback):
-    """Adds metrics of the validation split that Keras's own metrics cannot compute to the logs of each period.
-
-    Args:
-        built: network that receives the trained weights.
-        measure: computes metrics from it, named without ``val_``.
-    """
-
-    def __init__(self, built: keras.Model, measure: Callable[[keras.Model], dict[str, float]]) -> None:
-        super().__init__()
-        self.built, self.measure = built, measure
-
-    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Compute."""
-        give_weights(self.model, self.built)
-        if logs is not None:
-            with without_distribution():
-                logs.update({f"val_{name}": value for name, value in self.measure(self.built).items()})
-
-
 class Remainder(keras.callbacks.Callback):
     """Includes the validation images that do not divide among the devices: every device computes them, and they count once.
 
@@ -266,25 +239,6 @@ class Remainder(keras.callbacks.Callback):
             logs.update({f"val_{name}": value for name, value in self._metrics.items()})
 
 
-class Snapshots(keras.callbacks.Callback):
-    """Draws a figure of the current weights after periods: ``snapshots/validation_0001.png`` …
-
-    Args:
-        run: the run folder.
-        draw: makes the figure, or None if there is nothing to draw.
-        every: periods between two figures; 0: none.
-    """
-
-    def __init__(self, run: Run, draw: Callable[[], Figure | None], every: int) -> None:
-        super().__init__()
-        self.run, self.draw, self.every = run, draw, every
-
-    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Draw."""
-        if self.every and (epoch + 1) % self.every == 0 and (figure := self.draw()) is not None:
-            self.run.write_figure(f"snapshots/validation_{epoch + 1:04d}.png", figure, dpi=80)
-
-
 class ProgressBar(keras.callbacks.Callback):
     """A progress bar of the period on a terminal; nothing if the output is redirected."""
 
@@ -310,10 +264,6 @@ class ProgressBar(keras.callbacks.Callback):
 # --- Optional monitoring ---
 
 
-class MissingPackageError(CourseError):
-    """An optional package is not installed."""
-
-
 @dataclass(frozen=True)
 class Monitors:
     """Records beside the run's own files, which do not change the training.
@@ -330,11 +280,11 @@ class Monitors:
         """Refuse what cannot be recorded, before training.
 
         Raises:
-            MissingPackageError: ``tensorboard`` is not installed.
+            CourseError: ``tensorboard`` is not installed.
             InputError: a profile is requested with a Keras backend other than TensorFlow.
         """
         if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
-            raise MissingPackageError(
+            raise CourseError(
                 "--tensorboard needs the package tensorboard, which is not installed: pip install 'kerascv_course[tensorboard]', or "
                 "pip install tensorboard"
             )

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerascv_course.config import Recipe
+from kerascv_course.config import Recipe, TrainedRecipe
 from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.data.splits import Split
 
@@ -155,7 +155,8 @@ def find_devices(asked: int | Literal["all"] | None) -> Devices:
 
         tf.config.set_visible_devices([], "GPU")  # tf.data runs on the CPU; the GPU is left to JAX
         if isinstance(asked, int):
-            jax.config.update("jax_num_cpu_devices", asked)
+            config: Any = jax.config
+            config.update("jax_num_cpu_devices", asked)
         gpus = sum(device.platform != "cpu" for device in jax.local_devices())
         return Devices(_count(asked, gpus), jax.process_count(), jax.process_index())
     if asked not in (None, 1):
@@ -201,19 +202,16 @@ def without_distribution() -> Iterator[None]:
         keras.distribution.set_distribution(before)
 
 
-class _WholeBatches(keras.distribution.DataParallel):
-    """Gives every device whole batches."""
-
-    def get_data_layout(self, data_shape: Any) -> Any:
-        """A layout without partitions."""
-        return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)
-
-
 @contextlib.contextmanager
 def whole_batches() -> Iterator[None]:
     """Context in which every device of Keras's current distribution computes every batch as a whole."""
+
+    class Whole(keras.distribution.DataParallel):
+        def get_data_layout(self, data_shape: Any) -> Any:
+            return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)
+
     mesh = keras.distribution.distribution().device_mesh
-    with _WholeBatches(device_mesh=mesh, auto_shard_dataset=False).scope():
+    with Whole(device_mesh=mesh, auto_shard_dataset=False).scope():
         yield
 
 
@@ -247,10 +245,12 @@ def report_out_of_memory(recipe: Recipe, run: Path) -> Iterator[None]:
         if isinstance(error, CourseError) or not is_out_of_memory(error):
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
+        what, options = f"{recipe.name} with images", "with smaller images (--data.image-size)"
+        if isinstance(recipe, TrainedRecipe):
+            what = f"{recipe.model} in batches of {recipe.batch_size} images"
+            options = f"with a smaller --batch-size, such as {max(1, recipe.batch_size // 2)}, {options}"
+            if recipe.precision in ("auto", "float32"):
+                options += ", or with --precision bfloat16"
         kept = f" All finished validations are kept in {run}." if (run / "last.npz").exists() else ""
-        lower = ", or with --precision bfloat16" if recipe.precision in ("auto", "float32") else ""
-        raise OutOfMemoryError(
-            f"out of memory with {recipe.model or recipe.name} in batches of {recipe.batch_size} images of "
-            f"{'×'.join(map(str, recipe.data.image_size))}: {lines[0][:200]}. Try a new run with a smaller --batch-size, such as "
-            f"{max(1, recipe.batch_size // 2)}, with smaller images (--data.image-size){lower}.{kept}"
-        ) from error
+        size = "×".join(map(str, recipe.data.image_size))
+        raise OutOfMemoryError(f"out of memory: {what} of {size}: {lines[0][:200]}. Try a new run {options}.{kept}") from error

@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kerascv_course.core.errors import CourseError, InputError
 
@@ -216,7 +216,8 @@ def leave() -> None:
     """Disconnect from the other processes, all at the same time."""
     import jax
 
-    jax.distributed.shutdown()
+    shutdown: Any = jax.distributed.shutdown
+    shutdown()
 
 
 @contextlib.contextmanager

@@ -10,12 +10,12 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from kerascv_course.config import Recipe, Schedule
+from kerascv_course.config import Schedule, TrainedRecipe
 
 __all__ = ["Muon", "build_optimizer", "build_schedule", "learning_rates", "orthogonalize"]
 
 
-def build_optimizer(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+def build_optimizer(recipe: TrainedRecipe, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     """The recipe's optimizer with its schedule."""
     config = recipe.optimizer
     rate = build_schedule(recipe.schedule, config.learning_rate, steps_per_epoch, recipe.epochs * steps_per_epoch)
@@ -105,11 +105,10 @@ def learning_rates(optimizer: keras.optimizers.Optimizer) -> Callable[[Sequence[
     if keras.backend.backend() != "tensorflow":
         return lambda steps: np.array([float(ops.convert_to_numpy(schedule(int(step)))) for step in steps])
 
-    @tf.function
     def rates(steps: tf.Tensor) -> tf.Tensor:
         return tf.map_fn(lambda step: tf.cast(schedule(step), tf.float32), steps, fn_output_signature=tf.float32)
 
-    traced = rates.get_concrete_function(tf.TensorSpec([None], tf.int64))
+    traced = tf.function(rates).get_concrete_function(tf.TensorSpec([None], tf.int64))
     return lambda steps: traced(tf.constant(steps, tf.int64)).numpy().astype(np.float64)
 
 

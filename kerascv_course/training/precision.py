@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from kerascv_course.config import Recipe
+from kerascv_course.config import TrainedRecipe
 from kerascv_course.core.errors import InputError
 from kerascv_course.training.devices import ONE, Devices, mean_over_replicas
 
@@ -40,7 +40,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
-def choose_for_device(recipe: Recipe, before: Recipe | None = None) -> Recipe:
+def choose_for_device(recipe: TrainedRecipe, before: TrainedRecipe | None = None) -> TrainedRecipe:
     """The recipe with this machine's choice in place of each "auto"; a resumed run keeps the choice made `before`.
 
     Precision: on a GPU bfloat16, or float16 below compute capability 8.0, or float32 below 7.0; on a CPU with bfloat16
@@ -64,7 +64,7 @@ def choose_for_device(recipe: Recipe, before: Recipe | None = None) -> Recipe:
     return recipe
 
 
-def describe_choice(recipe: Recipe, devices: Devices = ONE) -> str:
+def describe_choice(recipe: TrainedRecipe, devices: Devices = ONE) -> str:
     """One line for the log: devices, backend, precision and XLA."""
     fused = ", fused operations" if recipe.fused else ""
     kind = "GPU" if _gpu_capability() else "CPU"
@@ -100,7 +100,7 @@ def _cpu_flags() -> set[str]:
 # --- The copy that is trained ---
 
 
-def training_copy(model: keras.Model, recipe: Recipe, devices: Devices = ONE) -> keras.Model:
+def training_copy(model: keras.Model, recipe: TrainedRecipe, devices: Devices = ONE) -> keras.Model:
     """A copy for training: the same layer names and weights, variable by variable.
 
     Args:
@@ -252,11 +252,9 @@ class FusedActivation(keras.layers.Activation):
         """Compile."""
         function, dtype = self.activation, tf.as_dtype(self.compute_dtype)
 
-        @tf.function(jit_compile=True)
         def forward(x: tf.Tensor) -> tf.Tensor:
             return tf.cast(function(tf.cast(x, tf.float32)), dtype)
 
-        @tf.function(jit_compile=True)
         def backward(x: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
             wide = tf.cast(x, tf.float32)
             with tf.GradientTape() as tape:
@@ -264,11 +262,12 @@ class FusedActivation(keras.layers.Activation):
                 y = function(wide)
             return tf.cast(tape.gradient(y, wide, tf.cast(upstream, tf.float32)), dtype)
 
-        @tf.custom_gradient
-        def call(x: tf.Tensor) -> Any:
-            return forward(x), lambda upstream: backward(x, upstream)
+        compiled, gradient = tf.function(forward, jit_compile=True), tf.function(backward, jit_compile=True)
 
-        self._fused = call
+        def call(x: tf.Tensor) -> Any:
+            return compiled(x), lambda upstream: gradient(x, upstream)
+
+        self._fused = tf.custom_gradient(call)
         super().build(input_shape)
 
     def call(self, inputs: Any) -> Any:

@@ -108,7 +108,8 @@ class Run:
         if not path.is_file():
             raise InputError(f"{path} is missing because the run is unfinished: resume it with --resume {self.path}")
         try:
-            return json.loads(path.read_bytes())
+            content: dict[str, Any] = json.loads(path.read_bytes())
+            return content
         except ValueError as error:
             raise InputError(f"{path} is damaged: {error}") from None
 

@@ -14,19 +14,12 @@ from kerascv_course.core.errors import InputError
 from kerascv_course.core.schema import to_json
 from kerascv_course.data import Dataset
 from kerascv_course.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
-from kerascv_course.training.callbacks import (
-    CheckpointCallback,
-    ProgressBar,
-    Remainder,
-    Snapshots,
-    StepLog,
-    ValidationMetrics,
-)
+from kerascv_course.training.callbacks import CheckpointCallback, ProgressBar, Remainder, StepLog
 from kerascv_course.training.checkpoint import Progress, finish_commit, load_checkpoint
-from kerascv_course.training.devices import ONE, Devices
+from kerascv_course.training.devices import ONE, Devices, without_distribution
 from kerascv_course.training.distributed import report_lost_processes
 from kerascv_course.training.optimizers import build_optimizer
-from kerascv_course.training.precision import training_copy
+from kerascv_course.training.precision import give_weights, training_copy
 from kerascv_course.training.run_dir import Run
 
 if TYPE_CHECKING:
@@ -162,15 +155,30 @@ def _restore(training: Training, run: Run) -> Progress:
 
 def _callbacks(training: Training, run: Run, progress: Progress) -> list[keras.callbacks.Callback]:
     """The callbacks in the order in which Keras must call them."""
-    task, data, built, steps = training.task, training.data, training.built, training.period_steps
-    recipe, writes = task.recipe, training.devices.writes
-    callbacks = [
+    task, data, model, built = training.task, training.data, training.model, training.built
+    recipe, steps, writes = task.recipe, training.period_steps, training.devices.writes
+
+    def validate(_: int, logs: dict[str, float]) -> None:
+        """Add the task's own metrics to Keras's."""
+        give_weights(model, built)
+        with without_distribution():
+            for name, value in task.validate(built, data).items():
+                logs[f"val_{name}"] = value
+
+    def draw_snapshot(period: int, _: dict[str, float]) -> None:
+        if (
+            writes
+            and recipe.snapshots
+            and (period + 1) % recipe.snapshots == 0
+            and (figure := task.snapshot(built, data)) is not None
+        ):
+            run.write_figure(f"snapshots/validation_{period + 1:04d}.png", figure, dpi=80)
+
+    return [
         *([keras.callbacks.SwapEMAWeights()] if recipe.optimizer.ema else []),
-        ValidationMetrics(built, lambda model: task.validate(model, data)),
+        keras.callbacks.LambdaCallback(on_epoch_end=validate),
         ProgressBar(steps),
         StepLog(recipe, progress, training.epoch_steps, steps),
         CheckpointCallback(run, recipe, progress, built, steps, writes=writes),
+        keras.callbacks.LambdaCallback(on_epoch_end=draw_snapshot),
     ]
-    if writes:
-        callbacks.append(Snapshots(run, lambda: task.snapshot(built, data), recipe.snapshots))
-    return callbacks

@@ -159,7 +159,9 @@ def test_out_of_memory_error_gives_batch_size_and_options(tiny_recipe, tmp_path,
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[16777216,16777216]")
 
     monkeypatch.setattr(CheckpointCallback, "on_epoch_begin", allocate)
-    with pytest.raises(OutOfMemoryError, match=r"lenet5 in batches of \d+ images of 32×32.*smaller --batch-size, such as"):
+    with pytest.raises(
+        OutOfMemoryError, match=r"out of memory: lenet5 in batches of \d+ images of 32×32.*smaller --batch-size, such as"
+    ):
         Experiment(tiny_recipe, tmp_path / "run").run()
     assert OutOfMemoryError.exit_code == 1 and not (tmp_path / "run" / "best.keras").exists()
 

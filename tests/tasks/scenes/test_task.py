@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.data import Dataset, Split, Splits
-from kerascv_course.data.splits import make_info
+from kerascv_course.data import Split
+from kerascv_course.data.splits import make_dataset
 from kerascv_course.recipes import get_recipe
 from kerascv_course.tasks.scenes import sweeps
 from kerascv_course.tasks.scenes.config import Scenes
@@ -39,9 +39,7 @@ def stripes():
             image[..., 0] = np.clip(128 + 60 * wave[target] + rng.normal(0, 12, (48, 48)), 0, 255)
         return Split(images, targets)
 
-    splits = Splits(pictures(30), pictures(9), pictures(12))
-    info = make_info("stripes", ("across", "along", "spots"), "made here", splits)
-    return Dataset(splits.train, splits.validation, splits.test, info)
+    return make_dataset("stripes", ("across", "along", "spots"), "made here", pictures(30), pictures(9), pictures(12))
 
 
 def trained(task, model, data):
