@@ -35,16 +35,16 @@ def scene15_dir() -> Path:
     """Folder with the fifteen scenes."""
     folder = os.environ.get("SCENE15_DIR")
     if not folder or not (Path(folder) / "train").is_dir():
-        pytest.skip("no scene15 pictures: set SCENE15_DIR")
+        pytest.skip("no scene15 images: set SCENE15_DIR")
     return Path(folder)
 
 
 @pytest.fixture(scope="session")
 def lfw279_dir() -> Path:
-    """Folder with train/ and val/ of one folder of face pictures an identity."""
+    """Folder with train/ and val/ of one folder of face images per identity."""
     folder = os.environ.get("LFW279_DIR")
     if not folder or not (Path(folder) / "val").is_dir():
-        pytest.skip("no lfw279 pictures: set LFW279_DIR")
+        pytest.skip("no lfw279 images: set LFW279_DIR")
     return Path(folder)
 
 
@@ -73,21 +73,21 @@ def tiny_run(tiny_recipe, tmp_path_factory):
 
 
 @pytest.fixture
-def pictures(tmp_path, digits) -> Path:
+def image_folder(tmp_path, digits) -> Path:
     """A folder of class folders: two classes, 20 PNG digits each."""
     from PIL import Image
 
     for target, name in ((0, "null"), (1, "eins")):
-        folder = tmp_path / "pictures" / name
+        folder = tmp_path / "images" / name
         folder.mkdir(parents=True)
         for i in np.flatnonzero(digits.train.targets == target)[:20]:
             Image.fromarray(digits.train.images[i, :, :, 0]).save(folder / f"{i}.png")
-    return tmp_path / "pictures"
+    return tmp_path / "images"
 
 
 @pytest.fixture(scope="session")
-def color_pictures(tmp_path_factory) -> Path:
-    """A folder with one class of 60 colour pictures of 16×20 pixels: shapes whose colour goes with their brightness."""
+def color_images(tmp_path_factory) -> Path:
+    """A folder with one class of 60 color images of 16×20 pixels: shapes whose color follows their brightness."""
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("colors") / "shape"
@@ -103,7 +103,7 @@ def color_pictures(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def color_recipe():
-    """The skip connections on `color_pictures`, six colours, mirrored pictures, done in two seconds."""
+    """The skip connections on `color_images`, six colors, mirrored images, done in two seconds."""
     from kerascv_course.config import Augmentation, Data
     from kerascv_course.recipes import get_recipe
     from kerascv_course.tasks.colorization.config import Colorization
@@ -121,16 +121,16 @@ def color_recipe():
 
 
 @pytest.fixture(scope="session")
-def color_run(color_recipe, color_pictures, tmp_path_factory):
+def color_run(color_recipe, color_images, tmp_path_factory):
     """A finished run of the recipe; tests must not change it."""
     from kerascv_course.experiment import Experiment, Options
 
-    return Experiment(color_recipe, tmp_path_factory.mktemp("runs") / "color", Options(data_dir=color_pictures)).run().folder
+    return Experiment(color_recipe, tmp_path_factory.mktemp("runs") / "color", Options(data_dir=color_images)).run().folder
 
 
 @pytest.fixture(scope="session")
 def people(tmp_path_factory):
-    """Identities that are colours, 6 to learn and 4 to find, six pictures each: a disc anywhere, noise all over."""
+    """Identities that are colors, 6 to train and 4 to test, six images each: a disc anywhere, and noise."""
     from PIL import Image
 
     rng = np.random.default_rng(0)

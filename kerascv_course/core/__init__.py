@@ -1,1 +1,1 @@
-"""What every part stands on: errors, files, images, environment. Standard library, NumPy and Pillow only."""
+"""Foundations of all packages: errors, types, files, images, tables, ranking, environment; no Keras or TensorFlow at import."""

@@ -79,7 +79,7 @@ def save_checkpoint(path: Path, model: keras.Model, progress: Progress) -> None:
 
 
 def load_checkpoint(path: Path, model: keras.Model, fingerprint: str, recipe: str = "") -> Progress:
-    """Restore a compiled model, its optimiser built, in place.
+    """Restore a compiled model with a built optimizer, in place.
 
     Args:
         path: the file.

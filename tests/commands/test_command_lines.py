@@ -116,7 +116,7 @@ def measured(command, path):
     return next(metric["value"] for metric in metrics if (metric["name"], metric["split"]) == ("accuracy", "test"))
 
 
-def test_train_evaluate_check_predict_inspect(command, tmp_path, pictures):
+def test_train_evaluate_check_predict_inspect(command, tmp_path, image_folder):
     done = command("kerascv_course.train", "--epochs", 2, "--batch-size", 128, "--optimizer.learning-rate", "1e-2")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -226,10 +226,10 @@ def test_ctrl_c_ends_with_130_and_prints_how_to_resume(tmp_path):
     assert "python -m kerascv_course.train --resume runs/lenet5-digits" in errors
 
 
-def test_train_on_a_folder_of_images(command, pictures, tmp_path):
-    broken = pictures / "eins" / "broken.png"
+def test_train_on_a_folder_of_images(command, image_folder, tmp_path):
+    broken = image_folder / "eins" / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n")
-    arguments = ["folder-classify", "--data-dir", pictures, "--epochs", 1, "--batch-size", 8, "--data.image-size", 16, 16]
+    arguments = ["folder-classify", "--data-dir", image_folder, "--epochs", 1, "--batch-size", 8, "--data.image-size", 16, 16]
     assert_user_error(command("kerascv_course.train", *arguments), "1 of 41 images are unusable", "broken.png")
     broken.unlink()
     done = command("kerascv_course.train", *arguments)

@@ -48,17 +48,17 @@ def test_read_image_resolves_palettes(tmp_path):
 
 
 def test_read_image_composites_palette_transparency_on_white(tmp_path):
-    picture = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
-    picture.putpalette([10, 20, 30, 40, 50, 60])
-    picture.save(tmp_path / "p.png", transparency=1)
+    image = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.save(tmp_path / "p.png", transparency=1)
     assert read_image(tmp_path / "p.png", 1, 2, 3).tolist() == [[[10, 20, 30], [255, 255, 255]]]
 
 
 def test_read_image_applies_exif_orientation(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees
-    picture = Image.fromarray(np.zeros((4, 8), np.uint8))
-    picture.save(tmp_path / "e.jpg", exif=exif)
+    image = Image.fromarray(np.zeros((4, 8), np.uint8))
+    image.save(tmp_path / "e.jpg", exif=exif)
     assert read_image(tmp_path / "e.jpg", 8, 4, 1).shape == (8, 4, 1)
 
 

@@ -37,36 +37,36 @@ def test_load_suggests_the_nearest_source():
 # --- folder ---
 
 
-def test_load_folder_of_class_folders(pictures):
-    splits = load(Data("folder", channels=1), pictures)
+def test_load_folder_of_class_folders(image_folder):
+    splits = load(Data("folder", channels=1), image_folder)
     info = splits.info
     assert info.labels == ("eins", "null") and info.sizes == {"train": 29, "validation": 3, "test": 8}
     assert set(splits.test.targets) == {0, 1}
 
 
-def test_load_folder_keeps_given_splits(pictures, tmp_path):
+def test_load_folder_keeps_given_splits(image_folder, tmp_path):
     whole = tmp_path / "whole"
-    shutil.copytree(pictures, whole / "train")
-    shutil.copytree(pictures, whole / "test")
+    shutil.copytree(image_folder, whole / "train")
+    shutil.copytree(image_folder, whole / "test")
     splits = load(Data("folder", channels=1, validation_share=0.25), whole)
     info = splits.info
     assert info.sizes == {"train": 30, "validation": 10, "test": 40}
 
 
-def test_load_folder_skips_other_files(pictures):
-    (pictures / "eins" / "notes.txt").write_text("x")
-    (pictures / "eins" / ".hidden.png").write_text("x")
-    assert sum(load(Data("folder", channels=1), pictures).info.sizes.values()) == 40
+def test_load_folder_skips_other_files(image_folder):
+    (image_folder / "eins" / "notes.txt").write_text("x")
+    (image_folder / "eins" / ".hidden.png").write_text("x")
+    assert sum(load(Data("folder", channels=1), image_folder).info.sizes.values()) == 40
 
 
-def test_load_folder_names_all_damaged_images(pictures):
-    (pictures / "eins" / "bad.png").write_bytes(b"\x89PNG")
-    (pictures / "null" / "worse.jpg").write_bytes(b"")
+def test_load_folder_names_all_damaged_images(image_folder):
+    (image_folder / "eins" / "bad.png").write_bytes(b"\x89PNG")
+    (image_folder / "null" / "worse.jpg").write_bytes(b"")
     with pytest.raises(DataError, match=r"2 of 42 images are unusable.*bad\.png.*worse\.jpg"):
-        load(Data("folder", channels=1), pictures)
+        load(Data("folder", channels=1), image_folder)
 
 
-def test_load_folder_refuses_unusable_folders(pictures, tmp_path):
+def test_load_folder_refuses_unusable_folders(image_folder, tmp_path):
     with pytest.raises(DataError, match="give --data-dir FOLDER"):
         load(Data("folder"))
     with pytest.raises(DataError, match="no such data folder"):
@@ -78,8 +78,8 @@ def test_load_folder_refuses_unusable_folders(pictures, tmp_path):
         (tmp_path / "bare" / name).mkdir(parents=True)
     with pytest.raises(DataError, match="no images in the class folders"):
         load(Data("folder"), tmp_path / "bare")
-    shutil.copytree(pictures, tmp_path / "other" / "train")
-    shutil.copytree(pictures, tmp_path / "other" / "test")
+    shutil.copytree(image_folder, tmp_path / "other" / "train")
+    shutil.copytree(image_folder, tmp_path / "other" / "test")
     (tmp_path / "other" / "test" / "zwei").mkdir()
     with pytest.raises(DataError, match=r"has the class 'zwei', which .* lacks"):
         load(Data("folder"), tmp_path / "other")
@@ -135,7 +135,7 @@ def test_data_refuses_normalization_of_other_channels():
         dataclasses.replace(Data("digits", channels=1), normalize_mean=(0.1, 0.2, 0.3))
 
 
-def test_load_folder_converts_image_modes(pictures):
-    rgba = Image.open(next((pictures / "eins").glob("*.png"))).convert("RGBA")
-    rgba.save(pictures / "eins" / "rgba.png")
-    assert sum(load(Data("folder", channels=3), pictures).info.sizes.values()) == 41
+def test_load_folder_converts_image_modes(image_folder):
+    rgba = Image.open(next((image_folder / "eins").glob("*.png"))).convert("RGBA")
+    rgba.save(image_folder / "eins" / "rgba.png")
+    assert sum(load(Data("folder", channels=3), image_folder).info.sizes.values()) == 41

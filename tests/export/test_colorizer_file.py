@@ -31,8 +31,8 @@ def model(color_run):
 
 
 @pytest.fixture(scope="module")
-def data(color_recipe, color_pictures):
-    return ColorizationTask(color_recipe).label(load(color_recipe.data, color_pictures), None)
+def data(color_recipe, color_images):
+    return ColorizationTask(color_recipe).label(load(color_recipe.data, color_images), None)
 
 
 @pytest.fixture(scope="module")

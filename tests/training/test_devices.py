@@ -1,4 +1,4 @@
-"""One training spread over several devices of a machine learns what one device learns."""
+"""Training on several devices of one machine equals training on one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes that train one network: they meet, agree, learn what one process learns, and end when one of them is lost."""
+"""Several processes that train one network: connecting, agreeing, equal results, and losing a process."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ image = keras.Input((8, 8, 3))
 x = keras.layers.BatchNormalization()(keras.layers.Conv2D(6, 3)(image))
 built = keras.Model(image, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))))
 for groups in (1, 4):
-    learnt = []
+    results = []
     for devices in (ONE, Devices(5)):
         with devices.scope():
             copy = training_copy(built, dataclasses.replace(recipe, batch_size=20, norm_groups=groups, fused=True), devices)
             copy.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
             copy.fit(batch, epochs=2, verbose=0)
-        learnt.append(np.concatenate([value.ravel() for value in copy.get_weights()]))
-    np.testing.assert_allclose(learnt[1], learnt[0], rtol=0, atol=1e-6)
+        results.append(np.concatenate([value.ravel() for value in copy.get_weights()]))
+    np.testing.assert_allclose(results[1], results[0], rtol=0, atol=1e-6)
 """
 
 
@@ -92,7 +92,7 @@ def steps(run: Path) -> np.ndarray:
 
 
 @NEEDS_JAX
-def test_two_processes_are_killed_resume_and_export_what_one_process_learns(tmp_path):
+def test_two_processes_resume_after_a_kill_and_equal_one_process(tmp_path):
     """To the bit what two devices of one process learn; within 1e-5 what one device learns, over an epoch."""
     alone = subprocess.Popen([sys.executable, "-c", ALONE, str(tmp_path)], env={**os.environ, "KERAS_BACKEND": "jax"})
     run = tmp_path / "run"
@@ -121,7 +121,7 @@ def test_two_processes_are_killed_resume_and_export_what_one_process_learns(tmp_
 
 
 @NEEDS_JAX
-def test_processes_with_other_recipes_are_refused(tmp_path):
+def test_agree_refuses_different_recipes(tmp_path):
     where = ["--distributed", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2", "--connect-timeout", "300"]
     command = [sys.executable, "-m", "kerascv_course.train", "lenet5-digits", "--run-dir", str(tmp_path / "run"), *where]
     processes = [
@@ -134,7 +134,7 @@ def test_processes_with_other_recipes_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_where_the_processes_meet():
+def test_process_group_of_environment():
     environment = {"JAX_COORDINATOR_ADDRESS": "a:1", "KERAS_DISTRIBUTION_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}
     assert ProcessGroup.of(ProcessGroup(), environment) == ProcessGroup("a:1", 4, 3)
     assert ProcessGroup.of(ProcessGroup("b:2", 2, 0), environment) == ProcessGroup("b:2", 2, 0)
@@ -152,17 +152,17 @@ def test_where_the_processes_meet():
         (ProcessGroup("a:1", 2, 1, 0), "--connect-timeout must be 1 second or more; received 0"),
     ],
 )
-def test_places_that_cannot_be(given, message):
+def test_process_group_refuses_bad_values(given, message):
     with pytest.raises(InputError, match=message):
         ProcessGroup.of(given, {})
 
 
-def test_a_number_of_the_environment_that_is_none():
+def test_process_group_refuses_bad_environment():
     with pytest.raises(InputError, match="number of processes or process ID is not an integer"):
         ProcessGroup.of(ProcessGroup(), {"JAX_PROCESS_ID": "first"})
 
 
-def test_other_backends_are_refused():
+def test_choose_backend_refuses_other_backends():
     with pytest.raises(
         InputError, match=r"MultiWorkerMirroredStrategy fails in model.fit with Keras 3.*KERAS_BACKEND=tensorflow"
     ):
@@ -170,7 +170,7 @@ def test_other_backends_are_refused():
 
 
 @NEEDS_JAX
-def test_a_coordinator_that_cannot_be_reached():
+def test_join_reports_an_unreachable_coordinator():
     with pytest.raises(LostProcessError, match=r"cannot be reached .*: start process 0 there"):
         join(ProcessGroup(f"127.0.0.1:{free_port()}", 2, 1, timeout=1))
     with socket.socket() as taken:
@@ -180,7 +180,7 @@ def test_a_coordinator_that_cannot_be_reached():
             join(ProcessGroup(f"127.0.0.1:{taken.getsockname()[1]}", 2, 0, timeout=1))
 
 
-def test_errors_that_come_of_a_lost_process():
+def test_report_lost_processes():
     with pytest.raises(LostProcessError, match="Restart all processes"), report_lost_processes(None):
         raise RuntimeError("UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:29057")
     with pytest.raises(RuntimeError, match="something else"), report_lost_processes(None):
@@ -196,7 +196,7 @@ def test_errors_that_come_of_a_lost_process():
         ("sys.stderr.write('E0101 a secret')", CourseError, r"ended by signal 6 \(SIGABRT\)"),
     ],
 )
-def test_a_child_that_is_aborted(tmp_path, monkeypatch, capfd, code, error, message):
+def test_supervise_reports_an_aborted_child(tmp_path, monkeypatch, capfd, code, error, message):
     (tmp_path / "aborts.py").write_text(f"import os, sys\n{code}\nsys.stderr.flush()\nos.abort()\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
@@ -210,7 +210,7 @@ def test_a_child_that_is_aborted(tmp_path, monkeypatch, capfd, code, error, mess
     assert ("a secret" in capfd.readouterr().err) == ("secret" in code)
 
 
-def test_a_process_by_itself_is_no_worker(monkeypatch):
+def test_single_process_is_no_worker(monkeypatch):
     monkeypatch.delenv("KERASCV_COURSE_SUPERVISOR", raising=False)
     assert not is_worker()
     with pytest.raises(SystemExit), exit_immediately():

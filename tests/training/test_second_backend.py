@@ -1,4 +1,4 @@
-"""Models, losses, optimisers and callbacks do not depend on TensorFlow: one small training on another backend of Keras."""
+"""Models, losses, optimizers and callbacks run on another backend of Keras."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ print(json.dumps({"backend": keras.backend.backend(), "history": progress.histor
 """
 
 
-def test_a_recipe_trains_and_resumes_on_pytorch(tmp_path):
+def test_recipe_trains_and_resumes_on_pytorch(tmp_path):
     if importlib.util.find_spec("torch") is None:
         pytest.skip("PyTorch is not installed (extra [compare])")
     run = tmp_path / "run"
-    # one thread: for so small a network several are slower, on a busy machine many times
+    # one thread: for such a small network several threads are slower
     settings = {"KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", TRAINING, str(run)]
     done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=300)

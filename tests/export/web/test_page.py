@@ -380,9 +380,9 @@ def test_a_drawn_digit_is_answered_at_phone_width(tiny_run, real_runtime, visit,
     assert width <= 375
 
 
-def test_a_colouriser_shows_the_coloured_picture(color_run, color_pictures, real_runtime, visit, tmp_path):
+def test_a_colouriser_shows_the_coloured_picture(color_run, color_images, real_runtime, visit, tmp_path):
     page = visit(write_page(color_run / "model.onnx", tmp_path / "demo", runtime=real_runtime))
-    picture = min((color_pictures / "shape").glob("*.png"))
+    picture = min((color_images / "shape").glob("*.png"))
     page.set_input_files("#files", picture)
     page.locator("article.pair canvas").nth(1).wait_for()
     with page.expect_download() as download:

@@ -24,8 +24,8 @@ keras = pytest.importorskip("keras")
 
 
 @pytest.fixture(scope="module")
-def labelled(color_recipe, color_pictures):
-    return ColorizationTask(color_recipe).label(load(color_recipe.data, color_pictures), None)
+def labelled(color_recipe, color_images):
+    return ColorizationTask(color_recipe).label(load(color_recipe.data, color_images), None)
 
 
 # --- metrics ---
@@ -169,15 +169,15 @@ def test_a_run_leaves_palette_grids_and_figures(color_run, labelled):
     assert "after each of 2 validations" in page and "Baselines" in page and "The palette: share" in page
 
 
-def test_a_run_is_measured_again_with_its_own_palette(color_run, color_pictures):
-    found, metrics = Experiment.open(color_run.path, color_pictures).evaluate(), color_run.read_json("metrics.json")
+def test_a_run_is_measured_again_with_its_own_palette(color_run, color_images):
+    found, metrics = Experiment.open(color_run.path, color_images).evaluate(), color_run.read_json("metrics.json")
     assert found["test"] == metrics["test"]
 
 
-def test_the_palette_can_be_given(labelled, color_recipe, color_pictures, tmp_path):
+def test_the_palette_can_be_given(labelled, color_recipe, color_images, tmp_path):
     (tmp_path / "mine.csv").write_text("0,0,0\n255,128,0\n0,0,255\n")
     recipe = dataclasses.replace(color_recipe, colorization=Colorization(palette=str(tmp_path / "mine.csv")))
-    data = ColorizationTask(recipe).label(load(recipe.data, color_pictures), None)
+    data = ColorizationTask(recipe).label(load(recipe.data, color_images), None)
     assert data.info.labels == ("#000000", "#ff8000", "#0000ff") and data.train.targets.max() <= 2
     assert data.info.fingerprint != labelled.info.fingerprint
 
@@ -253,11 +253,11 @@ def test_cifar10_horses(cifar10_dir):
         ({"data": Data("folder", image_size=(16, 20), only=("shap",))}, "unknown class in .* 'shap'; did you mean 'shape'"),
     ],
 )
-def test_recipes_that_cannot_be_run(color_recipe, color_pictures, changes, message):
+def test_recipes_that_cannot_be_run(color_recipe, color_images, changes, message):
     recipe = dataclasses.replace(color_recipe, **changes)
     task = ColorizationTask(recipe)
     with pytest.raises(InputError, match=message):
-        prepare(task, task.label(load(recipe.data, color_pictures), None))
+        prepare(task, task.label(load(recipe.data, color_images), None))
 
 
 @pytest.mark.parametrize(

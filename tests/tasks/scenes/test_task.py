@@ -102,12 +102,12 @@ def test_every_combination_is_one_file_with_the_same_answers(name, stripes, tmp_
     assert np.isfinite(OnnxModel(path).predict(one_colour).scores).all()
 
 
-def test_a_scene_recipe_makes_a_whole_run(tmp_path, pictures, monkeypatch):
+def test_a_scene_recipe_makes_a_whole_run(tmp_path, image_folder, monkeypatch):
     from kerascv_course.experiment import Experiment, Options
 
     base = get_recipe("ntu-tiny-knn")
     data = dataclasses.replace(base.data, image_size=(8, 8), test_share=0.3)
-    result = Experiment(dataclasses.replace(base, data=data), tmp_path / "run", Options(data_dir=pictures)).run()
+    result = Experiment(dataclasses.replace(base, data=data), tmp_path / "run", Options(data_dir=image_folder)).run()
     run = result.folder
     metrics = run.read_json("metrics.json")
     assert set(result.headline) == {"train accuracy", "test accuracy"}
@@ -251,27 +251,29 @@ def test_more_neighbours_than_pictures_and_classes_without_any_are_refused_befor
     assert counts.shape == (3, 3) and not counts[:, 1].any()  # neighbours never answer it
 
 
-def test_images_smaller_than_a_descriptor_are_refused_before_anything_is_written(pictures, tmp_path):
+def test_images_smaller_than_a_descriptor_are_refused_before_anything_is_written(image_folder, tmp_path):
     from kerascv_course.experiment import Experiment, Options
 
     small = recipe()
     small = dataclasses.replace(small, data=dataclasses.replace(small.data, image_size=(12, 12)))
     with pytest.raises(InputError, match="spans 13 pixels; received images of 12×12"):
-        Experiment(small, tmp_path / "run", Options(data_dir=pictures)).run()
+        Experiment(small, tmp_path / "run", Options(data_dir=image_folder)).run()
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_sweeps_and_writes_its_table(command, pictures, tmp_path):
+def test_the_command_sweeps_and_writes_its_table(command, image_folder, tmp_path):
     done = command(
-        "kerascv_course.scenes", "sweep", "ntu-tiny-knn", "--over", "k", "--values", "1", "3", "--data-dir", pictures,
+        "kerascv_course.scenes", "sweep", "ntu-tiny-knn", "--over", "k", "--values", "1", "3", "--data-dir", image_folder,
         "--output", tmp_path / "table", KERASCV_COURSE_CACHE=str(tmp_path / "cache"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "table/table.md").read_text(encoding="utf-8").startswith("| k | validation | seconds |")
     assert (tmp_path / "table/plot.png").stat().st_size > 1000
-    wrong = command("kerascv_course.scenes", "sweep", "ntu-tiny-knn", "--over", "k", "--values", "x", "--data-dir", pictures)
+    wrong = command(
+        "kerascv_course.scenes", "sweep", "ntu-tiny-knn", "--over", "k", "--values", "x", "--data-dir", image_folder
+    )
     assert wrong.returncode == 2 and "k must be of the type int; received 'x'" in wrong.stderr
-    other = command("kerascv_course.scenes", "repeat", "lenet5-digits", "--data-dir", pictures)
+    other = command("kerascv_course.scenes", "repeat", "lenet5-digits", "--data-dir", image_folder)
     assert other.returncode == 2 and "takes recipes of the task scenes" in other.stderr
 
 
