@@ -25,6 +25,7 @@ __all__ = [
     "Count",
     "Counts",
     "Kernel",
+    "Length",
     "OddKernel",
     "Range",
     "Share",
@@ -61,7 +62,7 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds of a number, or of the length of a tuple, for ``Annotated[int, Range(1)]``; infinities and NaN are outside.
+    """Bounds of a number, for ``Annotated[int, Range(1)]``, or of the length of a tuple; infinities and NaN are outside.
 
     Attributes:
         least: smallest value; None: no bound.
@@ -95,10 +96,12 @@ class Range:
         return f"{text}, odd" if self.odd else text
 
 
+#: The same for the number of items of a tuple.
+Length = Range
 #: Number of channels, units or layers.
 Count = Annotated[int, Range(1)]
 #: Such numbers of consecutive layers, one or more.
-Counts = Annotated[tuple[Count, ...], Range(1)]
+Counts = Annotated[tuple[Count, ...], Length(1)]
 #: Share of values, such as a dropout rate.
 Share = Annotated[float, Range(0, below=1)]
 #: Weight of a penalty.
