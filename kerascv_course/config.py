@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from kerascv_course.core.errors import InputError, UnknownNameError
-from kerascv_course.core.schema import convert, parse_json
+from kerascv_course.core.schema import Count, Range, Share, Weight, check_fields, convert, parse_json
 
 __all__ = [
     "TASKS",
     "Augmentation",
     "Data",
     "Export",
+    "Fraction",
+    "Natural",
     "Optimizer",
     "OptionValue",
+    "Positive",
+    "Probability",
     "Recipe",
     "Schedule",
     "TrainedRecipe",
@@ -31,7 +34,6 @@ __all__ = [
     "read_recipe",
     "recipe_class",
     "recipe_from_plain",
-    "require",
     "with_base_options",
 ]
 
@@ -41,10 +43,11 @@ OptionValue = bool | int | float | str
 TASKS = {"classify": "classification", "retrieve": "retrieval", "colorize": "colorization", "scenes": "scenes"}
 
 
-def require(ok: bool, rule: str, value: object) -> None:
-    """Raise an `InputError` with the rule and the value received, unless the rule is met."""
-    if not ok:
-        raise InputError(f"{rule}; received {value!r}")
+#: Types of a recipe's values, with their bounds.
+Natural = Annotated[int, Range(0)]
+Fraction = Annotated[float, Range(above=0, below=1)]
+Positive = Annotated[float, Range(above=0)]
+Probability = Annotated[float, Range(0, 1)]
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,15 @@ class Data:
 
     source: str
     """Dataset source: digits, cifar10, folder or identities."""
-    image_size: tuple[int, int] = (32, 32)
+    image_size: tuple[Count, Count] = (32, 32)
     """Image height and width in pixels; images of other sizes are resized."""
     channels: Literal[1, 3] = 3
     """Image channels: 1 for grayscale, 3 for RGB."""
     resize: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     """Interpolation used to resize images."""
-    validation_share: float = 0.1
+    validation_share: Fraction = 0.1
     """Fraction of the training images held out for validation, if the source has no validation split."""
-    test_share: float = 0.2
+    test_share: Fraction = 0.2
     """Fraction of all images held out for testing, if the source has no test split."""
     only: tuple[str, ...] = ()
     """Names of the classes to keep; all by default."""
@@ -69,21 +72,16 @@ class Data:
     """Random seed of the splits, separate from the recipe's seed so that runs with different seeds share their splits."""
     normalize_mean: tuple[float, ...] = (0.5,)
     """Mean subtracted from pixels scaled to 0-1: one value, or one per channel."""
-    normalize_std: tuple[float, ...] = (0.25,)
+    normalize_std: tuple[Positive, ...] = (0.25,)
     """Standard deviation that divides the pixels after the mean is subtracted: one value, or one per channel."""
 
     def __post_init__(self) -> None:
-        require(min(self.image_size) > 0, "data.image_size must be a height and a width above 0", self.image_size)
-        for name in ("validation_share", "test_share"):
-            share = getattr(self, name)
-            require(0 < share < 1, f"data.{name} must be above 0 and below 1", share)
+        check_fields(self, "data")
         for name in ("normalize_mean", "normalize_std"):
-            values = getattr(self, name)
-            counts = " or ".join(map(str, sorted({1, self.channels})))
-            require(
-                len(values) in (1, self.channels), f"data.{name} must have as many values as channels, or 1: {counts}", values
-            )
-        require(min(self.normalize_std) > 0, "data.normalize_std must be above 0", self.normalize_std)
+            if len(values := getattr(self, name)) not in (1, self.channels):
+                raise InputError(
+                    f"data.{name} must have one value, or one for each of {self.channels} channels; received {values}"
+                )
 
 
 @dataclass(frozen=True)
@@ -94,21 +92,21 @@ class Augmentation:
     """Flip images horizontally with probability 0.5."""
     alternating_flip: bool = False
     """Flip each image horizontally in every other epoch (Jordan 2024)."""
-    translate: int = 0
+    translate: Natural = 0
     """Shift images by up to this many pixels in each direction; 4 equals a random crop after padding by 4."""
     border: Literal["zeros", "reflect"] = "zeros"
     """Fill mode for pixels that a shift or rotation exposes."""
-    rotate: float = 0.0
+    rotate: Annotated[float, Range(0, 180)] = 0.0
     """Rotate images by up to this many degrees."""
-    color_jitter: float = 0.0
+    color_jitter: Probability = 0.0
     """Scale brightness, contrast and saturation by random factors of 1 plus or minus up to this value, 0 to 1."""
-    cutout: int = 0
+    cutout: Natural = 0
     """Mask a random square with this side length in pixels (DeVries and Taylor 2017)."""
-    erase: float = 0.0
+    erase: Probability = 0.0
     """Probability of random erasing: filling a random rectangle with noise (Zhong et al. 2020)."""
-    mixup: float = 0.0
+    mixup: Weight = 0.0
     """Alpha of mixup (Zhang et al. 2018); 0 disables it."""
-    cutmix: float = 0.0
+    cutmix: Weight = 0.0
     """Alpha of CutMix (Yun et al. 2019); 0 disables it. With mixup also on, each batch uses one of the two."""
 
     @property
@@ -117,13 +115,7 @@ class Augmentation:
         return bool(self.mixup or self.cutmix)
 
     def __post_init__(self) -> None:
-        require(self.translate >= 0, "augmentation.translate must be 0 pixels or more", self.translate)
-        require(0 <= self.rotate <= 180, "augmentation.rotate must be 0 to 180 degrees", self.rotate)
-        require(self.cutout >= 0, "augmentation.cutout must be 0 pixels or more", self.cutout)
-        for name in ("color_jitter", "erase"):
-            require(0 <= getattr(self, name) <= 1, f"augmentation.{name} must be 0 to 1", getattr(self, name))
-        for name in ("mixup", "cutmix"):
-            require(0 <= getattr(self, name) < math.inf, f"augmentation.{name} must be 0 or more", getattr(self, name))
+        check_fields(self, "augmentation")
         if self.flip and self.alternating_flip:
             raise InputError("augmentation.flip and augmentation.alternating_flip exclude each other; received both: use one")
 
@@ -134,37 +126,32 @@ class Optimizer:
 
     name: Literal["sgd", "adam", "adamw", "adamax", "rmsprop", "muon"] = "sgd"
     """Keras optimizer, or muon: orthogonalized updates for convolution kernels, SGD for all other weights."""
-    learning_rate: float = 0.05
+    learning_rate: Positive = 0.05
     """Peak learning rate."""
-    momentum: float = 0.0
+    momentum: Share = 0.0
     """Momentum of sgd, rmsprop and muon."""
     nesterov: bool = False
     """Nesterov momentum, for sgd and muon."""
-    weight_decay: float = 0.0
+    weight_decay: Weight = 0.0
     """Decoupled weight decay, scaled by the learning rate as in Keras."""
     decay_norms: bool = True
     """Apply weight decay to batch normalization weights and biases too, not only to kernels."""
-    norm_rate: float = 0.0
+    norm_rate: Weight = 0.0
     """muon: peak learning rate of batch normalization weights and biases; 0 uses the learning rate."""
-    head_rate: float = 0.0
+    head_rate: Weight = 0.0
     """muon: peak learning rate of dense kernels; 0 uses the learning rate."""
-    ema: float = 0.0
+    ema: Share = 0.0
     """Momentum of an exponential moving average of the weights, which is then validated and saved; 0 disables it."""
 
     def __post_init__(self) -> None:
-        require(self.learning_rate > 0, "optimizer.learning_rate must be above 0", self.learning_rate)
-        require(0 <= self.momentum < 1, "optimizer.momentum must be 0 or more and below 1", self.momentum)
-        require(self.weight_decay >= 0, "optimizer.weight_decay must be 0 or more", self.weight_decay)
-        require(0 <= self.ema < 1, "optimizer.ema must be 0 or more and below 1", self.ema)
+        check_fields(self, "optimizer")
         for name, supported in (
             ("momentum", ("sgd", "rmsprop", "muon")),
             ("nesterov", ("sgd", "muon")),
             ("norm_rate", ("muon",)),
             ("head_rate", ("muon",)),
         ):
-            value = getattr(self, name)
-            require(value >= 0, f"optimizer.{name} must be 0 or more", value)
-            if value and self.name not in supported:
+            if getattr(self, name) and self.name not in supported:
                 raise InputError(f"optimizer.{name} requires {' or '.join(supported)}; received it for {self.name}: omit it")
 
 
@@ -174,15 +161,15 @@ class Schedule:
 
     name: Literal["constant", "cosine", "linear", "step"] = "constant"
     """cosine and linear decay to zero at the last step; step multiplies the rate by `factor` at each milestone."""
-    warmup_epochs: float = 0.0
+    warmup_epochs: Weight = 0.0
     """Epochs of linear warmup from zero, for cosine and linear; about 0.3 of all epochs gives a one-cycle schedule."""
     milestones: tuple[float, ...] = ()
     """Epochs at which the step schedule changes the rate."""
-    factor: float = 0.1
+    factor: Positive = 0.1
     """Factor of the step schedule."""
 
     def __post_init__(self) -> None:
-        require(self.warmup_epochs >= 0, "schedule.warmup_epochs must be 0 or more", self.warmup_epochs)
+        check_fields(self, "schedule")
         if self.warmup_epochs and self.name not in ("cosine", "linear"):
             raise InputError(f"schedule.warmup_epochs requires the schedule cosine or linear; received it for {self.name}")
         if (self.name == "step") != bool(self.milestones):
@@ -190,8 +177,8 @@ class Schedule:
                 f"the step schedule requires schedule.milestones, and no other schedule takes them; received {self.milestones} for "
                 f"{self.name}: give both --schedule.name step and --schedule.milestones"
             )
-        require(list(self.milestones) == sorted(self.milestones), "schedule.milestones must be ascending", self.milestones)
-        require(self.factor > 0, "schedule.factor must be above 0", self.factor)
+        if list(self.milestones) != sorted(self.milestones):
+            raise InputError(f"schedule.milestones must be ascending; received {self.milestones}")
 
 
 @dataclass(frozen=True)
@@ -206,11 +193,11 @@ class Export:
     """Layout of the input: channels last or channels first."""
     license: str = ""
     """License of the weights for the contract: an SPDX identifier or free text."""
-    tolerance: float = 1e-4
+    tolerance: Positive = 1e-4
     """Largest absolute difference allowed between Keras and ONNX outputs."""
 
     def __post_init__(self) -> None:
-        require(self.tolerance > 0, "export.tolerance must be above 0", self.tolerance)
+        check_fields(self, "export")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,13 +218,13 @@ class Recipe:
     """Task, a key of `TASKS`; each class has its own."""
     data: Data
     """Dataset."""
-    seed: int = 0
+    seed: Natural = 0
     """Random seed of the initial weights, shuffling, augmentation and dropout."""
     export: Export = field(default_factory=Export)
     """ONNX export."""
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, "seed must be 0 or more", self.seed)
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,15 +250,15 @@ class TrainedRecipe(Recipe):
     """Optimizer."""
     schedule: Schedule = field(default_factory=Schedule)
     """Learning rate schedule."""
-    epochs: int = 10
+    epochs: Count = 10
     """Maximum number of epochs."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Images per training step; the last, incomplete batch of an epoch is dropped."""
     shuffle: bool = True
     """Shuffle the training images every epoch."""
-    validations_per_epoch: int = 1
+    validations_per_epoch: Count = 1
     """Validations, and checkpoints, per epoch."""
-    patience: int = 0
+    patience: Natural = 0
     """Stop after this many validations without improvement; 0 disables early stopping."""
     monitor: Literal["val_loss", "val_accuracy", "val_R1", "last"] = "val_loss"
     """Validation metric that selects the best checkpoint, or last: the final one. val_R1 is for the task retrieve."""
@@ -281,11 +268,11 @@ class TrainedRecipe(Recipe):
     """Compile the training step with XLA. auto: on a GPU or with JAX."""
     fused: bool = False
     """Train with TensorFlow's fused batch normalization and activations: same results, faster on a CPU."""
-    norm_groups: int = 1
+    norm_groups: Count = 1
     """Compute batch normalization separately over this many equal parts of the batch, as that many devices would."""
     log_style: Literal["full", "csc413", "cose474", "ntu"] = "full"
     """Log all metrics, or print them as one of the courses does."""
-    snapshots: int = 1
+    snapshots: Natural = 1
     """Save a figure of predictions every this many validations, if the task has one; 0 disables them."""
     deterministic: bool = True
     """Use deterministic operations (slower on a GPU)."""
@@ -305,10 +292,6 @@ class TrainedRecipe(Recipe):
             raise InputError(
                 f"the task {self.task} has the monitors {', '.join(self.monitors)}; received {self.monitor}: use one of them"
             )
-        for name in ("epochs", "batch_size", "validations_per_epoch", "norm_groups"):
-            require(getattr(self, name) >= 1, f"{name} must be a whole number of 1 or more", getattr(self, name))
-        for name in ("patience", "snapshots"):
-            require(getattr(self, name) >= 0, f"{name} must be 0 or more", getattr(self, name))
         if self.batch_size % self.norm_groups:
             raise InputError(
                 f"norm_groups must divide batch_size; received {self.norm_groups} for {self.batch_size} images: use a divisor"
@@ -347,7 +330,8 @@ def recipe_from_plain(plain: Any, *, what: str) -> Recipe:
     if not isinstance(plain, dict) or not isinstance(plain.get("task"), str):
         raise InputError(f"{what} is not a recipe: it must be an object with a task, one of {', '.join(TASKS)}")
     kind = recipe_class(plain["task"])
-    return convert(kind, {name: value for name, value in plain.items() if name != "task"}, what=what)
+    recipe: Recipe = convert(kind, {name: value for name, value in plain.items() if name != "task"}, what=what)
+    return recipe
 
 
 def parse_options(words: Sequence[str]) -> dict[str, OptionValue]:

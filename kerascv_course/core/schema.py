@@ -192,8 +192,9 @@ def check_fields(instance: Any, what: str = "") -> None:
     Raises:
         InputError: the first field of the wrong type or out of bounds.
     """
-    for name, kind in _hints(instance.__class__).items():
-        convert(kind, getattr(instance, name), what=f"{what}.{name}" if what else name)
+    hints = _hints(instance.__class__)
+    for field in dataclasses.fields(instance):
+        convert(hints[field.name], getattr(instance, field.name), what=f"{what}.{field.name}" if what else field.name)
 
 
 def convert(kind: Any, value: Any, *, what: str) -> Any:

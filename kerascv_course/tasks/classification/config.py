@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from kerascv_course.config import TrainedRecipe, require
+from kerascv_course.config import Natural, TrainedRecipe
+from kerascv_course.core.schema import Share, check_fields
 
 __all__ = ["RECIPE", "Classification", "ClassificationRecipe"]
 
@@ -14,19 +15,16 @@ __all__ = ["RECIPE", "Classification", "ClassificationRecipe"]
 class Classification:
     """Image classification."""
 
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     """Label smoothing, 0 to below 1."""
     tta: Literal["none", "flip", "flip-translate"] = "none"
     """Test-time augmentation: average over the image, its mirror image and, with translate, both shifted by a pixel. Part of the
     exported graph."""
-    resize: int = 0
+    resize: Natural = 0
     """Resize images to this side length before the network, inside the graph; 0 keeps their size."""
 
     def __post_init__(self) -> None:
-        require(
-            0 <= self.label_smoothing < 1, "classification.label_smoothing must be 0 or more and below 1", self.label_smoothing
-        )
-        require(self.resize >= 0, "classification.resize must be 0 or a number of pixels", self.resize)
+        check_fields(self, "classification")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from kerascv_course.config import TrainedRecipe, require
+from kerascv_course.config import Natural, Positive, TrainedRecipe
 from kerascv_course.core.errors import InputError
+from kerascv_course.core.schema import Range, Share, Weight, check_fields
 
 __all__ = ["RECIPE", "Retrieval", "RetrievalRecipe"]
 
@@ -16,33 +17,33 @@ __all__ = ["RECIPE", "Retrieval", "RetrievalRecipe"]
 class Retrieval:
     """Image retrieval: embedding, losses, batches and evaluation protocol."""
 
-    embedding: int = 0
+    embedding: Natural = 0
     """Embedding size: adds a dense layer after pooling; 0 uses the pooled features."""
     neck: bool = False
     """Batch normalization between the features of the triplet loss and those of classification and search (BNNeck, Luo et al. 2019)."""
-    dropout: float = 0.5
+    dropout: Share = 0.5
     """Dropout before the identity classifier."""
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     """Label smoothing of the identity loss, 0 to below 1."""
     identity_loss: Literal["none", "softmax", "arcface", "cosface"] = "softmax"
     """Classification loss over the training identities."""
-    angular_margin: float = 0.5
+    angular_margin: Annotated[float, Range(0, math.pi / 2)] = 0.5
     """Margin of arcface (radians) or cosface (cosine; 0.35 in its paper)."""
-    angular_scale: float = 30.0
+    angular_scale: Positive = 30.0
     """Scale of the cosines in arcface and cosface."""
     triplet: Literal["none", "random", "semi-hard", "batch-hard", "batch-all"] = "none"
     """Triplet loss, by its mining strategy."""
-    triplet_weight: float = 1.0
+    triplet_weight: Weight = 1.0
     """Weight of the triplet loss; the identity loss has weight 1."""
-    margin: float = 0.3
+    margin: Positive = 0.3
     """Margin of the triplet loss."""
     soft_margin: bool = False
     """Use the softplus triplet loss, which has no margin (Hermans et al. 2017)."""
     distance: Literal["euclidean", "cosine"] = "euclidean"
     """Distance of the triplet loss. Search always uses unit-length embeddings."""
-    center_weight: float = 0.0
+    center_weight: Weight = 0.0
     """Weight of the center loss (Wen et al. 2016); 0 disables it."""
-    images_per_identity: int = 0
+    images_per_identity: Natural = 0
     """K of PK batches, which hold batch_size / K identities with K images each; 0 draws images at random."""
     protocol: Literal["one-an-identity", "leave-one-out", "query-gallery"] = "one-an-identity"
     """Gallery: the first image of each identity, all other images, or as the dataset marks queries and gallery."""
@@ -52,13 +53,7 @@ class Retrieval:
     """Test-time augmentation: average embeddings over the image, its mirror image and, with translate, both shifted by a pixel."""
 
     def __post_init__(self) -> None:
-        for name in ("embedding", "triplet_weight", "center_weight", "images_per_identity"):
-            require(getattr(self, name) >= 0, f"retrieval.{name} must be 0 or more", getattr(self, name))
-        for name in ("dropout", "label_smoothing"):
-            require(0 <= getattr(self, name) < 1, f"retrieval.{name} must be 0 or more and below 1", getattr(self, name))
-        require(0 <= self.angular_margin <= math.pi / 2, "retrieval.angular_margin must be 0 to π/2", self.angular_margin)
-        require(self.angular_scale > 0, "retrieval.angular_scale must be above 0", self.angular_scale)
-        require(self.margin > 0, "retrieval.margin must be above 0", self.margin)
+        check_fields(self, "retrieval")
         if self.identity_loss == "none" and self.triplet == "none":
             raise InputError("retrieval requires an identity loss, a triplet loss or both; received none for both")
         if self.triplet != "none" and self.images_per_identity < 2:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from kerascv_course.config import Recipe, require
+from kerascv_course.config import Natural, Positive, Recipe
 from kerascv_course.core.errors import InputError
+from kerascv_course.core.schema import Count, Length, Range, Weight, check_fields
 
 __all__ = ["RECIPE", "SceneRecipe", "Scenes"]
 
@@ -21,29 +22,29 @@ class Scenes:
     """tiny: subtract the mean of the image."""
     tiny_norm: Literal["none", "l1", "l2"] = "l1"
     """tiny: normalization of the pixels."""
-    step: int = 4
+    step: Count = 4
     """SIFT: distance between descriptors, pixels."""
-    bin_sizes: tuple[int, ...] = (4,)
+    bin_sizes: Annotated[tuple[Annotated[int, Range(1, 14)], ...], Length(1)] = (4,)
     """SIFT: side length of a spatial bin for each scale, pixels; a descriptor has 4x4 bins."""
     window: Literal["triangular", "gaussian"] = "triangular"
     """SIFT: weighting of the pixels around the center of a bin."""
-    smooth: int = 0
+    smooth: Natural = 0
     """SIFT: number of smoothing passes over the image, each adding a variance of half a pixel."""
-    contrast: float = 0.0
+    contrast: Weight = 0.0
     """SIFT: zero descriptors with less contrast than this, in gray levels per pixel."""
     color: Literal["gray", "rgb", "opponent"] = "gray"
     """SIFT of RGB images: on luma, on each channel, or on opponent colors."""
-    samples: int = 100_000
+    samples: Count = 100_000
     """Number of descriptors to learn the vocabulary from."""
-    words: int = 400
+    words: Count = 400
     """Vocabulary size; for fisher, number of mixture components."""
-    vocabulary_seed: int = 0
+    vocabulary_seed: Natural = 0
     """Random seed of sampling and k-means, separate from the recipe's seed so that runs share their vocabulary."""
-    compress: int = 0
+    compress: Natural = 0
     """Reduce RootSIFT descriptors to this many dimensions by PCA; 0 disables it."""
-    soft: float = 0.0
+    soft: Weight = 0.0
     """bag: Gaussian width of soft assignment (descriptors have norm 512); 0 assigns to the nearest word."""
-    levels: int = 1
+    levels: Annotated[int, Range(1, 4)] = 1
     """Levels of the spatial pyramid, 1 to 4; 1 is the whole image."""
     pyramid_weights: bool = True
     """Weight the levels of the pyramid as Lazebnik et al. do."""
@@ -53,40 +54,23 @@ class Scenes:
     """Normalize all cells by the sum of the whole image."""
     classifier: Literal["knn", "linear"] = "knn"
     """k nearest neighbors, or linear support vector machines."""
-    k: int = 1
+    k: Count = 1
     """knn: number of neighbors."""
     distance: Literal["euclidean", "cityblock", "minkowski", "cosine", "chi2", "intersection"] = "cityblock"
     """knn: distance."""
-    power: float = 3.0
+    power: Positive = 3.0
     """knn: p of the Minkowski distance."""
     vote: Literal["mode", "nearest", "distance"] = "mode"
     """knn: majority vote with ties to the first class (mode) or the nearest neighbor, or votes weighted by 1/distance."""
     kernel: Literal["linear", "intersection", "chi2"] = "linear"
     """linear: kernel, approximated by a feature map unless linear."""
-    penalties: tuple[float, ...] = (1.0,)
+    penalties: Annotated[tuple[Positive, ...], Length(1)] = (1.0,)
     """linear: values of C to choose from on the validation split."""
     refit: bool = True
     """Fit the final classifier to training and validation images together."""
 
     def __post_init__(self) -> None:
-        for name in ("step", "words", "samples", "levels", "k"):
-            require(getattr(self, name) >= 1, f"scenes.{name} must be a whole number of 1 or more", getattr(self, name))
-        for name in ("smooth", "contrast", "compress", "soft", "vocabulary_seed"):
-            require(getattr(self, name) >= 0, f"scenes.{name} must be 0 or more", getattr(self, name))
-        require(self.levels <= 4, "scenes.levels must be 1 to 4", self.levels)
-        require(
-            bool(self.bin_sizes) and all(1 <= size <= 14 for size in self.bin_sizes),
-            "scenes.bin_sizes must be one or more sizes of 1 to 14 pixels",
-            self.bin_sizes,
-        )
-        require(self.power > 0, "scenes.power must be above 0", self.power)
-        require(
-            bool(self.penalties) and min(self.penalties) > 0, "scenes.penalties must be one or more above 0", self.penalties
-        )
-        self._check_combination()
-
-    def _check_combination(self) -> None:
-        """Refuse settings that exclude each other."""
+        check_fields(self, "scenes")
         if self.kernel != "linear" and (self.feature != "bag" or self.norm not in ("l1", "none")):
             raise InputError(
                 f"scenes.kernel {self.kernel} compares histograms and requires the feature bag with norm l1 or none; received "

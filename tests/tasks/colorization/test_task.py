@@ -263,10 +263,10 @@ def test_recipes_that_cannot_be_run(color_recipe, color_images, changes, message
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"colors": 1}, "colorization.colors must be 2 to 256; received 1"),
-        ({"rebalance": 1.5}, "colorization.rebalance must be 0 to 1"),
-        ({"temperature": 0.0}, "colorization.temperature must be above 0"),
-        ({"palette_seed": -1}, "colorization.palette_seed must be 0 or more"),
+        ({"colors": 1}, r"colorization.colors must be an integer \(2 to 256\); received 1"),
+        ({"rebalance": 1.5}, r"colorization.rebalance must be a number \(0 to 1\)"),
+        ({"temperature": 0.0}, r"colorization.temperature must be a number \(above 0 to 1\)"),
+        ({"palette_seed": -1}, r"colorization.palette_seed must be an integer \(0 or more\)"),
         ({"keep_gray": True, "input": "small"}, "keep_gray requires the input gray"),
     ],
 )

@@ -105,7 +105,7 @@ def test_it_begins_with_another_runs_weights(identity_recipe, identity_run, peop
         ({"retrieval.images_per_identity": 0}, "the triplet loss requires two or more images of each identity in a batch"),
         ({"batch_size": 10}, "received 3 for batches of 10: use a multiple, such as --batch-size 9"),
         ({"monitor": "val_accuracy"}, "the task retrieve has the monitors val_loss, val_R1, last; received val_accuracy"),
-        ({"retrieval.margin": 0.0}, "retrieval.margin must be above 0"),
+        ({"retrieval.margin": 0.0}, r"retrieval.margin must be a number \(above 0\)"),
     ],
 )
 def test_settings_that_cannot_be(identity_recipe, changes, rule):

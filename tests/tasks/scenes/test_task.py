@@ -213,13 +213,13 @@ def test_confusions_by_hand():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"k": 0}, "scenes.k must be a whole number of 1 or more"),
-        ({"bin_sizes": (4, 15)}, "scenes.bin_sizes must be one or more sizes of 1 to 14 pixels"),
+        ({"k": 0}, r"scenes.k must be an integer \(1 or more\)"),
+        ({"bin_sizes": (4, 15)}, r"scenes.bin_sizes\[1\] must be an integer \(1 to 14\)"),
         ({"kernel": "chi2", "norm": "l2"}, "kernel chi2 compares histograms"),
         ({"feature": "fisher"}, "norm of fisher must be none, l2 or power"),
         ({"feature": "vlad", "norm": "l2", "distance": "chi2"}, "distance chi2 compares histograms"),
         ({"feature": "vlad", "norm": "l2", "soft": 1.0}, "soft requires the feature bag"),
-        ({"penalties": (0.0,)}, "penalties must be one or more above 0"),
+        ({"penalties": (0.0,)}, r"penalties\[0\] must be a number \(above 0\)"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, message):
