@@ -282,7 +282,7 @@ def test_mix_chooses_mixup_or_cutmix_per_batch():
 
 
 def test_augmentation_refuses_unsuitable_settings():
-    with pytest.raises(InputError, match=r"flip and augmentation.alternating_flip exclude each other.*leave one out"):
+    with pytest.raises(InputError, match=r"flip and augmentation.alternating_flip exclude each other; received both: use one"):
         Augmentation(flip=True, alternating_flip=True)
     with pytest.raises(InputError, match=r"reflected border must be less than the image's 5 pixels; received 5"):
         stream(1, translate=5, border="reflect")
@@ -293,12 +293,12 @@ def test_augmentation_refuses_unsuitable_settings():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rotate": 181}, r"augmentation.rotate must be 0 to 180 degrees; received 181"),
-        ({"cutout": -1}, r"augmentation.cutout must be 0 pixels or more; received -1"),
-        ({"erase": 1.5}, r"augmentation.erase must be 0 to 1; received 1.5"),
-        ({"color_jitter": -0.1}, r"augmentation.color_jitter must be 0 to 1; received -0.1"),
-        ({"mixup": -1}, r"augmentation.mixup must be 0 or more; received -1"),
-        ({"cutmix": float("nan")}, r"augmentation.cutmix must be 0 or more; received nan"),
+        ({"rotate": 181}, r"augmentation.rotate must be a number \(0 to 180\); received 181"),
+        ({"cutout": -1}, r"augmentation.cutout must be an integer \(0 or more\); received -1"),
+        ({"erase": 1.5}, r"augmentation.erase must be a number \(0 to 1\); received 1.5"),
+        ({"color_jitter": -0.1}, r"augmentation.color_jitter must be a number \(0 to 1\); received -0.1"),
+        ({"mixup": -1}, r"augmentation.mixup must be a number \(0 or more\); received -1"),
+        ({"cutmix": float("nan")}, r"augmentation.cutmix must be a number \(0 or more\); received nan"),
     ],
     ids=str,
 )
@@ -309,8 +309,8 @@ def test_augmentation_refuses_values_out_of_range(values, message):
 
 def test_mixing_refuses_targets_that_depend_on_pixels():
     mixing = dataclasses.replace(RECIPE, augmentation=Augmentation(mixup=0.2))
-    with pytest.raises(InputError, match=r"go with the task classify; received colorize"):
-        dataclasses.replace(mixing, task="colorize")
+    with pytest.raises(InputError, match=r"require the task classify; received them for colorize"):
+        dataclasses.replace(get_recipe("csc413-unet"), augmentation=mixing.augmentation)
     for options in ({"relabel": lambda images: images, "classes": 30}, {}):
         with pytest.raises(InputError, match=r"one class per image, which stays"):
             training_batches(SPLIT, mixing, **options)
