@@ -86,7 +86,7 @@ SKIPPED = re.compile(r"second|time$|version|commit|started|speed")
 #: Columns of tables on the report pages that do so.
 SKIPPED_COLUMNS = re.compile(r"second|minute|hour|time|, s\b|^s$|commit|date|speed|images/s", re.IGNORECASE)
 
-#: A number that is not a part of a name.
+#: A number that is not part of an identifier.
 NUMBER = re.compile(r"(?<![\w.])[-−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])")
 
 
