@@ -96,7 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     module, rest = COMMANDS.get(command, ("export.__main__", ""))[0], words[1:]
     if command in EXPORT_COMMANDS:
         rest = words
-    code: int | None = importlib.import_module(module).main(rest)
+    imported = importlib.import_module(module)
+    # commands of the export layer that open untrusted files run in a child process with limits
+    code: int | None = getattr(imported, "guarded_main", imported.main)(rest)
     return code
 
 

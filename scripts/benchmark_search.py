@@ -25,7 +25,7 @@ import numpy as np
 from benchmark_retrieval import peak
 
 from export.gallery.disk_index import VectorFile, nearest_on_disk, write_vectors
-from export.gallery.ivf_index import CellIndex, build_cells, load_cells, recall, save_cells
+from export.gallery.ivf_index import IvfSearcher, load_index, recall, save_index, train_index
 from kerascv_course.core.ranking import Nearest
 
 #: Vectors vary in so many directions, and a little in all.
@@ -62,13 +62,13 @@ def one(what: str, arguments: argparse.Namespace, folder: Path) -> dict[str, flo
         found = nearest_on_disk(queries, gallery, arguments.k, budget=budget)
         np.savez(folder / "exact.npz", indices=found.indices, distances=found.distances)
     elif what == "build":
-        cells = build_cells(gallery, cells=arguments.cells, code_bytes=arguments.code_bytes, budget=budget)
-        save_cells(cells, folder / "cells.npz")
-        result = {"cells": len(cells.centers), "index": cells.nbytes / 2**20}
+        index = train_index(gallery, cells=arguments.cells, code_bytes=arguments.code_bytes, budget=budget)
+        save_index(index, folder / "index.npz")
+        result = {"cells": len(index.centers), "index": index.nbytes / 2**20}
     else:
-        index = CellIndex(load_cells(folder / "cells.npz", gallery), gallery)
+        searcher = IvfSearcher(load_index(folder / "index.npz", gallery), gallery)
         loaded = time.perf_counter()
-        found = index.nearest(queries, arguments.k, probes=int(what), budget=budget)
+        found = searcher.nearest(queries, arguments.k, probes=int(what), budget=budget)
         with np.load(folder / "exact.npz", allow_pickle=False) as exact:
             result = {"recall": recall(found, Nearest(exact["indices"], exact["distances"]))}
         result["search"] = time.perf_counter() - loaded

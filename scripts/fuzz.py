@@ -363,7 +363,7 @@ KINDS = ("contract", "graph", "bytes", "picture")
 
 def run_case(kind: str, data: bytes, folder: Path) -> str:
     """Inspect and predict; the outcome in a word: ``answered``, the name of one of our errors, or another exception with its text."""
-    from export.commands.inspect import add_parsers as add_inspect
+    from export.commands.inspect import add_inspect
     from export.predictor import OnnxModel
     from kerascv_course.core.errors import CourseError
 
@@ -382,8 +382,8 @@ def run_case(kind: str, data: bytes, folder: Path) -> str:
 
     def inspect(path: Path) -> None:
         parser = argparse.ArgumentParser()
-        add_inspect(parser.add_subparsers())
-        arguments = parser.parse_args(["inspect", str(path)])
+        add_inspect(parser)
+        arguments = parser.parse_args([str(path)])
         with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), encoding="utf-8")):
             arguments.call(arguments)
 

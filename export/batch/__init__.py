@@ -1,1 +1,1 @@
-"""Prediction of very many images by Ray Data."""
+"""Prediction over many images with Ray: ``python -m export predict-many``."""

@@ -1,7 +1,7 @@
-"""Prediction over many files, on the cores and GPUs of one machine or of a Ray cluster; Ray is imported at first use.
+"""Prediction over many images on the cores and GPUs of one machine or of a Ray cluster; Ray is imported at first use.
 
-Ray Data deals shards out to stateful workers (`map_batches` with an actor pool), starts lost workers anew, and runs what they had in
-hand again. A worker (`export.batch.worker`) reads and writes its shards itself, so that only counts travel.
+Ray Data deals shards out to stateful workers (`map_batches` with an actor pool), restarts lost workers, and repeats their shards. A
+worker (`export.batch.worker`) reads and writes its shards itself; only counts travel.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from export.batch.shards import Folder, Job, find_inputs, fingerprint
-from export.batch.worker import ShardPredictor, Work
+from export.batch.shards import BatchJob, ResultFolder, find_images, fingerprint
+from export.batch.worker import ShardPredictor, WorkerSettings
 from export.predictor import Provider
 from kerascv_course.core.environment import core_count
 from kerascv_course.core.errors import CourseError, InputError
-from kerascv_course.core.io import atomic_write
+from kerascv_course.core.io import write_text
 from kerascv_course.core.schema import to_json
 
-__all__ = ["ClusterError", "Summary", "predict_many"]
+__all__ = ["BatchOptions", "BatchSummary", "ClusterError", "predict_many"]
 
 #: Shared memory of a local Ray, bytes; only counts travel.
 OBJECT_STORE = 128 * 2**20
@@ -34,29 +34,29 @@ OBJECT_STORE = 128 * 2**20
 #: Longest wait for the machine at an address, seconds.
 CONNECT_SECONDS = 10.0
 
-#: How often a local Ray is started: it gives itself 30 s, which a busy machine can take longer than.
+#: Attempts to start a local Ray, which gives itself 30 s: too little on a busy machine.
 STARTS = 4
 
-#: Most parts that shards are dealt out in: Ray keeps a little of each.
+#: Most blocks of shards: Ray keeps some data for each.
 MAX_BLOCKS = 4096
 
 
 class ClusterError(CourseError):
-    """Workers cannot be had, or were lost; shards that are done stay done."""
+    """Workers are not available, or were lost; finished shards stay."""
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What came of a job.
+class BatchSummary:
+    """The result of a job.
 
     Attributes:
-        pictures: in all.
+        pictures: number of images.
         predicted: rows of ``predictions``.
         unreadable: rows of ``unreadable``.
-        shards: in all.
-        done_before: shards that an earlier command had done.
+        shards: number of shards.
+        done_before: shards that an earlier command had finished.
         workers: processes that did the others.
-        peak_memory: bytes, resident, the largest of them.
+        peak_memory: largest resident memory of a worker, bytes.
     """
 
     pictures: int
@@ -68,121 +68,146 @@ class Summary:
     peak_memory: int
 
 
-def predict_many(
-    model: Path | str,
-    source: Path | str,
-    output: Path | str,
-    *,
-    column: str = "path",
-    root: Path | str | None = None,
-    top: int = 3,
-    provider: Provider = "cpu",
-    shard: int = 1000,
-    batch_size: int = 64,
-    workers: int | None = None,
-    cpus: int = 1,
-    gpus: float = 0.0,
-    address: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Summary:
-    """Answer for every picture of a folder or table, into a folder of Parquet files (`export.batch.shards`).
+class BatchOptions(TypedDict, total=False):
+    """Options of `predict_many`.
 
-    Killed at any time and called again with the same arguments, it does the shards that are not done. How many workers, threads and
-    pictures at once may differ then; what changes answers may not.
+    Attributes:
+        column: column of a table with the names (default: ``"path"``).
+        root: folder that a table's names are relative to (default: the table's own).
+        top: number of classes or gallery entries to keep for each image (default: 3).
+        provider: ``"cpu"`` (default) or ``"cuda"``.
+        shard: images that are saved, or repeated, together (default: 1000).
+        batch_size: images a call (default: 64).
+        workers: number of processes (default: one for each free core or GPU).
+        cpus: cores of each worker (default: 1).
+        gpus: GPUs of each worker; 0.5: two workers share one (default: 0).
+        address: address of a Ray cluster (default: ``RAY_ADDRESS``, else a Ray of its own on this machine, which ends with the call).
+            In a process that is connected already, that connection is used.
+        progress: called with the numbers of images done and in all, after each shard.
+    """
+
+    column: str
+    root: Path | str | None
+    top: int
+    provider: Provider
+    shard: int
+    batch_size: int
+    workers: int | None
+    cpus: int
+    gpus: float
+    address: str | None
+    progress: Callable[[int, int], None] | None
+
+
+DEFAULTS: BatchOptions = {
+    "column": "path",
+    "root": None,
+    "top": 3,
+    "provider": "cpu",
+    "shard": 1000,
+    "batch_size": 64,
+    "workers": None,
+    "cpus": 1,
+    "gpus": 0.0,
+    "address": None,
+    "progress": None,
+}
+
+
+def predict_many(model: Path | str, source: Path | str, output: Path | str, **options: Unpack[BatchOptions]) -> BatchSummary:
+    """Predict every image of a folder or table into a folder of Parquet files (`export.batch.shards`).
+
+    Stopped at any time and called again with the same arguments, it does the shards that are missing. Numbers of workers, threads and
+    images a call may differ then; options that change answers may not.
 
     Args:
-        model: an exported file that classifies, ranks or embeds.
-        source: a folder of pictures, or a ``.csv`` or ``.parquet`` table of their names.
-        output: the folder of results, new or of the same job.
-        column: of a table, with the names.
-        root: the folder that a table's names are below; None: the table's own.
-        top: how many classes, or entries of a gallery, to keep of each picture.
-        provider: ``"cpu"`` or ``"cuda"``.
-        shard: pictures that are kept, or done again, together.
-        batch_size: pictures run at once.
-        workers: processes; None: as many as there are cores or GPUs for.
-        cpus: cores of each.
-        gpus: of each; a share such as 0.5 lets two use one.
-        address: of a Ray cluster; None: that in ``RAY_ADDRESS``, or else a Ray of its own on this machine, which ends with the call.
-            In a process that is connected already, that connection is used.
-        progress: called with the pictures done and all, after each shard.
+        model: exported file that classifies, ranks or embeds.
+        source: folder of images, or a ``.csv`` or ``.parquet`` table of their names.
+        output: folder of the results: a new one, or that of the same job.
+        **options: see `BatchOptions`.
 
     Returns:
-        The counts, which ``summary.json`` holds as well.
+        The counts, which ``summary.json`` holds too.
 
     Raises:
-        InputError: an argument out of range; nothing to predict; another job's folder; nothing of it could be predicted.
-        ContractError: no exported file, or a task whose answers are no rows of a table.
+        InputError: an argument out of range; no images; another job's folder; no image could be predicted.
+        ContractError: not an exported file, or a task whose answers are not rows of a table.
         ClusterError: Ray is missing, cannot be reached, has no room for a worker, or lost one too often.
         WriteError: the folder cannot be written.
     """
-    for name, value in (("top", top), ("shard", shard), ("batch size", batch_size), ("cpus", cpus), ("workers", workers)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} is 1 or more; received {value}")
-    if not 0 <= gpus < float("inf"):
-        raise InputError(f"gpus is 0 or more; received {gpus}")
-    if provider == "cuda" and not gpus:
-        raise InputError("--provider cuda takes GPUs, or a share of one, for each worker: give --gpus")
-    for package in ("pyarrow", "ray"):
-        if importlib.util.find_spec(package) is None:
-            raise InputError(f"this needs the package {package!r}: pip install 'kerascv_course[cluster]'")
+    given: BatchOptions = {**DEFAULTS, **options}
+    _check(given)
     model, output = Path(os.path.abspath(model)), Path(os.path.abspath(output))  # noqa: PTH100 (links stay)
-    inputs = find_inputs(Path(source), column=column, root=None if root is None else Path(root))
+    root = given["root"]
+    names = find_images(Path(source), column=given["column"], root=None if root is None else Path(root))
     _, digest = fingerprint(model)
-    folder = Folder(output)
-    job = folder.take_up(inputs, Job(digest, "", 0, str(inputs.root), shard, top, provider))
-    missing, shards = folder.missing(job), -(-job.pictures // shard)
-    done, used, peak = job.pictures - sum(_size(job, number) for number in missing), set(), 0
-    if missing:
-        work = Work(model, output, inputs.root, shard, top, provider, batch_size, cpus)
-        for row in _deal(work, missing, workers=workers, gpus=gpus, address=address):
-            if row["failure"]:
-                raise _failure(row["failure"], int(row["exit_code"]))
-            used.add(row["worker"])
-            done, peak = done + _size(job, int(row["shard"])), max(peak, int(row["peak_memory"]))
-            if progress is not None:
-                progress(done, job.pictures)
+    folder, shard = ResultFolder(output), given["shard"]
+    job = folder.begin(names, BatchJob(digest, "", 0, str(names.root), shard, given["top"], given["provider"]))
+    missing = folder.missing(job)
+    settings = WorkerSettings(
+        model, output, names.root, shard, given["top"], given["provider"], given["batch_size"], given["cpus"]
+    )
+    workers, peak = _run(settings, job, missing, given)
     predicted, unreadable = folder.count("predictions"), folder.count("unreadable")
     if predicted + unreadable != job.pictures:
         raise CourseError(
-            f"{output} has {predicted} answers and {unreadable} unreadable pictures of {job.pictures}: was it changed?"
+            f"{output} has {predicted} answers and {unreadable} unreadable images of {job.pictures}: was it modified?"
         )
-    summary = Summary(job.pictures, predicted, unreadable, shards, shards - len(missing), len(used), peak)
-    with atomic_write(output / "summary.json") as temporary:
-        temporary.write_text(to_json(summary))
+    shards = -(-job.pictures // shard)
+    summary = BatchSummary(job.pictures, predicted, unreadable, shards, shards - len(missing), workers, peak)
+    write_text(output / "summary.json", to_json(summary))
     if not predicted:
-        raise InputError(f"none of {job.pictures} pictures could be used: {output / 'unreadable'} says why")
+        raise InputError(f"none of {job.pictures} images could be used; reasons: {output / 'unreadable'}")
     return summary
 
 
-def _size(job: Job, shard: int) -> int:
-    return min(job.shard, job.pictures - shard * job.shard)
+def _check(given: BatchOptions) -> None:
+    for name in ("top", "shard", "batch_size", "cpus", "workers"):
+        value = given[name]
+        if value is not None and value < 1:
+            raise InputError(f"{name.replace('_', ' ')} must be 1 or more; received {value}")
+    if not 0 <= given["gpus"] < float("inf"):
+        raise InputError(f"gpus must be 0 or more; received {given['gpus']}")
+    if given["provider"] == "cuda" and not given["gpus"]:
+        raise InputError("--provider cuda needs GPUs, or a share of one, for each worker: give --gpus")
+    for package in ("pyarrow", "ray"):
+        if importlib.util.find_spec(package) is None:
+            raise InputError(f"this needs the package {package!r}: pip install 'kerascv_course[cluster]'")
 
 
-def _failure(text: str, exit_code: int) -> CourseError:
-    return InputError(text) if exit_code == InputError.exit_code else ClusterError(text)
+def _run(settings: WorkerSettings, job: BatchJob, missing: Sequence[int], given: BatchOptions) -> tuple[int, int]:
+    """Do the missing shards; returns the number of workers and their peak memory, bytes."""
+    sizes = {number: min(job.shard, job.pictures - number * job.shard) for number in missing}
+    done, used, peak, progress = job.pictures - sum(sizes.values()), set(), 0, given["progress"]
+    for row in _deal(settings, missing, given) if missing else ():
+        if row["failure"]:
+            raise (InputError if int(row["exit_code"]) == InputError.exit_code else ClusterError)(row["failure"])
+        used.add(row["worker"])
+        done, peak = done + sizes[int(row["shard"])], max(peak, int(row["peak_memory"]))
+        if progress is not None:
+            progress(done, job.pictures)
+    return len(used), peak
 
 
-# --- the driver -------------------------------------------------------------------------------------------------------
+# --- Ray --------------------------------------------------------------------------------------------------------------
 
 
-def _deal(
-    work: Work, shards: Sequence[int], *, workers: int | None, gpus: float, address: str | None
-) -> Iterator[dict[str, Any]]:
-    """One row for each shard, as `ShardPredictor` gives them, in the order in which they are done."""
-    with _connected(work.cpus, workers, address):
+def _deal(settings: WorkerSettings, shards: Sequence[int], given: BatchOptions) -> Iterator[dict[str, Any]]:
+    """One row for each shard, as `ShardPredictor` returns them, in the order in which they are done."""
+    cpus, gpus, workers = given["cpus"], given["gpus"], given["workers"]
+    with _connected(cpus, workers, given["address"]):
         import ray
         import ray.data
 
         room = sum(
-            int(min(node["Resources"].get("CPU", 0) // work.cpus, node["Resources"].get("GPU", 0) / gpus if gpus else np.inf))
+            int(min(node["Resources"].get("CPU", 0) // cpus, node["Resources"].get("GPU", 0) / gpus if gpus else np.inf))
             for node in ray.nodes()
             if node["Alive"]
         )
         if not room:
             raise ClusterError(
-                f"no machine of this Ray has {work.cpus} cores and {gpus:g} GPUs for a worker: ask for fewer by --cpus and --gpus, or "
-                "start such a machine first"
+                f"no machine of this Ray has {cpus} cores and {gpus:g} GPUs for a worker: ask for fewer by --cpus and --gpus, or start "
+                "such a machine first"
             )
         count = min(workers or room, room, len(shards))
         try:
@@ -190,11 +215,11 @@ def _deal(
                 ray.data.from_items([{"shard": number} for number in shards], override_num_blocks=min(len(shards), MAX_BLOCKS))
                 .map_batches(
                     ShardPredictor,
-                    fn_constructor_args=[work],
+                    fn_constructor_args=[settings],
                     batch_size=1,
-                    # the first worker that is ready begins, whether or not there is room for the others at the moment
+                    # the first worker that is ready starts, even if there is no room for the others at the moment
                     compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count, initial_size=count),
-                    num_cpus=work.cpus,
+                    num_cpus=cpus,
                     num_gpus=gpus,
                 )
                 .iter_rows()
@@ -203,14 +228,14 @@ def _deal(
             raise  # a defect of ours keeps its traceback
         except ray.exceptions.RayError as error:
             first = str(error).strip().partition("\n")[0][:300]
-            raise ClusterError(f"the workers were lost ({first}): the same command goes on with the shards not done") from None
+            raise ClusterError(f"the workers were lost ({first}): run the same command again to resume") from None
 
 
 @contextlib.contextmanager
 def _connected(cpus: int, workers: int | None, address: str | None) -> Iterator[None]:
-    """A connection to Ray; one that was not there before is ended afterwards."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is sent anywhere
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters comes as an exception
+    """A connection to Ray within the block; an existing one is used and stays."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters is raised as an exception
     import ray
 
     if ray.is_initialized():
@@ -223,15 +248,15 @@ def _connected(cpus: int, workers: int | None, address: str | None) -> Iterator[
         "object_store_memory": OBJECT_STORE,
     }
     if address not in ("local", "auto"):
-        _reach(address)
-    for tries in range(STARTS, 0, -1):
+        _check_address(address)
+    for remaining in range(STARTS, 0, -1):
         try:
             ray.init(address, logging_level="error", log_to_driver=False, **(local if address == "local" else {}))
             break
-        except Exception as error:  # Ray raises all sorts
+        except Exception as error:  # Ray raises many kinds
             ray.shutdown()
             reason = str(error).strip().partition("\n")[0][:300]
-            if tries == 1 or "timed out during startup" not in reason:
+            if remaining == 1 or "timed out during startup" not in reason:
                 raise ClusterError(f"no connection to the Ray at {address!r}: {reason}") from None
     try:
         import ray.data
@@ -243,8 +268,8 @@ def _connected(cpus: int, workers: int | None, address: str | None) -> Iterator[
         ray.shutdown()
 
 
-def _reach(address: str) -> None:
-    """Ray itself tries for many minutes."""
+def _check_address(address: str) -> None:
+    """Fail within seconds if nothing answers; Ray itself tries for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()

@@ -1,200 +1,179 @@
-"""``run`` and ``check``: export a run, or any Keras model, and prove the file."""
+"""``run`` and ``check``: export a run or any Keras model, and validate the file."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from export.commands import Commands
+import numpy as np
+
+from export.commands.images import read_folder
+from export.gallery.retriever import NEAREST, build_retriever, enroll
+from kerascv_course.core.environment import package_versions, quiet_stderr, source_commit, start_tensorflow
 from kerascv_course.core.errors import InputError
+from kerascv_course.core.images import read_image
+from kerascv_course.core.keras_file import load_keras
 
-if TYPE_CHECKING:
-    import keras
+__all__ = ["add_check", "add_run"]
 
-#: Images of noise for a model that comes without pictures.
-NOISE_IMAGES = 64
+#: Noise images for a model without images, and their height and width for a model of any size, pixels.
+NOISE_IMAGES, NOISE_SIZE = 64, 224
 
-#: File of a run that holds a gallery.
+#: File of a run with a gallery inside.
 RETRIEVER = "retriever.onnx"
 
-#: Options of ``run`` that go with a .keras file only, a run's recipe says the same.
+#: Options for a .keras file only; a run has them in its recipe.
 MODEL_OPTIONS = (
-    "output",
-    "labels",
-    "images",
-    "noise",
-    "preprocessing",
-    "resize",
-    "input_dtype",
-    "layout",
-    "opset",
-    "task",
-    "tolerance",
+    *("output", "labels", "images", "noise", "preprocessing", "resize"),
+    *("input_dtype", "layout", "opset", "task", "tolerance"),
 )
 
 
-def add_parsers(commands: Commands) -> None:
-    """The commands ``run`` and ``check``."""
-    run = commands.add_parser(
-        "run",
-        help="export a run, or a .keras file (the word may be left out: python -m export RUN|MODEL.keras)",
-        allow_abbrev=False,
-    )
-    run.add_argument(
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Options of ``run``."""
+    parser.add_argument(
         "run",
         type=Path,
-        help="run folder, whose model.onnx is replaced once the new file has passed the gate; or a .keras file; or, with --gallery or "
-        "--add, an .onnx file",
+        help="run folder, whose model.onnx is replaced once the new file is validated; or a .keras file; or, with --gallery or --add, "
+        "an .onnx file",
     )
-    run.add_argument("--data-dir", type=Path, help="run: where the data stands, if it has moved since the training")
-    retriever = run.add_argument_group("a gallery within the file (a run of the task retrieve, or its model.onnx)")
+    parser.add_argument("--data-dir", type=Path, help="run: folder of the dataset, if it has moved since the training")
+    retriever = parser.add_argument_group("gallery inside the file (a run of a retrieval recipe, or its model.onnx)")
     retriever.add_argument(
         "--gallery", type=Path, metavar="FOLDER", help="one folder an identity: write a file that names the nearest of them"
     )
-    retriever.add_argument("--nearest", type=int, help="with --gallery: how many it names (default: 10)")
-    retriever.add_argument(
-        "--add", type=Path, metavar="FOLDER", help="add these to the gallery of such a file, without training"
-    )
-    model = run.add_argument_group("for a .keras file (a run knows all this)")
-    model.add_argument("-o", "--output", type=Path, help="the file to write (default: the model's name with .onnx)")
-    model.add_argument("--labels", help="class names: a text file with one a line, or names with commas between")
+    retriever.add_argument("--nearest", type=int, help=f"with --gallery: number of names in an answer (default: {NEAREST})")
+    retriever.add_argument("--add", type=Path, metavar="FOLDER", help="add these to such a file, without training")
+    model = parser.add_argument_group("options for a .keras file (a run has them in its recipe)")
+    model.add_argument("-o", "--output", type=Path, help="file to write (default: the model's name with .onnx)")
+    model.add_argument("--labels", help="class names: a text file with one a line, or names separated by commas")
     model.add_argument(
         "--images",
         type=Path,
         metavar="FOLDER",
-        help="pictures for the parity gate; with one folder a class, named as the labels, the accuracy is compared too",
+        help="images to validate on; with one folder a class, named like the labels, the accuracy is compared too",
     )
     model.add_argument(
-        "--noise", action="store_true", default=None, help="no pictures are at hand: run the gate on random pixels instead"
+        "--noise", action="store_true", default=None, help="validate on random pixels, where there are no images"
     )
     model.add_argument(
         "--preprocessing",
         nargs="+",
         metavar=("MODE", "MEAN STD"),
-        help="as it was trained: pixels (0–255), tf, torch or caffe (modes of keras.applications), or mean and std after pixels/255",
+        help="of the training: pixels (0–255), tf, torch or caffe (modes of keras.applications), or mean and std after pixels/255",
     )
     model.add_argument("--resize", choices=("nearest", "bilinear", "bicubic", "lanczos"), help="filter (default: bilinear)")
-    model.add_argument("--input-dtype", choices=("uint8", "float32"), help="of the file (default: uint8, preprocessing inside)")
-    model.add_argument("--layout", choices=("NHWC", "NCHW"), help="of the file's input (default: NHWC)")
+    model.add_argument("--input-dtype", choices=("uint8", "float32"), help="(default: uint8, with preprocessing inside)")
+    model.add_argument("--layout", choices=("NHWC", "NCHW"), help="layout of the file's input (default: NHWC)")
     model.add_argument("--opset", type=int, help="ONNX operator set, 15 to 23 (default: 17)")
     model.add_argument("--task", choices=("classify", "embed", "tensor"), help="(default: by the shape of the output)")
     model.add_argument(
-        "--tolerance", type=float, help="largest difference of any output (default: 1e-4; more where outputs are far beyond 10)"
+        "--tolerance", type=float, help="largest difference of any output (default: 1e-4; raise it for outputs far beyond 10)"
     )
-    run.set_defaults(call=export_command)
-
-    check = commands.add_parser(
-        "check", help="check a run's model.onnx against its Keras model on the whole test split", allow_abbrev=False
-    )
-    check.add_argument("run", type=Path, help="run folder")
-    check.add_argument("--file", type=Path, help="another ONNX file than the run's model.onnx")
-    check.add_argument("--data-dir", type=Path, help="where the data stands, if it has moved since the training")
-    check.set_defaults(call=check_command)
+    parser.set_defaults(call=_run)
 
 
-def export_command(arguments: argparse.Namespace) -> int:
-    """Export and prove the file."""
-    from kerascv_course.core.environment import start_tensorflow
-    from kerascv_course.training.run_dir import Run
+def add_check(parser: argparse.ArgumentParser) -> None:
+    """Options of ``check``."""
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--file", type=Path, help="ONNX file to validate instead of the run's model.onnx")
+    parser.add_argument("--data-dir", type=Path, help="folder of the dataset, if it has moved since the training")
+    parser.set_defaults(call=_check)
 
+
+def _run(arguments: argparse.Namespace) -> None:
+    given = [name for name in MODEL_OPTIONS if getattr(arguments, name) is not None]
     if arguments.gallery or arguments.add:
-        return retriever_command(arguments)
-    if arguments.nearest is not None:
-        raise InputError("--nearest goes with --gallery: give the folder of the gallery")
-    if arguments.run.suffix in (".keras", ".h5"):
-        return export_keras_file(arguments)
-    if given := [name for name in MODEL_OPTIONS if getattr(arguments, name) is not None]:
-        raise InputError(
-            f"--{given[0].replace('_', '-')} goes with a .keras file; {arguments.run} is a run, its recipe says it"
-        )
-    run = Run.open(arguments.run)
+        _build_or_extend_retriever(arguments, given)
+    elif arguments.nearest is not None:
+        raise InputError("--nearest is for --gallery: give the folder of the gallery")
+    elif arguments.run.suffix in (".keras", ".h5"):
+        _export_keras_file(arguments)
+    elif given:
+        raise InputError(f"{_flag(given[0])} is for a .keras file; {arguments.run} is a run, which has it in its recipe")
+    else:
+        start_tensorflow()
+        from kerascv_course.experiment import Experiment, configure_logging
+
+        configure_logging()
+        experiment = Experiment.open(arguments.run, arguments.data_dir)
+        print(experiment.export())
+        experiment.report()
+
+
+def _check(arguments: argparse.Namespace) -> None:
     start_tensorflow()
-    from kerascv_course.experiment import Experiment, configure_logging
+    from export.validation import ParityError
+    from kerascv_course.experiment import Experiment
 
-    configure_logging()
-    experiment = Experiment.open(run.path, arguments.data_dir)
-    print(experiment.export())
-    experiment.report()
-    return 0
+    experiment = Experiment.open(arguments.run, arguments.data_dir)
+    try:
+        print(experiment.validate(arguments.file))
+    except ParityError as error:
+        print(error.report.table())
+        raise
 
 
-def retriever_command(arguments: argparse.Namespace) -> int:
-    """Write a retriever, or add pictures to one; TensorFlow is not needed."""
-    from export.gallery.retriever import NEAREST, build_retriever, enrol
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
-    given = [name for name in (*MODEL_OPTIONS, "data_dir") if name != "output" and getattr(arguments, name) is not None]
-    if given or (arguments.gallery and arguments.add):
-        other = f"--{given[0].replace('_', '-')}" if given else "--add"
-        raise InputError(
-            f"{'--gallery' if arguments.gallery else '--add'} goes with -o alone (and --nearest); received {other} too"
-        )
+
+def _build_or_extend_retriever(arguments: argparse.Namespace, given: list[str]) -> None:
+    """Write a file with a gallery, or add images to one; TensorFlow is not needed."""
+    other = next((_flag(name) for name in given if name != "output"), "--data-dir" if arguments.data_dir else "")
+    if other or (arguments.gallery and arguments.add):
+        option = "--gallery" if arguments.gallery else "--add"
+        raise InputError(f"{option} takes only -o (and --nearest) beside it; received {other or '--add'} too")
     source: Path = arguments.run
     if arguments.add:
         if arguments.nearest is not None:
-            raise InputError("--nearest goes with --gallery: it is decided when the file is made")
+            raise InputError("--nearest is for --gallery: it is fixed when the file is made")
         source = source / RETRIEVER if source.is_dir() else source
-        added, new = enrol(source, arguments.add, arguments.output)
-        print(f"added {added} picture{'s' if added != 1 else ''}, {new} new name{'s' if new != 1 else ''}")
+        added, new = enroll(source, arguments.add, arguments.output)
+        print(f"added {added} image{'s' if added != 1 else ''}, {new} new name{'s' if new != 1 else ''}")
         print(arguments.output or source)
-        return 0
-    if source.is_dir():
-        output, source = arguments.output or source / RETRIEVER, source / "model.onnx"
-    else:
-        output = arguments.output or source.with_name(RETRIEVER)
+        return
+    embedder = source / "model.onnx" if source.is_dir() else source
+    output = arguments.output or embedder.with_name(RETRIEVER)
     count = NEAREST if arguments.nearest is None else arguments.nearest
-    print(build_retriever(source, arguments.gallery, output, count=count))
-    return 0
+    print(build_retriever(embedder, arguments.gallery, output, count=count))
 
 
-def export_keras_file(arguments: argparse.Namespace) -> int:
-    """Export a .keras file and prove the ONNX file; one that fails is kept as NAME.rejected.onnx."""
-    from kerascv_course.core.environment import start_tensorflow
-
+def _export_keras_file(arguments: argparse.Namespace) -> None:
+    """Export and validate a .keras file; an ONNX file that fails is kept as NAME.rejected.onnx."""
     if (arguments.images is None) == (arguments.noise is None):
         raise InputError(
-            "the parity gate needs pictures: give --images FOLDER with pictures like those the model is for, "
-            "or --noise where there are none (but not both)"
+            "the parity gate needs images: give --images FOLDER with images like those the model is for, or --noise where there are "
+            "none (but not both)"
         )
     if arguments.tolerance is not None and not arguments.tolerance > 0:
-        raise InputError(f"--tolerance is above 0; received {arguments.tolerance:g}")
-    labels = read_labels(arguments.labels)
-    preprocessing = read_preprocessing(arguments.preprocessing)
+        raise InputError(f"--tolerance must be above 0; received {arguments.tolerance:g}")
+    labels, preprocessing = _read_labels(arguments.labels), _read_preprocessing(arguments.preprocessing)
     start_tensorflow()
-    from export.converter.convert import export_model
-    from export.files import replace_model
-    from export.validation import ParityError, certify, check_parity
-    from kerascv_course.core.keras_file import load_keras
+    from export.validation import GateOptions, ParityError, export_validated
 
     model = load_keras(arguments.run)
+    images, targets = _gate_images(arguments, tuple(model.inputs[0].shape[1:]), labels)
     output = arguments.output or arguments.run.with_suffix(".onnx")
-    candidate = output.with_name(f"{output.stem}.rejected.onnx")
     options = {name: getattr(arguments, name) for name in ("resize", "input_dtype", "layout", "opset", "task")}
-    images, targets = gate_images(arguments, model, labels)
-    export_model(
-        model,
-        candidate,
-        labels=labels,
-        preprocessing=preprocessing,
-        name=arguments.run.stem,
-        **{name: value for name, value in options.items() if value is not None},
-    )
+    options = {name: value for name, value in options.items() if value is not None}
+    options |= {"labels": labels, "preprocessing": preprocessing, "name": arguments.run.stem}
+    options |= {"versions": package_versions(), "commit": source_commit()}
+    gate: GateOptions = {"targets": targets, "labels": labels or None, "tolerance": arguments.tolerance or 1e-4}
+    rejected = output.with_name(f"{output.stem}.rejected.onnx")
     try:
-        report = check_parity(
-            model, candidate, images, targets=targets, labels=labels or None, tolerance=arguments.tolerance or 1e-4
-        )
+        with quiet_stderr():
+            report = export_validated(model, output, images, gate=gate, rejected=rejected, **options)
     except ParityError as error:
-        print(error.report.table())  # the error names what differs
+        print(error.report.table())
         raise
-    certify(candidate, report)
-    replace_model(candidate, output)
     print(report.table())
     print(report.summary() + (" on random pixels" if arguments.noise else ""))
     print(output)
-    return 0
 
 
-def read_labels(given: str | None) -> list[str]:
+def _read_labels(given: str | None) -> list[str]:
     """Class names from ``a,b,c`` or from a text file with one a line."""
     if given is None:
         return []
@@ -202,17 +181,17 @@ def read_labels(given: str | None) -> list[str]:
     if not path.is_file():
         if "," not in given:
             raise InputError(
-                f"--labels is a text file with one name a line, or names with commas between; no such file: {given}"
+                f"--labels must be a text file with one name a line, or names separated by commas; no such file: {given}"
             )
         return [name.strip() for name in given.split(",")]
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--labels is a UTF-8 text file; cannot read {path}: {error}") from None
+        raise InputError(f"--labels must be a UTF-8 text file; cannot read {path}: {error}") from None
 
 
-def read_preprocessing(given: list[str] | None) -> Any:
-    """What `export.export_model` takes, from a mode, or from means and standard deviations (1 or 3 of each)."""
+def _read_preprocessing(given: list[str] | None) -> Any:
+    """The argument of `export.export_model`: a mode, or 1 or 3 means and as many standard deviations."""
     if given is None or len(given) == 1:
         return given[0] if given else None
     try:
@@ -221,43 +200,21 @@ def read_preprocessing(given: list[str] | None) -> Any:
         values = []
     if len(values) not in (2, 6):
         raise InputError(
-            f"--preprocessing is a mode, a mean and a std, or three means and three stds; received {' '.join(given)}"
+            f"--preprocessing must be a mode, a mean and a std, or three means and three stds; received {' '.join(given)}"
         )
     half = len(values) // 2
     return values[:half], values[half:]
 
 
-def gate_images(arguments: argparse.Namespace, model: keras.Model, labels: list[str]) -> tuple[Any, Any]:
-    """Pictures for the gate (uint8) and their classes where the folder tells them."""
-    import numpy as np
-
-    _, height, width, channels = model.inputs[0].shape
-    height, width = height or 224, width or 224  # a model for any size: a usual one
+def _gate_images(
+    arguments: argparse.Namespace, shape: tuple[int | None, ...], labels: list[str]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Images for the parity gate, uint8, and their targets where all class folders are labels."""
+    height, width, channels = shape[0] or NOISE_SIZE, shape[1] or NOISE_SIZE, shape[2] or 3
     if arguments.noise:
         return np.random.default_rng(0).integers(0, 256, (NOISE_IMAGES, height, width, channels), np.uint8), None
-    from export.predictor import expand_paths
-    from kerascv_course.core.images import read_image
-
-    paths = expand_paths([arguments.images])
-    images = np.stack([read_image(path, height, width, channels, arguments.resize or "bilinear") for path in paths])
-    classes = [path.parent.name for path in paths]
-    known = bool(labels) and all(name in labels for name in classes)
-    return images, np.array([labels.index(name) for name in classes]) if known else None
-
-
-def check_command(arguments: argparse.Namespace) -> int:
-    """Check a file against a run and print the table."""
-    from kerascv_course.core.environment import start_tensorflow
-    from kerascv_course.training.run_dir import Run
-
-    run = Run.open(arguments.run)
-    start_tensorflow()
-    from export.validation import ParityError
-    from kerascv_course.experiment import Experiment
-
-    try:
-        print(Experiment.open(run.path, arguments.data_dir).validate(arguments.file))
-    except ParityError as error:
-        print(error.report.table())  # the error names what differs
-        raise
-    return 0
+    images, classes = read_folder(
+        arguments.images, lambda path: read_image(path, height, width, channels, arguments.resize or "bilinear")
+    )
+    known = bool(labels) and set(classes) <= set(labels)
+    return np.stack(images), np.array([labels.index(name) for name in classes]) if known else None

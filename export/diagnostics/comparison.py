@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -255,7 +255,7 @@ def _change_pixels(pixels: np.ndarray, changes: Sequence[Hypothesis]) -> np.ndar
 
 def _difference(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     """Absolute difference, float64; infinite where one of the two is NaN."""
-    return np.nan_to_num(np.abs(ours.astype(np.float64) - theirs), nan=np.inf)
+    return np.asarray(np.nan_to_num(np.abs(ours.astype(np.float64) - theirs), nan=np.inf))
 
 
 # --- resizing ---------------------------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ def find_resize_defects(
 
 
 #: Position of a result's pixel among those of the source, given their numbers: ONNX's coordinate transformations.
-COORDINATES = {
+COORDINATES: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
     "half-pixel centers": lambda x, size, wanted: (x + 0.5) * size / wanted - 0.5,
     "asymmetric": lambda x, size, wanted: x * size / wanted,
     "corners aligned": lambda x, size, wanted: x * (size - 1) / max(wanted - 1, 1),

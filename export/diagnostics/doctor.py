@@ -15,7 +15,6 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 
 from export.contract import ContractError, Preprocessing
-from export.converter.convert import preprocessing_steps
 from export.diagnostics.comparison import Comparison, find_resize_defects
 from export.diagnostics.labeled import LabeledSet, diagnose_by_accuracy
 from export.diagnostics.report import Agreement, Defect, Diagnosis
@@ -125,6 +124,8 @@ def _contract_defects(graph: RawGraph, labels: Sequence[str]) -> Iterator[Defect
 
 
 def _reference(model: keras.Model, graph: RawGraph, task: str | None, preprocessing: Any) -> KerasReference:
+    from export.converter.convert import preprocessing_steps
+
     contract = graph.contract
     inside = model.inputs[0].dtype == "uint8"
     if preprocessing is None and contract is not None and not inside and contract.preprocessing.mean is not None:

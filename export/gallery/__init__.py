@@ -1,1 +1,1 @@
-"""Galleries of embeddings: retrievers, indexes on the disk, rank lists."""
+"""Galleries of embeddings: inside an ONNX file, on disk, with an approximate index, and rank lists for the gate."""

@@ -1,4 +1,7 @@
-"""Float32 graphs to int8 (quantize–dequantize pairs) or float16 graphs, by onnxruntime's tools."""
+"""Float32 graphs to int8 (quantize–dequantize pairs) or float16 graphs, by onnxruntime's tools.
+
+These are imported at first use, for they import PyTorch where it is installed.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +17,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationMethod, QuantType
-from onnxruntime.quantization.calibrate import create_calibrator
-from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-from onnxruntime.quantization.shape_inference import quant_pre_process
-from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from kerascv_course.core.errors import CourseError
 
 __all__ = ["CALIBRATION", "Float16Converter", "GraphConverter", "Int8Converter", "PrecisionError", "WeightedNode", "is_reduced"]
 
-#: Ways to find the range of an activation: smallest and largest value; all but one value in 100,000; the range whose 8-bit histogram
-#: loses least information (Kullback–Leibler divergence).
-CALIBRATION = {
-    "minmax": CalibrationMethod.MinMax,
-    "percentile": CalibrationMethod.Percentile,
-    "entropy": CalibrationMethod.Entropy,
-}
+#: Ways to find the range of an activation, names of onnxruntime's CalibrationMethod: smallest and largest value; all but one value in
+#: 100,000; the range whose 8-bit histogram loses least information (Kullback–Leibler divergence).
+CALIBRATION = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
 
 #: Operators with weights: quantization speeds these up, and some of them may have to stay in float32.
 WEIGHTED = ("Conv", "Gemm", "MatMul")
@@ -98,6 +92,10 @@ class Int8Converter:
     """
 
     def __init__(self, path: Path, images: np.ndarray, *, method: str, signed: bool = False) -> None:
+        from onnxruntime.quantization import CalibrationMethod, QuantType
+        from onnxruntime.quantization.calibrate import create_calibrator
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
         self.activations = QuantType.QInt8 if signed else QuantType.QUInt8
         with tempfile.TemporaryDirectory() as folder, _quiet_tools("int8"):
             prepared = Path(folder) / "prepared.onnx"
@@ -108,10 +106,8 @@ class Int8Converter:
                 except Exception:  # sizes are open; the tools raise many kinds of errors
                     quant_pre_process(source, str(prepared), skip_symbolic_shape=True)
             self.proto = onnx.load(prepared)
-            augmented = str(Path(folder) / "augmented.onnx")
-            calibrator = create_calibrator(
-                prepared, QUANTIZED, augmented, CALIBRATION[method], providers=["CPUExecutionProvider"]
-            )
+            augmented, calibration = str(Path(folder) / "augmented.onnx"), CalibrationMethod[CALIBRATION[method]]
+            calibrator = create_calibrator(prepared, QUANTIZED, augmented, calibration, providers=["CPUExecutionProvider"])
             for start in range(0, len(images), CALIBRATION_BATCH):
                 batch = {self.proto.graph.input[0].name: images[start : start + CALIBRATION_BATCH]}
                 calibrator.collect_data(_DataReader(batch))
@@ -120,6 +116,9 @@ class Int8Converter:
 
     def convert(self, *, keep: Collection[str] = (), only: str | None = None) -> onnx.ModelProto:
         """See `GraphConverter.convert`."""
+        from onnxruntime.quantization import QuantType
+        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
         with _quiet_tools("int8"):
             quantizer = QDQQuantizer(
                 _copy(self.proto),
@@ -154,6 +153,8 @@ class Float16Converter:
 
     def convert(self, *, keep: Collection[str] = (), only: str | None = None) -> onnx.ModelProto:
         """See `GraphConverter.convert`."""
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
         if only:
             keep = [node.name for node in self.proto.graph.node if node.name != only]
         blocked = [*_preprocessing_nodes(self.proto.graph), *keep]
@@ -198,7 +199,7 @@ def _weighted_nodes(graph: onnx.GraphProto) -> tuple[WeightedNode, ...]:
 def _layer_name(node: onnx.NodeProto) -> str:
     """The Keras layer in the path of a weight, which tf2onnx numbers: ``…/stem_conv_1/convolution/merged_input:0``."""
     named = [part for part in node.input[1].split("/")[:-1] if re.fullmatch(r".+_\d+", part)]
-    return named[-1].rsplit("_", 1)[0] if named else node.name
+    return named[-1].rsplit("_", 1)[0] if named else str(node.name)
 
 
 def _preprocessing_nodes(graph: onnx.GraphProto) -> list[str]:

@@ -273,7 +273,7 @@ class _Search:
     def _centered_scores(self, model: OnnxModel, pixels: np.ndarray) -> np.ndarray:
         """The scores less their mean over the classes, which changes no answer."""
         scores: np.ndarray = model.run(pixels)[self.answer].astype(np.float64)
-        return scores - scores.mean(axis=-1, keepdims=True)
+        return np.asarray(scores - scores.mean(axis=-1, keepdims=True))
 
 
 def _growing(most: int) -> Iterator[int]:

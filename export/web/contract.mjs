@@ -4,7 +4,7 @@
 const KEY = "kerascv_course.contract";
 const VERSION = 2;
 
-/** Longest contract that is read, bytes, and largest picture that a network may ask for, pixels. */
+/** Longest contract that is read, bytes, and largest image that a network may take, pixels. */
 const MAX_BYTES = 16_000_000;
 const MAX_AREA = 4096 * 4096;
 
@@ -24,7 +24,7 @@ export function readContract(file) {
   }
   const { height, width, channels } = contract.input;
   if ((height ?? 1) * (width ?? 1) > MAX_AREA || ![1, 3].includes(channels)) {
-    throw new Error(`the contract asks for pictures of ${height}×${width} pixels and ${channels} channels`);
+    throw new Error(`the contract asks for images of ${height}×${width} pixels and ${channels} channels`);
   }
   return contract;
 }

@@ -1,15 +1,15 @@
-// A pad to draw a character on, and its strokes as a picture like those a network has learnt from.
+// A pad to draw a character on, and its strokes as an image like the training data's.
 
 import { resizePixels } from "./pixels.mjs";
 
 /**
- * Let the user draw, and hand over a picture after each stroke.
+ * Let the user draw, and pass on an image after each stroke.
  *
  * @param {HTMLCanvasElement} pad
  * @param {{undo: HTMLButtonElement, clear: HTMLButtonElement, dark: ?HTMLInputElement}} controls
- * @param {object} style how the training pictures were made: see export/page.py, Draw.
+ * @param {object} style what the training images look like: see export/web/page.py, Draw.
  * @param {object} contract of the file.
- * @param {(image: ?{width: number, height: number, data: Uint8ClampedArray}) => void} done takes the RGBA picture, or null where nothing is drawn.
+ * @param {(image: ?{width: number, height: number, data: Uint8ClampedArray}) => void} done takes the RGBA image, or null if nothing is drawn.
  */
 export function drawing(pad, controls, style, contract, done) {
   const context = pad.getContext("2d");
@@ -24,7 +24,7 @@ export function drawing(pad, controls, style, contract, done) {
   };
   const finish = () => {
     paint();
-    done(strokes.length ? picture(strokes, style, contract, isDark()) : null);
+    done(strokes.length ? render(strokes, style, contract, isDark()) : null);
   };
   const position = (event) => {
     const box = pad.getBoundingClientRect();
@@ -71,8 +71,8 @@ function trace(context, strokes, width, color, move) {
   }
 }
 
-/** Strokes brought to the size and place of the training pictures: the lines move, and keep their thickness. */
-function picture(strokes, style, contract, dark) {
+/** Strokes with the size and position of the training images: lines move, but keep their thickness. */
+function render(strokes, style, contract, dark) {
   const fine = 16; // parts of a pixel, averaged below
   const side = style.detail || contract.input.height || 28;
   const line = style.line * side;

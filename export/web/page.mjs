@@ -1,4 +1,4 @@
-// The page that `python -m export page` writes: pictures in, the network's answers out, all in the browser.
+// The page that `python -m export page` writes: images in, the network's answers out, all in the browser.
 // `ort` is onnxruntime-web's global, from ort.wasm.min.js.
 
 import { readContract } from "./contract.mjs";
@@ -137,7 +137,7 @@ async function answer(model, image, name) {
   if (contract.task === "colorize") {
     const tensor = output(contract, outputs, "picture");
     const colored = { width: tensor.dims[2], height: tensor.dims[1], channels: 3, data: tensor.data };
-    const after = figure(colored, `${name}, coloured`, time);
+    const after = figure(colored, `${name}, colorized`, time);
     const link = make("a", "", "Save");
     link.download = `${name.replace(/\.[^.]*$/, "")}_colorized.png`;
     after.firstChild.toBlob((blob) => {
@@ -146,7 +146,7 @@ async function answer(model, image, name) {
     after.lastChild.append(" · ", link);
     return {
       element: make("article", "pair", figure(pixels, name, `${pixels.width}×${pixels.height} pixels`), after),
-      text: `${name} is coloured.`,
+      text: `${name} is colorized.`,
     };
   }
   const scores = Array.from(output(contract, outputs, "probabilities").data);
@@ -173,7 +173,7 @@ function forget(key) {
 
 async function answerFiles(model, files) {
   for (const [i, file] of files.entries()) {
-    const name = file.name ?? "pasted picture";
+    const name = file.name ?? "pasted image";
     say(files.length > 1 ? `Picture ${i + 1} of ${files.length} …` : "Looking …");
     try {
       const { element, text } = await answer(model, await decode(file), name);
@@ -183,7 +183,7 @@ async function answerFiles(model, files) {
       show(make("article", "", make("figure", "", make("figcaption", "", name)), make("p", "bad", error.message)));
       say(`${name}: ${error.message}`, true);
     }
-    await new Promise(requestAnimationFrame); // let the browser paint between pictures
+    await new Promise(requestAnimationFrame); // let the browser paint between images
   }
 }
 

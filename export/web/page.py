@@ -1,8 +1,8 @@
-"""A static page that runs an exported file in the browser: pictures in, scores or a coloured picture out.
+"""A static page that runs an exported file in the browser: images in, scores or a colorized image out.
 
 The page is plain HTML, CSS and JavaScript (`export/web/`) beside the model and the files of onnxruntime-web (WebAssembly), or all of
-it in one HTML file. It asks no other server for anything. A picture is brought to the network's size by Pillow's own arithmetic,
-so the answers are those of ``python -m export predict``.
+it in one HTML file. It makes no requests to other servers. Images are resized with Pillow's own arithmetic, so that the answers are
+those of ``python -m export predict``.
 """
 
 from __future__ import annotations
@@ -32,38 +32,38 @@ from kerascv_course.core.io import WriteError, atomic_write
 
 __all__ = ["Draw", "PageError", "find_runtime", "page_files", "write_page"]
 
-#: What is taken from onnxruntime-web's dist folder: the API, what loads the WebAssembly, and that itself.
+#: Files of onnxruntime-web's dist folder: the API, the loader of the WebAssembly, and the WebAssembly.
 RUNTIME = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 
-#: Our scripts, each after those it imports.
+#: Our scripts, each after those that it imports.
 SCRIPTS = ("contract.mjs", "pixels.mjs", "drawing.mjs", "page.mjs")
 
-#: Names the folder of onnxruntime-web where it is not in node_modules.
+#: Environment variable with the folder of onnxruntime-web, where it is not in node_modules.
 VARIABLE = "ORT_WEB_DIR"
 
-#: Pictures that every browser shows; as many of them are offered, none larger than that, bytes.
+#: Image formats that every browser shows, number of samples, and their largest size, bytes.
 SAMPLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 MAX_SAMPLES = 12
 MAX_SAMPLE_BYTES = 2_000_000
 
-#: Nobody draws finer than that, pixels.
+#: Largest input to draw for, pixels.
 MAX_DRAWN_SIDE = 128
 
 
 class PageError(InputError):
-    """A page that cannot be made: its runtime is not here, the task has no page, or the folder is taken."""
+    """The page cannot be written: the runtime is missing, the task has no page, or the output exists."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """How strokes become a picture like the training data's, bright ink on black.
+    """How strokes become an image like the training data's, bright ink on black.
 
     Attributes:
-        margin: free on each side, as a share of the side.
-        line: thickness of a line, as a share of the side.
-        detail: pixels of a side before it is enlarged (bilinear) to the input's; 0: the input's own.
-        levels: how many greys.
-        ink: offer dark ink on light paper as well.
+        margin: free share of each side.
+        line: thickness of a line, relative to the side.
+        detail: side in pixels before the image is enlarged (bilinear) to the input's; 0: the input's own.
+        levels: number of gray levels.
+        ink: offer dark ink on light paper too.
     """
 
     margin: float = 1 / 7
@@ -78,14 +78,14 @@ DIGITS = Draw(margin=0, line=0.13, detail=8, levels=17, ink=False)
 
 
 def find_runtime(folder: Path | None = None) -> Path:
-    """The folder with the files of onnxruntime-web.
+    """Folder with the files of onnxruntime-web.
 
     Args:
         folder: the npm package's folder or its ``dist``; None: the environment variable ``ORT_WEB_DIR``, else
             ``node_modules/onnxruntime-web`` here or in a folder above.
 
     Raises:
-        PageError: it is not there, or lacks a file.
+        PageError: no such folder, or a file is missing.
     """
     given = folder or (Path(value) if (value := os.environ.get(VARIABLE)) else None)
     here = Path.cwd()
@@ -113,26 +113,26 @@ def write_page(
     """Write the page of an exported file.
 
     Args:
-        model: a classifier or a colouriser with our contract.
-        folder: made by this call; with `single_file` the HTML file.
-        runtime: as `find_runtime` takes it.
-        samples: folder with pictures to try; None: ``samples`` beside the model, if there is one.
-        single_file: everything in one HTML file, which opens from a disk as well.
-        force: replace the page's files where `folder` exists; other files in it stay.
+        model: a classifier or a colorizer with our contract.
+        folder: new folder; with `single_file` the HTML file.
+        runtime: see `find_runtime`.
+        samples: folder of images to try; None: ``samples`` beside the model, if it exists.
+        single_file: write one HTML file, which also opens from disk.
+        force: replace the page's files in an existing folder; other files in it stay.
 
     Returns:
         The page.
 
     Raises:
-        PageError: no runtime, a task without a page, or the output exists.
+        PageError: no runtime, a task without a page, or the output exists already.
         ContractError: not a file with our contract.
         WriteError: the disk is full or the folder cannot be written.
     """
     folder = Path(folder)
     if os.path.lexists(folder) and not force:
-        raise PageError(f"{folder} exists: name another, or replace the page in it by --force")
+        raise PageError(f"{folder} exists already: choose another, or replace the page in it with --force")
     if single_file == folder.is_dir() and folder.exists():
-        raise PageError(f"{folder} is {'a folder' if single_file else 'a file'}: a page of another kind cannot replace it")
+        raise PageError(f"{folder} is {'a folder' if single_file else 'a file'}, which this kind of page cannot replace")
     files = page_files(model, runtime=runtime, samples=samples, single_file=single_file)
     if single_file:
         with atomic_write(folder) as temporary:
@@ -148,7 +148,7 @@ def write_page(
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """A new folder of files, whole or not at all."""
+    """Write a new folder atomically."""
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             path = temporary / name
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(data)
-        temporary.chmod(0o755)  # mkdtemp's folders are the owner's alone, and a page is to be served
+        temporary.chmod(0o755)  # mkdtemp's folders are private, but a page is served
         temporary.replace(folder)
     except OSError as error:
         raise WriteError(f"cannot write {folder}: {error}") from error
@@ -170,18 +170,20 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 def page_files(
     model: str | Path, *, runtime: Path | None = None, samples: Path | None = None, single_file: bool = False
 ) -> dict[str, bytes]:
-    """The files of the page by name; the arguments and errors are `write_page`'s."""
+    """Files of the page by name; arguments and errors as for `write_page`."""
     path = Path(model)
     opened = OnnxModel(path)
     contract = opened.contract
     if not contract.classifies and contract.task != "colorize":
-        raise PageError(f"a page shows classifiers and colourisers; {path} has the task {contract.task!r}: use OnnxModel.run()")
+        raise PageError(
+            f"only classifiers and colorizers have a page; {path} has the task {contract.task!r}: use OnnxModel.run()"
+        )
     source = find_runtime(runtime)
     data = path.read_bytes()
     _check_whole(path, data)
     web = {name: _web(name) for name in ("page.css", *SCRIPTS)}
     engine = {name: (source / name).read_bytes() for name in RUNTIME}
-    pictures = _samples(path.parent / "samples" if samples is None else samples, required=samples is not None)
+    images = _samples(path.parent / "samples" if samples is None else samples, required=samples is not None)
     draw = _draw(contract)
     context = {
         "contract": contract,
@@ -191,14 +193,14 @@ def page_files(
         "draw": draw,
     }
     if single_file:
-        return {"index.html": _embed(context, web, engine, data, pictures)}
+        return {"index.html": _embed(context, web, engine, data, images)}
     policy = (
         "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' data: blob:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'"
     )
-    shown = [{"name": name, "source": f"samples/{i:02}{Path(name).suffix.lower()}"} for i, name in enumerate(pictures)]
+    shown = [{"name": name, "source": f"samples/{i:02}{Path(name).suffix.lower()}"} for i, name in enumerate(images)]
     html = _render({**context, "policy": policy, "embedded": None, "samples": shown})
-    copies = dict(zip((sample["source"] for sample in shown), pictures.values(), strict=True))
+    copies = dict(zip((sample["source"] for sample in shown), images.values(), strict=True))
     return {"index.html": html, "model.onnx": data, **web, **engine, **copies}
 
 
@@ -207,9 +209,9 @@ def _embed(
     web: Mapping[str, bytes],
     engine: Mapping[str, bytes],
     model: bytes,
-    pictures: Mapping[str, bytes],
+    images: Mapping[str, bytes],
 ) -> bytes:
-    """All in one: scripts and style named by their hashes, large files as gzip in base64."""
+    """The single-file page: scripts and style allowed by their hashes, large files as gzip in base64."""
     modules = "\n".join(web[name].decode("utf-8") for name in SCRIPTS)
     script = _inline(
         re.sub(r"^export (?=(async )?function)", "", re.sub(r'^import .* from "\./.*";\n', "", modules, flags=re.M), flags=re.M)
@@ -222,7 +224,7 @@ def _embed(
     )
     shown = [
         {"name": name, "source": f"data:{mimetypes.guess_type(name)[0]};base64,{_base64(data)}"}
-        for name, data in pictures.items()
+        for name, data in images.items()
     ]
     embedded = {
         "style": Markup(style),
@@ -234,7 +236,7 @@ def _embed(
 
 
 def _inline(script: str) -> str:
-    """A script that can stand inside a page: nothing in it ends the element."""
+    """A script that can be embedded in a page: nothing in it ends the element."""
     return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
@@ -251,7 +253,7 @@ def _web(name: str) -> bytes:
 
 
 def _render(context: Mapping[str, object]) -> bytes:
-    """The page; whatever comes from the file is escaped."""
+    """The page as HTML; everything from the file is escaped."""
     environment = Environment(
         loader=PackageLoader("export", "web"),
         autoescape=True,
@@ -263,30 +265,30 @@ def _render(context: Mapping[str, object]) -> bytes:
 
 
 def _check_whole(path: Path, data: bytes) -> None:
-    """A browser gets the one file.
+    """Check that the model is a single file, as a browser needs it.
 
     Raises:
-        PageError: weights stand in other files.
+        PageError: weights are in other files.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
         onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception:  # onnxruntime's exceptions share no base class; the file itself has been opened before
-        raise PageError(f"{path} keeps its weights in another file: it is too large for a browser") from None
+    except Exception:  # onnxruntime's exceptions share no base class; the file itself was opened before
+        raise PageError(f"{path} has its weights in another file: it is too large for a browser") from None
 
 
 def _samples(folder: Path, *, required: bool) -> dict[str, bytes]:
-    """Pictures to try, by name."""
+    """Images to try, by name."""
     found = sorted(path for path in folder.glob("*") if path.suffix.lower() in SAMPLE_SUFFIXES and path.is_file())
     if required and not found:
-        raise PageError(f"no pictures ({', '.join(SAMPLE_SUFFIXES)}) in {folder}")
+        raise PageError(f"no images ({', '.join(SAMPLE_SUFFIXES)}) in {folder}")
     small = [path for path in found if path.stat().st_size <= MAX_SAMPLE_BYTES]
     return {path.name: path.read_bytes() for path in small[:MAX_SAMPLES]}
 
 
 def _draw(contract: Contract) -> Draw | None:
-    """How drawings are made, for small grey classifiers; None: pictures only."""
+    """How to draw for small grayscale classifiers; None: images only."""
     image = contract.input
     if not contract.classifies or image.channels != 1 or max(image.height or 0, image.width or 0) > MAX_DRAWN_SIDE:
         return None
@@ -298,10 +300,10 @@ def _text(value: object) -> str:
 
 
 def _facts(contract: Contract, data: bytes, source: Path) -> list[tuple[str, str]]:
-    """What a visitor wants to know, as rows of a table."""
+    """Facts about the file, as rows of a table."""
     image = contract.input
     size = f"{image.width}×{image.height} pixels" if image.width else "any size"
-    color = {"gray": "grey", "RGB": "colour"}[image.color]
+    color = {"gray": "grayscale", "RGB": "color"}[image.color]
     facts = [("takes", f"{size}, {color}" + (f"; other sizes by Pillow's {image.resize} filter" if image.width else ""))]
     if contract.labels and contract.classifies:
         facts.append(("answers", f"{len(contract.labels):,} classes"))
@@ -310,19 +312,19 @@ def _facts(contract: Contract, data: bytes, source: Path) -> list[tuple[str, str
     if contract.precision:
         facts.append(("precision", f"{contract.precision.kind}: {contract.precision.method}"))
     facts.append(("trained on", ": ".join(filter(None, (contract.data.get("source"), contract.data.get("citation"))))))
-    facts.append(("licence", contract.license))
+    facts.append(("license", contract.license))
     facts.append(("file", f"model.onnx, {len(data):,} bytes, SHA-256 {hashlib.sha256(data).hexdigest()[:16]}…"))
     facts.append(("runs on", _describe_runtime(source)))
     return [(name, value) for name, value in facts if value]
 
 
 def _describe_runtime(source: Path) -> str:
-    """Name, version and licence of the npm package; what it does not say is left out."""
+    """Name, version and license of the npm package, as far as it states them."""
     try:
         package = json.loads((source.parent / "package.json").read_bytes())
     except (OSError, ValueError):
         package = {}
-    version, licence = (_text(package.get(key)) for key in ("version", "license")) if isinstance(package, dict) else ("", "")
+    version, license_ = (_text(package.get(key)) for key in ("version", "license")) if isinstance(package, dict) else ("", "")
     return " ".join(
-        filter(None, ("onnxruntime-web", version, f"({licence} licence)" if licence else "", "in WebAssembly, one thread"))
+        filter(None, ("onnxruntime-web", version, f"({license_} license)" if license_ else "", "in WebAssembly, one thread"))
     )

@@ -17,19 +17,19 @@ const FILTERS = {
 /** Weights are whole numbers of 2^-22: the sums then are exact, and rounded as Pillow rounds them. */
 const UNIT = 2 ** 22;
 
-/** Larger pictures are refused, as kerascv_course/images.py does. */
+/** Larger images are refused, as in kerascv_course/core/images.py. */
 const MAX_PIXELS = 100_000_000;
 
-/** RGBA pixels of a picture's file: upright, without colour management, on white, as Pillow reads them. */
+/** RGBA pixels of an image file: upright, without color management, on white, as Pillow reads them. */
 export async function decode(blob) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none", imageOrientation: "from-image" });
   } catch {
-    throw new Error("this is not a picture that the browser can read");
+    throw new Error("this is not an image that the browser can read");
   }
   const { width, height } = bitmap;
-  if (width * height > MAX_PIXELS) throw new Error(`the picture has ${width}×${height} pixels: shrink it`);
+  if (width * height > MAX_PIXELS) throw new Error(`the image has ${width}×${height} pixels: shrink it`);
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.fillStyle = "#fff";
@@ -40,12 +40,12 @@ export async function decode(blob) {
 }
 
 /**
- * A picture as the network's input.
+ * An image as the network's input.
  *
  * @param {object} contract of the file.
  * @param {{width: number, height: number, data: Uint8ClampedArray}} image RGBA pixels, such as an ImageData; transparency is laid
  *     on white.
- * @returns {{data: Uint8Array | Float32Array, dims: number[], pixels: object}} the tensor of one picture, and the pixels in it.
+ * @returns {{data: Uint8Array | Float32Array, dims: number[], pixels: object}} the tensor of one image, and the pixels in it.
  */
 export function toInput(contract, image) {
   const { height, width, channels, dtype, layout, resize } = contract.input;
@@ -64,7 +64,7 @@ export function toInput(contract, image) {
   return { data, dims: layout === "NCHW" ? [1, channels, ...sides] : [1, ...sides, channels], pixels };
 }
 
-/** RGBA pixels on white to grey (ITU-R 601-2 luma in Pillow's whole numbers) or RGB. */
+/** RGBA pixels on white to gray (ITU-R 601-2 luma in Pillow's whole numbers) or RGB. */
 export function toChannels({ width, height, data }, channels) {
   const result = new Uint8Array(width * height * channels);
   for (let i = 0; i < width * height; i++) {
@@ -86,9 +86,9 @@ export function toChannels({ width, height, data }, channels) {
 export function resizePixels(image, width, height, filter) {
   if (filter === "nearest") return nearest(image, width, height);
   const [shrunk, narrowed] = [image.height - height, image.width - width];
-  const passes = [(picture) => resizeRows(picture, width, filter), (picture) => resizeColumns(picture, height, filter)];
+  const passes = [(pixels) => resizeRows(pixels, width, filter), (pixels) => resizeColumns(pixels, height, filter)];
   if (shrunk > 0 && shrunk > 2 * narrowed) passes.reverse();
-  return passes.reduce((picture, pass) => pass(picture), image);
+  return passes.reduce((pixels, pass) => pass(pixels), image);
 }
 
 function resizeRows(image, width, filter) {

@@ -264,10 +264,10 @@ def test_outputs_go_where_they_are_sent(color_run, tmp_path, photo, capsys):
     assert (line["height"], line["width"]) == (61, 83) and (tmp_path / "new" / "x.jpg").is_file()
     assert main([*words, "--output", str(tmp_path / "new")]) == 0 and (tmp_path / "new" / "a_colorized.png").is_file()
     for more, message in (
-        ([str(tmp_path / "a.bmp")], "two pictures would both be written to"),
-        ([str(tmp_path / "a.bmp"), "--output", "x.png"], "--output is a folder for several pictures"),
-        (["--output", "x.txt"], "ends like a picture"),
-        (["--output", str(tmp_path / "a.png")], "another file than the picture itself"),
+        ([str(tmp_path / "a.bmp")], "two images would both be written to"),
+        ([str(tmp_path / "a.bmp"), "--output", "x.png"], "--output must be a folder for several images"),
+        (["--output", "x.txt"], "end like an image"),
+        (["--output", str(tmp_path / "a.png")], "must not be the image itself"),
     ):
         with pytest.raises(InputError, match=message):
             main([*words, *more])
@@ -277,5 +277,5 @@ def test_a_classifier_has_no_pictures_to_write(tiny_run, tmp_path):
     from export.__main__ import main
 
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match="go with a colouriser"):
+    with pytest.raises(InputError, match="are for colorizers"):
         main(["predict", str(tiny_run / "model.onnx"), str(tmp_path / "a.png"), "--output", "x.png"])

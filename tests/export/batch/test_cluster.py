@@ -22,14 +22,14 @@ parquet = pytest.importorskip("pyarrow.parquet")
 
 
 def make_file(path, task, *, size=SIZE):
-    """A file of random weights: pixels to a few numbers, and what the task makes of them."""
+    """A file with random weights: pixels to a few numbers, then the outputs of the task."""
     rng = np.random.default_rng(0)
     features = SIZE * SIZE * 3 if size else 3
     weights = helper.make_tensor("w", 1, (features, CLASSES), rng.normal(0, 0.01, (features, CLASSES)).ravel())
     nodes = [helper.make_node("Cast", ["image"], ["real"], to=TensorProto.FLOAT)]
     if size:
         nodes += [helper.make_node("Flatten", ["real"], ["flat"])]
-    else:  # a window of 3×3, so that smaller pictures fail
+    else:  # a 3×3 convolution, so that smaller images fail
         kernel = helper.make_tensor("k", 1, (3, 3, 3, 3), rng.normal(0, 0.1, 81))
         nodes += [
             helper.make_node("Constant", [], ["kernel"], value=kernel),
@@ -78,17 +78,17 @@ def classifier(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Twenty pictures in two folders, and three files that are none."""
+    """Twenty images in two folders, and three files that are not images."""
     rng = np.random.default_rng(1)
     for number in range(20):
-        path = tmp_path / "pictures" / "ba"[number % 2] / f"{number}.png"
+        path = tmp_path / "images" / "ba"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (SIZE, SIZE + number, 3), np.uint8)).save(path)
-    (tmp_path / "pictures" / "a" / "cut.png").write_bytes(path.read_bytes()[:60])
-    (tmp_path / "pictures" / "b" / "2.jpg").write_text("no picture")
-    (tmp_path / "pictures" / "b.png").touch()
-    (tmp_path / "pictures" / "notes.txt").write_text("is not asked for")
-    return tmp_path / "pictures"
+    (tmp_path / "images" / "a" / "cut.png").write_bytes(path.read_bytes()[:60])
+    (tmp_path / "images" / "b" / "2.jpg").write_text("no picture")
+    (tmp_path / "images" / "b.png").touch()
+    (tmp_path / "images" / "notes.txt").write_text("not an image")
+    return tmp_path / "images"
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +102,15 @@ def connected():
 
 
 def begin(folder, output, model, *, root=None, column="path", **options):
-    """What predict_many does before it deals out shards: the worker, and the shards' numbers."""
-    from export.batch.shards import Folder, Job, find_inputs, fingerprint
-    from export.batch.worker import ShardPredictor, Work
+    """The first steps of predict_many: a worker, and the numbers of the missing shards."""
+    from export.batch.shards import BatchJob, ResultFolder, find_images, fingerprint
+    from export.batch.worker import ShardPredictor, WorkerSettings
 
     options = {"shard": 4, "top": 3, "provider": "cpu", **options}
-    inputs = find_inputs(folder, column=column, root=root)
-    job = Folder(output).take_up(inputs, Job(fingerprint(model)[1], "", 0, str(inputs.root), **options))
-    return ShardPredictor(Work(model, output, inputs.root, batch_size=3, cpus=1, **options)), Folder(output).missing(job)
+    names = find_images(folder, column=column, root=root)
+    job = ResultFolder(output).begin(names, BatchJob(fingerprint(model)[1], "", 0, str(names.root), **options))
+    settings = WorkerSettings(model, output, names.root, batch_size=3, cpus=1, **options)
+    return ShardPredictor(settings), ResultFolder(output).missing(job)
 
 
 def answer_all(worker, shards):
@@ -120,7 +121,7 @@ def answer_all(worker, shards):
 # --- with Ray ---------------------------------------------------------------------------------------------------------
 
 
-def test_workers_answer_as_the_single_machine_does_and_a_job_is_taken_up(connected, classifier, folder, tmp_path):
+def test_predict_many_equals_the_predictor_and_resumes(connected, classifier, folder, tmp_path):
     from export.batch.cluster import predict_many
     from export.predictor import expand_paths
 
@@ -144,9 +145,9 @@ def test_workers_answer_as_the_single_machine_does_and_a_job_is_taken_up(connect
         np.testing.assert_allclose([row["scores"][row["labels"].index(label)] for label in LABELS], scores, atol=1e-6)
     apart = parquet.read_table(tmp_path / "out/unreadable").to_pylist()
     assert [row["path"] for row in apart] == bad
-    assert "damaged" in apart[0]["reason"] and "not a picture" in apart[1]["reason"]
+    assert "damaged" in apart[0]["reason"] and "not an image" in apart[1]["reason"]
 
-    # as if it had been killed: two shards are missing, one of them half-written
+    # as if it had been stopped: two shards are missing, one of them half-written
     whole = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "out/predictions").iterdir()}
     lost = [tmp_path / f"out/predictions/part-0000{number}.parquet" for number in (1, 4)]
     for path in lost:
@@ -160,7 +161,7 @@ def test_workers_answer_as_the_single_machine_does_and_a_job_is_taken_up(connect
     assert all(path.stat().st_mtime_ns == moment for path, (_, moment) in whole.items() if path not in lost)
 
 
-def test_what_no_machine_has_is_told_at_once(connected, classifier, folder, tmp_path):
+def test_predict_many_names_missing_cores_and_gpus(connected, classifier, folder, tmp_path):
     from export.batch.cluster import ClusterError, predict_many
 
     with pytest.raises(ClusterError, match="no machine of this Ray has 1 cores and 64 GPUs"):
@@ -170,28 +171,28 @@ def test_what_no_machine_has_is_told_at_once(connected, classifier, folder, tmp_
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "host:99999999"])
-def test_a_cluster_that_cannot_be_reached_is_told_at_once(address):
-    from export.batch.cluster import ClusterError, _reach
+def test_a_cluster_that_cannot_be_check_addressed_is_told_at_once(address):
+    from export.batch.cluster import ClusterError, _check_address
 
     with pytest.raises(ClusterError, match=f"no Ray answers at '{address}'.*an address is HOST:PORT"):
-        _reach(address)
+        _check_address(address)
 
 
-def test_where_nothing_can_be_predicted_the_command_fails(connected, classifier, tmp_path):
+def test_predict_many_fails_if_no_image_can_be_predicted(connected, classifier, tmp_path):
     from export.__main__ import main
 
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures/a.png").touch()
-    with pytest.raises(InputError, match=r"none of 1 pictures could be used: .*unreadable says why"):
-        main(["predict-many", str(classifier), str(tmp_path / "pictures"), "--output", str(tmp_path / "out")])
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.png").touch()
+    with pytest.raises(InputError, match=r"none of 1 images could be used; reasons: .*unreadable"):
+        main(["predict-many", str(classifier), str(tmp_path / "images"), "--output", str(tmp_path / "out")])
     assert "a.png is not an image" in parquet.read_table(tmp_path / "out/unreadable").to_pylist()[0]["reason"]
 
 
-# --- what a worker does, here -----------------------------------------------------------------------------------------
+# --- workers, in this process -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_a_table_names_pictures_and_none_outside_its_root(classifier, folder, tmp_path, suffix):
+def test_table_names_images_only_below_its_root(classifier, folder, tmp_path, suffix):
     names = [
         "b/0.png",
         str(folder / "a/1.png"),
@@ -215,27 +216,27 @@ def test_a_table_names_pictures_and_none_outside_its_root(classifier, folder, tm
     assert rows[1]["labels"] == rows[2]["labels"] and rows[2]["number"] == 6
     reasons = {name: reason for _, name, reason in apart}
     assert len(rows) + len(apart) == len(names)
-    assert reasons[""] == "this row names no picture" and "no such image" in reasons["b/none.png"]
+    assert reasons[""] == "this row names no image" and "no such image" in reasons["b/none.png"]
     assert all("leads out of the folder" in reasons[name] for name in ("../secret.png", "/etc/passwd"))
 
     rows, _ = answer_all(*begin(table, tmp_path / "above", classifier, column="file", root=tmp_path))
-    assert not any(row["path"] == "b/0.png" for row in rows)  # names are below the root, wherever the table stands
+    assert not any(row["path"] == "b/0.png" for row in rows)  # names are relative to the root, wherever the table is
 
 
-def test_the_nearest_and_vectors_are_rows_too(folder, tmp_path):
-    pictures = [path for path in sorted(folder.rglob("*.png")) if path.stat().st_size and path.name != "cut.png"]
+def test_worker_writes_neighbors_and_embeddings(folder, tmp_path):
+    images = [path for path in sorted(folder.rglob("*.png")) if path.stat().st_size and path.name != "cut.png"]
     model = make_file(tmp_path / "rank.onnx", "rank")
     rows, _ = answer_all(*begin(folder, tmp_path / "ranks", model, top=2))
-    found = OnnxModel(model).nearest(pictures)
+    found = OnnxModel(model).nearest(images)
     assert [row["names"] for row in rows] == [names[:2] for names in found.names]
     assert [row["entries"] for row in rows] == found.numbers[:, :2].tolist()
     assert rows[0]["name"] == rows[0]["names"][0] and rows[0]["distance"] == rows[0]["distances"][0]
     model = make_file(tmp_path / "embed.onnx", "embed")
     rows, _ = answer_all(*begin(folder, tmp_path / "vectors", model))
-    np.testing.assert_allclose([row["embedding"] for row in rows], OnnxModel(model).run(pictures)["embedding"], atol=1e-6)
+    np.testing.assert_allclose([row["embedding"] for row in rows], OnnxModel(model).run(images)["embedding"], atol=1e-6)
 
 
-def test_pictures_too_small_for_a_file_of_any_size_are_kept_apart(folder, tmp_path):
+def test_images_too_small_for_a_file_of_any_size_are_unreadable(folder, tmp_path):
     Image.new("RGB", (2, 2)).save(folder / "a" / "tiny.png")
     model = make_file(tmp_path / "any.onnx", "classify", size=None)
     rows, apart = answer_all(*begin(folder, tmp_path / "out", model))
@@ -244,21 +245,21 @@ def test_pictures_too_small_for_a_file_of_any_size_are_kept_apart(folder, tmp_pa
     assert rows[-1]["label"] == OnnxModel(model).predict(folder / rows[-1]["path"]).labels[0]
 
 
-def test_a_picture_that_was_mended_is_no_longer_among_the_unreadable(classifier, folder, tmp_path):
+def test_repaired_images_are_no_longer_unreadable(classifier, folder, tmp_path):
     worker, shards = begin(folder, tmp_path / "out", classifier, shard=100)
-    assert shards == [0] and worker.report(0)["failure"] == ""
+    assert shards == [0] and worker.run(0)["failure"] == ""
     (tmp_path / "out/predictions/part-00000.parquet").unlink()
     for name in ("a/cut.png", "b/2.jpg", "b.png"):
         (folder / name).write_bytes((folder / "b/0.png").read_bytes())
     worker, shards = begin(folder, tmp_path / "out", classifier, shard=100)
-    assert shards == [0] and worker.report(0)["failure"] == ""
+    assert shards == [0] and worker.run(0)["failure"] == ""
     assert not list((tmp_path / "out/unreadable").iterdir())
     assert not begin(folder, tmp_path / "out", classifier, shard=100)[1]
 
 
-def test_a_folder_belongs_to_one_job(classifier, folder, tmp_path):
+def test_result_folder_belongs_to_one_job(classifier, folder, tmp_path):
     begin(folder, tmp_path / "out", classifier)
-    with pytest.raises(InputError, match=r"the results of another job \(top: 3, now 2\): give another --output"):
+    with pytest.raises(InputError, match=r"the results of another job \(top: 3, now 2\): choose another --output"):
         begin(folder, tmp_path / "out", classifier, top=2)
     with pytest.raises(InputError, match=r"another job \(model: "):
         begin(folder, tmp_path / "out", make_file(tmp_path / "other.onnx", "rank"))
@@ -268,7 +269,7 @@ def test_a_folder_belongs_to_one_job(classifier, folder, tmp_path):
     (tmp_path / "out/job.json").write_text("{}")
     with pytest.raises(InputError, match=r"job\.json is missing the field 'model'"):
         begin(folder, tmp_path / "out", classifier)
-    (tmp_path / "early").mkdir()  # killed before anything was begun
+    (tmp_path / "early").mkdir()  # stopped before anything was begun
     (tmp_path / "early/.partial-7-inputs.parquet").write_bytes(b"PAR1")
     assert len(begin(folder, tmp_path / "early", classifier)[1]) == 6
     (tmp_path / "early/job.json").unlink()
@@ -277,30 +278,30 @@ def test_a_folder_belongs_to_one_job(classifier, folder, tmp_path):
     assert len(begin(folder, tmp_path / "early", classifier)[1]) == 6
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").touch()
-    with pytest.raises(InputError, match="a new folder, or one that this command began"):
+    with pytest.raises(InputError, match="must be a new folder, or one that this command began"):
         begin(folder, tmp_path / "mine", classifier)
     with pytest.raises(InputError, match="received the file"):
         begin(folder, tmp_path / "mine/thesis.txt", classifier)
 
 
-def test_a_shard_that_ends_its_worker_again_and_again_is_given_up(classifier, folder, tmp_path):
+def test_shard_that_ends_its_worker_three_times_fails(classifier, folder, tmp_path):
     worker, _ = begin(folder, tmp_path / "out", classifier)
     for _ in range(3):
-        worker.folder.begin(2)
+        worker.folder.attempt(2)
     with pytest.raises(CourseError, match="shard 2 ended its worker 3 times"):
-        worker.folder.begin(2)
-    report = worker.report(2)
+        worker.folder.attempt(2)
+    report = worker.run(2)
     assert "row group 2 of" in report["failure"] and report["exit_code"] == 1
     worker, _ = begin(folder, tmp_path / "out", classifier)  # the next command tries again
-    assert worker.report(2)["failure"] == ""
+    assert worker.run(2)["failure"] == ""
 
 
-def test_a_worker_that_is_killed_leaves_no_half_a_shard(classifier, folder, tmp_path, monkeypatch):
+def test_killed_worker_leaves_no_partial_shard(classifier, folder, tmp_path, monkeypatch):
     worker, _ = begin(folder, tmp_path / "out", classifier)
     child = os.fork()
-    if child == 0:  # dies after the answers were written beside, before they get their name
+    if child == 0:  # ends after the answers were written, before they are renamed
         monkeypatch.setattr(type(tmp_path), "replace", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-        worker.report(0)
+        worker.run(0)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     assert list((tmp_path / "out").rglob(".partial-*")) and not list((tmp_path / "out/predictions").glob("part-*"))
@@ -311,19 +312,19 @@ def test_a_worker_that_is_killed_leaves_no_half_a_shard(classifier, folder, tmp_
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["none", "--output", "out"], "a folder, or from a .csv or .parquet table of their names; received none"),
+        (["none", "--output", "out"], "a folder, or a .csv or .parquet table of their names; received none"),
         (["none.csv", "--output", "out"], "no such table: none.csv"),
-        (["empty", "--output", "out"], "no pictures in empty"),
-        (["empty", "--output", "out", "--root", "/"], "--root goes with a table"),
-        (["t.csv", "--output", "out"], "has no column of names called 'path'"),
-        (["t.parquet", "--output", "out"], "has no column of names called 'path'"),
-        (["t.parquet", "--output", "out", "--column", "n"], "holds texts, the names of pictures; received int64"),
-        (["empty", "--output", "out", "--shard", "0"], "shard is 1 or more; received 0"),
-        (["empty", "--output", "out", "--gpus", "-1"], "gpus is 0 or more"),
+        (["empty", "--output", "out"], "no images in empty"),
+        (["empty", "--output", "out", "--root", "/"], "--root is for a table"),
+        (["t.csv", "--output", "out"], "has no readable column of names called 'path'"),
+        (["t.parquet", "--output", "out"], "has no readable column of names called 'path'"),
+        (["t.parquet", "--output", "out", "--column", "n"], "must hold strings, the names of images; received int64"),
+        (["empty", "--output", "out", "--shard", "0"], "shard must be 1 or more; received 0"),
+        (["empty", "--output", "out", "--gpus", "-1"], "gpus must be 0 or more"),
         (["empty", "--output", "out", "--provider", "cuda"], "give --gpus"),
     ],
 )
-def test_bad_usage_is_told_before_ray_is_started(classifier, tmp_path, monkeypatch, words, message):
+def test_predict_many_refuses_bad_usage_before_ray_starts(classifier, tmp_path, monkeypatch, words, message):
     pytest.importorskip("ray", reason="needs the extra [cluster]")
     from export.__main__ import main
 
@@ -336,6 +337,6 @@ def test_bad_usage_is_told_before_ray_is_started(classifier, tmp_path, monkeypat
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_tasks_whose_answers_are_no_rows_are_refused(folder, tmp_path):
-    with pytest.raises(ContractError, match="the task 'tensor' are no rows of a table: run it by export"):
+def test_predict_many_refuses_tasks_without_rows(folder, tmp_path):
+    with pytest.raises(ContractError, match="the task 'tensor' are not rows of a table: run it by export"):
         begin(folder, tmp_path / "out", make_file(tmp_path / "tensor.onnx", "tensor"))

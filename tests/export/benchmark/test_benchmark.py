@@ -117,7 +117,7 @@ def test_benchmark_refuses_bad_arguments(tiny_run, color_run, tmp_path):
         benchmark([model], batch_sizes=[0])
     with pytest.raises(InputError, match="must have one input shape"):
         benchmark([model, color_run / "model.onnx"])
-    with pytest.raises(InputError, match=r"--plot ends in \.png; received b\.pdf"):
+    with pytest.raises(InputError, match=r"--plot must end in \.png; received b\.pdf"):
         main(["benchmark", str(model), "--plot", "b.pdf"])
     with pytest.raises(InputError, match=r"it has no best\.keras"):
         main(["benchmark", str(model), "--run", str(tmp_path)])

@@ -212,10 +212,10 @@ def test_a_keras_file_without_pictures(keras_file, tmp_path, capsys):
     [
         (["--labels", "nowhere.txt", "--noise"], "no such file: nowhere.txt"),
         (["--labels", "a,b", "--noise"], "one label a class: 2 for"),
-        (["--tolerance", "-1", "--noise"], "--tolerance is above 0; received -1"),
+        (["--tolerance", "-1", "--noise"], "--tolerance must be above 0; received -1"),
         (["--preprocessing", "1", "2", "3", "--noise"], "three means and three stds; received 1 2 3"),
         (["--preprocessing", "cafe", "--noise"], "did you mean 'caffe'"),
-        (["--images", "nowhere"], "no such image: nowhere"),
+        (["--images", "nowhere"], "no such folder of images: nowhere"),
     ],
 )
 def test_what_is_wrong_with_the_options_is_told(keras_file, words, message):
@@ -225,7 +225,7 @@ def test_what_is_wrong_with_the_options_is_told(keras_file, words, message):
 
 
 def test_options_of_a_keras_file_are_refused_for_a_run(tiny_run):
-    with pytest.raises(InputError, match=r"--layout goes with a .keras file"):
+    with pytest.raises(InputError, match=r"--layout is for a .keras file"):
         main([str(tiny_run.path), "--layout", "NCHW"])
 
 

@@ -503,7 +503,7 @@ def test_doctor_command_exit_codes(tiny_run, nearest, patches, tmp_path, capsys)
     path = broken(nearest, tmp_path / "x.onnx", SWAP_CHANNELS)
     assert main(["doctor", str(path), "--against", str(tmp_path / "pictures"), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["findings"][0]["kind"] == "channels"
-    for against, message in ((tmp_path / "none", "no such run folder"), (path, "--against takes a run folder")):
+    for against, message in ((tmp_path / "none", "no such run folder"), (path, "--against must be a run folder")):
         with pytest.raises(InputError, match=message):
             main(["doctor", str(path), "--against", str(against)])
 

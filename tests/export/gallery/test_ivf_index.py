@@ -1,4 +1,4 @@
-"""Approximate search: exact where it looks everywhere, measured where it does not, and index files that are refused."""
+"""Approximate search: exact if all cells are visited, recall if not, and refused index files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from export.__main__ import main
 from export.gallery.disk_index import VectorFile, nearest_on_disk
-from export.gallery.ivf_index import CellIndex, build_cells, load_cells, recall, save_cells
+from export.gallery.ivf_index import IvfSearcher, load_index, recall, save_index, train_index
 from kerascv_course.core.errors import DataError, InputError
 from kerascv_course.core.ranking import nearest
 
@@ -34,13 +34,13 @@ def queries():
 
 @pytest.fixture(scope="module")
 def cells(gallery):
-    return build_cells(gallery, cells=30, code_bytes=4)
+    return train_index(gallery, cells=30, code_bytes=4)
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
-def test_everywhere_it_is_the_exact_search(gallery, queries, distance):
-    """Bytes and order: what the codes round, the vectors on the disk settle."""
-    index = CellIndex(build_cells(gallery, distance=distance, cells=10, budget=2**20), gallery)
+def test_searcher_that_visits_all_cells_is_exact(gallery, queries, distance):
+    """Codes round, the vectors on disk give the exact order."""
+    index = IvfSearcher(train_index(gallery, distance=distance, cells=10, budget=2**20), gallery)
     found = index.nearest(queries, 7, probes=10, candidates=3000, budget=2**20)
     exact = nearest(queries, np.load(gallery.path), 7, distance=distance)
     np.testing.assert_array_equal(found.indices, exact.indices)
@@ -48,9 +48,9 @@ def test_everywhere_it_is_the_exact_search(gallery, queries, distance):
     assert recall(found, exact) == 1
 
 
-def test_more_cells_and_candidates_find_more_and_distances_are_exact(gallery, queries, cells):
+def test_more_probes_and_candidates_raise_the_recall(gallery, queries, cells):
     vectors = np.load(gallery.path)
-    index, exact = CellIndex(cells, gallery), nearest(queries, vectors, 5)
+    index, exact = IvfSearcher(cells, gallery), nearest(queries, vectors, 5)
     found = [index.nearest(queries, 5, probes=probes, candidates=3000) for probes in (1, 3, 10, 30)]
     shares = [recall(one, exact) for one in found]
     assert shares == sorted(shares) and 0.2 < shares[0] < 1 == shares[-1]
@@ -60,25 +60,25 @@ def test_more_cells_and_candidates_find_more_and_distances_are_exact(gallery, qu
     np.testing.assert_allclose(found[0].distances, measured, rtol=1e-12)
 
 
-def test_cells_with_fewer_than_are_wanted(gallery, queries, cells):
-    found = CellIndex(cells, gallery).nearest(queries, 2900, probes=1, candidates=2900)
+def test_searcher_fills_missing_neighbors(gallery, queries, cells):
+    found = IvfSearcher(cells, gallery).nearest(queries, 2900, probes=1, candidates=2900)
     assert (found.indices[:, -1] == -1).all() and np.isinf(found.distances[:, -1]).all() and (found.indices[:, 0] >= 0).all()
 
 
-def test_a_file_keeps_the_index(gallery, queries, cells, tmp_path):
+def test_index_file_round_trip(gallery, queries, cells, tmp_path):
     path = tmp_path / "index.npz"
-    save_cells(cells, path)
-    again = load_cells(path, gallery)
-    before, after = (CellIndex(one, gallery).nearest(queries, 5) for one in (cells, again))
+    save_index(cells, path)
+    again = load_index(path, gallery)
+    before, after = (IvfSearcher(one, gallery).nearest(queries, 5) for one in (cells, again))
     np.testing.assert_array_equal(before.indices, after.indices)
     assert again.nbytes == cells.nbytes < 0.6 * gallery.path.stat().st_size and again.distance == "euclidean"
     other = tmp_path / "other.npy"
     np.save(other, np.load(gallery.path)[::-1])
     with pytest.raises(DataError, match="index of another gallery"):
-        load_cells(path, VectorFile(other))
+        load_index(path, VectorFile(other))
 
 
-def test_faces_are_found_again(lfw279_dir, tmp_path):
+def test_recall_on_faces(lfw279_dir, tmp_path):
     """447 pictures of 49 people, as 16×16 pixels."""
     from PIL import Image
 
@@ -86,7 +86,7 @@ def test_faces_are_found_again(lfw279_dir, tmp_path):
     vectors = np.stack([np.asarray(Image.open(path).convert("L").resize((16, 16)), np.float32).ravel() for path in paths])
     np.save(tmp_path / "faces.npy", vectors)
     gallery = VectorFile(tmp_path / "faces.npy")
-    index, exact = CellIndex(build_cells(gallery, cells=8, code_bytes=16), gallery), nearest(vectors, vectors, 5)
+    index, exact = IvfSearcher(train_index(gallery, cells=8, code_bytes=16), gallery), nearest(vectors, vectors, 5)
     few, all_ = (recall(index.nearest(vectors, 5, probes=probes), exact) for probes in (2, 8))
     assert 0.6 < few < all_ and all_ > 0.97
 
@@ -104,9 +104,9 @@ def edited(values, place, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: {"centers": c.centers[:, :7]}, "centres of another width"),
+        (lambda c: {"centers": c.centers[:, :7]}, "centers of another width"),
         (lambda c: {"centers": edited(c.centers, (0, 0), np.nan)}, "not finite"),
-        (lambda c: {"centers": c.centers[:0]}, "centres of another width"),
+        (lambda c: {"centers": c.centers[:0]}, "centers of another width"),
         (lambda c: {"centers": c.centers.astype(np.float64)}, "centers is float64"),
         (lambda c: {"books": c.books[:, :255]}, "code books of another shape"),
         (lambda c: {"books": c.books[0]}, r"books is float32 \(256, 2\)"),
@@ -129,26 +129,26 @@ def edited(values, place, value):
         (lambda c: {"numbers": c.numbers.astype(object)}, "Python objects, which are pickles"),
     ],
 )
-def test_index_files_that_are_refused(gallery, cells, tmp_path, change, message):
+def test_load_index_refuses_wrong_arrays(gallery, cells, tmp_path, change, message):
     path = tmp_path / "index.npz"
     np.savez(path, **changed(cells, **change(cells)))
     with pytest.raises(DataError, match=message):
-        load_cells(path, gallery)
+        load_index(path, gallery)
 
 
-def test_damaged_and_compressed_index_files(gallery, cells, tmp_path):
+def test_load_index_refuses_damaged_and_compressed_files(gallery, cells, tmp_path):
     path = tmp_path / "index.npz"
     with pytest.raises(DataError, match="no such file"):
-        load_cells(path, gallery)
+        load_index(path, gallery)
     np.savez_compressed(path, **changed(cells))
     with pytest.raises(DataError, match="is compressed"):
-        load_cells(path, gallery)
-    save_cells(cells, path)
+        load_index(path, gallery)
+    save_index(cells, path)
     whole = path.read_bytes()
     for content in (b"", whole[:1000], whole[:-100], whole.replace(b"(3000, 4)", b"(9000, 4)")):
         path.write_bytes(content)
-        with pytest.raises(DataError, match="is no index of"):
-            load_cells(path, gallery)
+        with pytest.raises(DataError, match="is not an index of"):
+            load_index(path, gallery)
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**62, 4)})
     with zipfile.ZipFile(path, "w") as archive:
@@ -157,13 +157,13 @@ def test_damaged_and_compressed_index_files(gallery, cells, tmp_path):
             np.save(file, value)
             archive.writestr(f"{name}.npy", header.getvalue() if name == "codes" else file.getvalue())
     with pytest.raises(DataError, match="codes is cut short"):
-        load_cells(path, gallery)
+        load_index(path, gallery)
 
 
 def test_mutated_files_are_answered_or_refused(gallery, queries, cells, tmp_path):
     """Bytes of an index, values and shapes of its arrays, bytes of a gallery: never anything but an answer or our own error."""
     path = tmp_path / "index.npz"
-    save_cells(cells, path)
+    save_index(cells, path)
     whole, header = path.read_bytes(), gallery.path.read_bytes()
     arrays, outcomes = changed(cells), set()
     for number in range(240):
@@ -186,7 +186,7 @@ def test_mutated_files_are_answered_or_refused(gallery, queries, cells, tmp_path
             if what == 2:
                 nearest_on_disk(queries, VectorFile(tmp_path / "gallery.npy"), 5)
             else:
-                CellIndex(load_cells(path, gallery), gallery).nearest(queries, 5, probes=30)
+                IvfSearcher(load_index(path, gallery), gallery).nearest(queries, 5, probes=30)
             outcomes.add("answered")
         except InputError:
             outcomes.add("refused")
@@ -196,22 +196,22 @@ def test_mutated_files_are_answered_or_refused(gallery, queries, cells, tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cells": 0}, "cells are 1 to 3000, the number of vectors; received 0"),
+        ({"cells": 0}, "cells must be 1 to 3000, the number of vectors; received 0"),
         ({"cells": 3001}, "received 3001"),
-        ({"code_bytes": 3}, "bytes of a code divide the width 8; received 3"),
+        ({"code_bytes": 3}, "bytes of a code must divide the width 8; received 3"),
         ({"distance": "manhattan"}, "euclidean or cosine; received 'manhattan'"),
     ],
 )
-def test_what_an_index_cannot_be_made_of(gallery, options, message):
+def test_train_index_refuses_bad_arguments(gallery, options, message):
     with pytest.raises(InputError, match=message):
-        build_cells(gallery, **options)
+        train_index(gallery, **options)
 
 
-def test_too_few_vectors_and_bad_questions(gallery, cells, queries, tmp_path):
+def test_searcher_refuses_few_vectors_and_bad_queries(gallery, cells, queries, tmp_path):
     np.save(tmp_path / "few.npy", np.ones((255, 4), np.float32))
     with pytest.raises(InputError, match=r"256 vectors or more; .* has 255: search it exactly"):
-        build_cells(VectorFile(tmp_path / "few.npy"))
-    index = CellIndex(cells, gallery)
+        train_index(VectorFile(tmp_path / "few.npy"))
+    index = IvfSearcher(cells, gallery)
     for asked in ({"k": 0}, {"k": 5, "probes": 0}, {"k": 5, "candidates": 4}):
         with pytest.raises(InputError, match="candidates at least k"):
             index.nearest(queries, **asked)
@@ -219,12 +219,12 @@ def test_too_few_vectors_and_bad_questions(gallery, cells, queries, tmp_path):
         index.nearest(queries[:, :3], 5)
 
 
-def test_the_command_lines(gallery, queries, tmp_path, capsys):
+def test_index_and_search_commands(gallery, queries, tmp_path, capsys):
     path, index, asked = str(gallery.path), str(tmp_path / "index.npz"), tmp_path / "asked.npy"
     np.save(asked, queries[:2])
     assert main(["index", path, "--output", index, "--cells", "12", "--queries", "20"]) == 0
-    told = capsys.readouterr().out
-    assert "3,000 vectors in 12 cells" in told and "--probes 16   1.0000" in told
+    printed = capsys.readouterr().out
+    assert "3,000 vectors in 12 cells" in printed and "--probes 16   1.0000" in printed
     exact = nearest(queries[:2], np.load(path), 2)
     first = f"0  {exact.indices[0, 0]} {exact.distances[0, 0]:.3f}   {exact.indices[0, 1]} {exact.distances[0, 1]:.3f}"
     for more in ([], ["--index", index]):
@@ -236,11 +236,11 @@ def test_the_command_lines(gallery, queries, tmp_path, capsys):
     assert main(["search", path, str(asked), "--top", "1"]) == 0
     assert capsys.readouterr().out.startswith("an\\u001b[2Ja.png  ")
     (tmp_path / "asked.txt").write_text("only one\n")
-    with pytest.raises(DataError, match=r"a line for each of the 2 vectors .*; it has 1"):
+    with pytest.raises(DataError, match=r"one line for each of the 2 vectors .*; it has 1"):
         main(["search", path, str(asked)])
     (tmp_path / "asked.txt").unlink()
     for budget in ("0", "-3"):
-        with pytest.raises(InputError, match="budget of memory is 1,048,576 bytes or more"):
+        with pytest.raises(InputError, match="memory budget must be 1,048,576 bytes or more"):
             main(["search", path, str(asked), "--budget", budget])
-    with pytest.raises(InputError, match="searches by euclidean distance; received --distance cosine"):
+    with pytest.raises(InputError, match="uses euclidean distance; received --distance cosine"):
         main(["search", path, path, "--index", index, "--distance", "cosine"])

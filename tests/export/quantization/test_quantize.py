@@ -38,11 +38,10 @@ def speeds(monkeypatch):
 @pytest.fixture(scope="module")
 def labeled(digits):
     """Arguments of `quantize_model` for the digits."""
-    splits, _ = digits
     return {
-        "calibration": splits.train.images[:200],
-        "validation": LabeledImages("validation", splits.validation.images, splits.validation.targets),
-        "test": LabeledImages("test", splits.test.images, splits.test.targets),
+        "calibration": digits.train.images[:200],
+        "validation": LabeledImages("validation", digits.validation.images, digits.validation.targets),
+        "test": LabeledImages("test", digits.test.images, digits.test.targets),
     }
 
 
@@ -150,17 +149,17 @@ def test_quantize_leaves_a_sensitive_layer_in_float(speeds, tmp_path):
 def test_quantize_measures_a_colorizer_by_its_pixels(color_run, speeds, tmp_path):
     from kerascv_course.experiment import Experiment
 
-    splits = Experiment.open(color_run.path).data
+    data = Experiment.open(color_run.path).data
     parts = {
         name: LabeledImages(name, np.repeat(split.images, 10, axis=0), np.repeat(split.targets, 10, axis=0))
-        for name, split in (("validation", splits.validation), ("test", splits.test))
+        for name, split in (("validation", data.validation), ("test", data.test))
     }
     report = quantize_model(
-        color_run / "model.onnx", tmp_path / "x.onnx", calibration=splits.train.images, **parts, answer="logits", force=True
+        color_run / "model.onnx", tmp_path / "x.onnx", calibration=data.train.images, **parts, answer="logits", force=True
     )
     assert interface(tmp_path / "x.onnx") == interface(color_run / "model.onnx")
     assert report.accuracy == pytest.approx(report.accuracy_float32, abs=0.1)
-    assert OnnxModel(tmp_path / "x.onnx").colorize(splits.test.images[0]).shape == (16, 20, 3)
+    assert OnnxModel(tmp_path / "x.onnx").colorize(data.test.images[0]).shape == (16, 20, 3)
 
 
 # --- input that cannot be used ---
@@ -220,12 +219,11 @@ def test_quantize_command_keeps_a_good_file_in_the_run_and_shows_it_on_the_page(
 
 
 def test_quantize_command_takes_a_file_with_image_folders(tiny_run, digits, speeds, tmp_path, capsys):
-    splits, _ = digits
     for target in range(10):
         folder = tmp_path / "images" / str(target)
         folder.mkdir(parents=True)
-        for number, picture in enumerate(splits.test.images[splits.test.targets == target][:8]):
-            Image.fromarray(picture[:, :, 0]).save(folder / f"{number}.png")
+        for number, image in enumerate(digits.test.images[digits.test.targets == target][:8]):
+            Image.fromarray(image[:, :, 0]).save(folder / f"{number}.png")
     source = shutil.copy(tiny_run / "model.onnx", tmp_path / "bare.onnx")
     words = [
         "quantize",
@@ -239,17 +237,17 @@ def test_quantize_command_takes_a_file_with_image_folders(tiny_run, digits, spee
     assert main(words) == 0
     assert "40 validation (half of images) images" in capsys.readouterr().out
     assert read_contract(tmp_path / "bare.int8.onnx").precision.split == "test (half of images)"
-    (tmp_path / "images" / "eleven").mkdir()
-    with pytest.raises(InputError, match="eleven is none of the file's labels: 0, 1"):
+    shutil.copytree(tmp_path / "images" / "7", tmp_path / "images" / "eleven")
+    with pytest.raises(InputError, match="eleven is not one of the file's labels: 0, 1"):
         main(words)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["{run}/model.onnx"], "alone does not say what it was trained on: give --calibration FOLDER"),
-        (["{run}", "--images", "x"], "go with an ONNX file"),
-        (["{run}", "--calibration-images", "0"], "--calibration-images is 1 or more; received 0"),
+        (["{run}/model.onnx"], "alone does not have its training data: give --calibration FOLDER"),
+        (["{run}", "--images", "x"], "are for an ONNX file"),
+        (["{run}", "--calibration-images", "0"], "--calibration-images must be 1 or more; received 0"),
         (["{run}", "--batch", "0"], "batch sizes must be 1 or more"),
         (["nowhere"], "no such run folder or ONNX file: nowhere"),
         (["{run}/plots"], "not a run folder"),

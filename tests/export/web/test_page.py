@@ -61,7 +61,7 @@ def hostile_run(tiny_run, tmp_path_factory):
 # --- what is written ---
 
 
-def test_the_folder_holds_the_model_the_runtime_and_nothing_from_elsewhere(tiny_run, empty_runtime, tmp_path):
+def test_page_folder_has_model_runtime_and_no_foreign_urls(tiny_run, empty_runtime, tmp_path):
     page = write_page(tiny_run / "model.onnx", tmp_path / "demo", runtime=empty_runtime)
     names = {path.relative_to(page.parent).as_posix() for path in page.parent.rglob("*") if path.is_file()}
     assert {"index.html", "page.css", "page.mjs", "model.onnx", *RUNTIME} <= names
@@ -75,17 +75,17 @@ def test_the_folder_holds_the_model_the_runtime_and_nothing_from_elsewhere(tiny_
     assert not list(tmp_path.glob(".partial*"))
 
 
-def test_labels_and_names_are_text(hostile_run, empty_runtime, tmp_path):
+def test_page_escapes_labels_and_names(hostile_run, empty_runtime, tmp_path):
     html = write_page(hostile_run, tmp_path / "demo", runtime=empty_runtime).read_text(encoding="utf-8")
     assert "<img src=x" not in html and "&lt;img src=x" in html
 
 
-def test_what_is_there_is_not_overwritten_silently(tiny_run, empty_runtime, tmp_path):
+def test_page_overwrites_only_with_force(tiny_run, empty_runtime, tmp_path):
     folder = tmp_path / "demo"
     page = write_page(tiny_run / "model.onnx", folder, runtime=empty_runtime)
     (folder / "mine.txt").write_text("mine")
     page.write_text("old")
-    with pytest.raises(PageError, match="exists: name another, or replace the page in it by --force"):
+    with pytest.raises(PageError, match="exists already: choose another, or replace the page in it with --force"):
         write_page(tiny_run / "model.onnx", folder, runtime=empty_runtime)
     assert page.read_text() == "old"
     write_page(tiny_run / "model.onnx", folder, runtime=empty_runtime, force=True)
@@ -94,7 +94,7 @@ def test_what_is_there_is_not_overwritten_silently(tiny_run, empty_runtime, tmp_
         write_page(tiny_run / "model.onnx", folder, runtime=empty_runtime, force=True, single_file=True)
 
 
-def test_a_missing_runtime_is_told_with_the_remedy(tiny_run, tmp_path, monkeypatch):
+def test_page_names_a_missing_runtime(tiny_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ORT_WEB_DIR", raising=False)
     with pytest.raises(PageError, match="npm install onnxruntime-web"):
@@ -105,7 +105,7 @@ def test_a_missing_runtime_is_told_with_the_remedy(tiny_run, tmp_path, monkeypat
     assert not (tmp_path / "demo").exists()
 
 
-def test_what_has_no_page_is_refused(tiny_run, empty_runtime, tmp_path):
+def test_page_refuses_other_tasks_and_files(tiny_run, empty_runtime, tmp_path):
     keras = pytest.importorskip("keras")
     inputs = keras.Input((8, 8, 3))
     network = keras.Model(inputs, keras.layers.Conv2D(2, 3)(inputs))
@@ -114,7 +114,7 @@ def test_what_has_no_page_is_refused(tiny_run, empty_runtime, tmp_path):
         write_page(tmp_path / "x.onnx", tmp_path / "demo", runtime=empty_runtime)
     with pytest.raises(ContractError, match="no such file"):
         write_page(tmp_path / "y.onnx", tmp_path / "demo", runtime=empty_runtime)
-    with pytest.raises(PageError, match="no pictures"):
+    with pytest.raises(PageError, match="no images"):
         write_page(tiny_run / "model.onnx", tmp_path / "demo", runtime=empty_runtime, samples=tmp_path)
 
 
@@ -137,7 +137,7 @@ def node():
     return run
 
 
-def test_resizing_is_pillows_to_the_bit(node):
+def test_javascript_resizing_equals_pillow(node):
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, shape, np.uint8) for shape in ((77, 123, 3), (8, 8, 1), (40, 40, 3))]
     images.append(np.where(images[0] > 128, 255, 0).astype(np.uint8))  # overshoots that have to be clipped
@@ -162,7 +162,7 @@ def test_resizing_is_pillows_to_the_bit(node):
         )
 
 
-def test_grey_and_transparent_pixels_are_pillows(node):
+def test_javascript_gray_and_transparent_pixels_equal_pillow(node):
     pixels = np.random.default_rng(1).integers(0, 256, (16, 16, 4), np.uint8)
     picture = Image.fromarray(pixels)
     white = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
@@ -178,7 +178,7 @@ def test_grey_and_transparent_pixels_are_pillows(node):
 
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
 @pytest.mark.parametrize("channels", ["as fed", "BGR"])
-def test_preprocessing_before_the_graph_is_the_runtimes(node, layout, channels):
+def test_javascript_preprocessing_equals_the_predictor(node, layout, channels):
     from export.serving import preprocess
 
     contract = {
@@ -215,7 +215,7 @@ def read_contract_like(parts):
     )
 
 
-def test_the_contract_is_read_from_the_file_itself(node, hostile_run):
+def test_javascript_reads_the_contract(node, hostile_run):
     read = f"readContract(readFileSync({json.dumps(str(hostile_run))}))"
     answer = node(
         "contract.mjs", "readContract", f"import {{ readFileSync }} from 'node:fs'; console.log(JSON.stringify({read}));"
@@ -223,7 +223,7 @@ def test_the_contract_is_read_from_the_file_itself(node, hostile_run):
     assert answer["labels"][7] == HOSTILE and answer["input"]["resize"] == "bilinear"
 
 
-def test_files_that_are_none_are_refused_in_javascript_too(node, hostile_run):
+def test_javascript_refuses_damaged_files(node, hostile_run):
     whole = hostile_run.read_bytes()
     cut = whole.index(b"kerascv_course.contract") + 40
     answer = node(
@@ -311,7 +311,7 @@ def expected_scores(path, picture):
 
 
 @pytest.mark.parametrize("single_file", [False, True])
-def test_the_page_gives_the_predictors_scores(tiny_run, real_runtime, visit, tmp_path, single_file):
+def test_page_gives_the_predictors_scores(tiny_run, real_runtime, visit, tmp_path, single_file):
     output = tmp_path / ("demo.html" if single_file else "demo")
     page = visit(write_page(tiny_run / "model.onnx", output, runtime=real_runtime, single_file=single_file))
     sample = min((tiny_run / "samples").glob("*.png"))
@@ -327,10 +327,10 @@ def test_the_page_gives_the_predictors_scores(tiny_run, real_runtime, visit, tmp
     page.set_input_files("#files", [tmp_path / "none.png", tmp_path / "large.png"])
     page.locator("article").nth(2).wait_for()
     assert shown_scores(page) == pytest.approx(expected_scores(tiny_run / "model.onnx", tmp_path / "large.png"), abs=2e-2)
-    assert "not a picture" in page.locator("article").nth(1).inner_text()
+    assert "not an image" in page.locator("article").nth(1).inner_text()
 
 
-def test_pictures_can_be_dropped_and_samples_be_reached_by_the_keyboard(tiny_run, real_runtime, visit, tmp_path):
+def test_page_takes_dropped_images_and_keyboard(tiny_run, real_runtime, visit, tmp_path):
     page = visit(write_page(tiny_run / "model.onnx", tmp_path / "demo", runtime=real_runtime))
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "files"
@@ -341,8 +341,8 @@ def test_pictures_can_be_dropped_and_samples_be_reached_by_the_keyboard(tiny_run
     dropped = page.evaluate_handle(
         """async () => {
           const transfer = new DataTransfer();
-          const picture = await (await fetch(document.querySelector(".sample img").src)).blob();
-          transfer.items.add(new File([picture], "dropped.png", { type: "image/png" }));
+          const image = await (await fetch(document.querySelector(".sample img").src)).blob();
+          transfer.items.add(new File([image], "dropped.png", { type: "image/png" }));
           return transfer;
         }"""
     )
@@ -352,7 +352,7 @@ def test_pictures_can_be_dropped_and_samples_be_reached_by_the_keyboard(tiny_run
     assert first == second and "dropped.png" in page.locator("article").first.inner_text()
 
 
-def test_labels_do_not_become_html_in_the_browser(hostile_run, real_runtime, visit, tmp_path):
+def test_page_shows_hostile_labels_as_text(hostile_run, real_runtime, visit, tmp_path):
     page = visit(write_page(hostile_run, tmp_path / "demo", runtime=real_runtime))
     Image.new("L", (32, 32)).save(tmp_path / "black.png")
     page.set_input_files("#files", tmp_path / "black.png")
@@ -361,7 +361,7 @@ def test_labels_do_not_become_html_in_the_browser(hostile_run, real_runtime, vis
     assert page.locator("main img").count() == 0
 
 
-def test_a_drawn_digit_is_answered_at_phone_width(tiny_run, real_runtime, visit, tmp_path):
+def test_page_takes_a_drawing_at_phone_width(tiny_run, real_runtime, visit, tmp_path):
     page = visit(write_page(tiny_run / "model.onnx", tmp_path / "demo", runtime=real_runtime), width=375)
     pad = page.locator("#pad")
     pad.scroll_into_view_if_needed()
@@ -380,7 +380,7 @@ def test_a_drawn_digit_is_answered_at_phone_width(tiny_run, real_runtime, visit,
     assert width <= 375
 
 
-def test_a_colouriser_shows_the_coloured_picture(color_run, color_images, real_runtime, visit, tmp_path):
+def test_page_shows_colorized_images(color_run, color_images, real_runtime, visit, tmp_path):
     page = visit(write_page(color_run / "model.onnx", tmp_path / "demo", runtime=real_runtime))
     picture = min((color_images / "shape").glob("*.png"))
     page.set_input_files("#files", picture)
