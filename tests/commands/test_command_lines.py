@@ -87,7 +87,7 @@ def test_predict_imports_numpy_onnxruntime_and_pillow_only(tiny_run):
             ["--optimizer.learning", "1"],
             ["unrecognized arguments: --optimizer.learning", "did you mean", "--optimizer.learning-rate"],
         ),
-        (["--optimizer.momentum", "2"], ["optimizer.momentum must be 0 or more and below 1", "received 2.0"]),
+        (["--optimizer.momentum", "2"], ["--optimizer.momentum must be a number (0 to below 1)", "received '2'"]),
         (["--schedule.name", "step"], ["the step schedule requires schedule.milestones"]),
         (["--optimizer.name", "sdg"], ["sdg", "rmsprop"]),
         (["--resume", "nowhere"], ["nowhere is not a run folder"]),
@@ -180,7 +180,7 @@ def test_check_ends_with_1_if_the_file_differs(command, tiny_run, tmp_path):
         (["predict", "MODEL", "none.png"], ["no such image: none.png"]),
         (["predict", "MODEL", "notes.txt"], ["notes.txt is not an image"]),
         (["predict", "notes.txt", "notes.txt"], ["is not an ONNX model"]),
-        (["predict", "--top", "0", "MODEL", "notes.txt"], ["--top is 1 or more"]),
+        (["predict", "--top", "0", "MODEL", "notes.txt"], ["--top must be 1 or more"]),
         (["predict"], ["required"]),
         (["nowhere"], ["nowhere is not a run folder"]),
         (["inspect", "notes.txt"], ["is not an ONNX model"]),
@@ -200,7 +200,7 @@ def test_predict_skips_a_bad_image_and_answers_the_others(command, tiny_run, tmp
     samples = tiny_run / "samples"
     words = [samples / "1_1.png", tmp_path / "cut.png", tmp_path / "float.tiff", samples / "7_7.png"]
     done = command("export", "predict", tiny_run / "model.onnx", *words)
-    assert_user_error(done, "2 of 4 pictures were skipped", "cut.png", "float.tiff: pixels of mode 'F'")
+    assert_user_error(done, "2 of 4 images were skipped", "cut.png", "float.tiff: pixels of mode 'F'")
     assert [line.split()[0] for line in done.stdout.splitlines()] == [str(words[0]), str(words[3])]
 
 
@@ -238,3 +238,12 @@ def test_train_on_a_folder_of_images(command, image_folder, tmp_path):
     Image.new("RGBA", (640, 480), (255, 0, 0, 10)).save(picture)
     predicted = command("export", "predict", "runs/folder-classify/model.onnx", picture)
     assert predicted.returncode == 0 and {"null", "eins"} <= set(predicted.stdout.split())
+
+
+def test_export_suggests_the_nearest_command(command):
+    assert_user_error(command("export", "quantise", "x.onnx"), "invalid choice: 'quantise'", "did you mean quantize?")
+
+
+def test_export_prints_its_version(command):
+    done = command("export", "--version")
+    assert done.returncode == 0 and done.stdout.startswith("kerascv_course ")
