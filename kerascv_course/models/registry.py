@@ -25,8 +25,18 @@ TorchNames = Callable[[Any], Mapping[str, Sequence[str]]]
 #: (N, H, W, C).
 Adapt = Callable[[Any, Any], None]
 
-#: The modules that register networks.
-FAMILIES = ("alexnet", "colorizer", "convnet", "densenet", "fastnet", "googlenet", "lenet", "resnet", "vgg")
+#: Modules and the networks that each registers, so that names are listed, and one network is built, without importing all of them.
+FAMILIES = {
+    "alexnet": ("alexnet",),
+    "colorizer": ("pool_upsample_net", "conv_transpose_net", "unet_colorizer"),
+    "convnet": ("tdt4265_base", "tdt4265_model1", "tdt4265_model2"),
+    "densenet": ("densenet121", "densenet_bc100"),
+    "fastnet": ("fastnet",),
+    "googlenet": ("googlenet", "mynet"),
+    "lenet": ("lenet5",),
+    "resnet": ("resnet18", "resnet34", "resnet50", "resnet18_cifar", "resnet18_reid", "resnet50_cose474"),
+    "vgg": ("vgg16", "vgg19", "vgg16_wide", "vgg16_cose474"),
+}
 
 
 @dataclass(frozen=True)
@@ -121,30 +131,26 @@ def register_model(defaults: Any, name: str | None = None, **fields: Unpack[Spec
     return register
 
 
-def _load_families() -> None:
-    for family in FAMILIES:
-        importlib.import_module(f"kerascv_course.models.{family}")
-
-
 def list_registered(pattern: str = "*", names: Iterable[str] | None = None) -> list[str]:
     """Names that match a shell pattern, in natural order (resnet18 before resnet101); by default those of registered networks."""
-    if names is None:
-        _load_families()
-        names = _MODELS
 
     def natural(name: str) -> list[tuple[int, str]]:
         return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
+    if names is None:
+        names = {*_MODELS, *(name for family in FAMILIES.values() for name in family)}
     return sorted(fnmatch.filter(names, pattern), key=natural)
 
 
 def model_spec(name: str) -> ModelSpec:
-    """The entry of a network.
+    """The entry of a network; its family is imported.
 
     Raises:
         UnknownNameError: no such network; the nearest names are shown.
     """
-    known = list_registered()
+    for family, names in FAMILIES.items():
+        if name in names:
+            importlib.import_module(f"kerascv_course.models.{family}")
     if name not in _MODELS:
-        raise UnknownNameError("model", name, known)
+        raise UnknownNameError("model", name, list_registered())
     return _MODELS[name]

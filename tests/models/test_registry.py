@@ -255,3 +255,13 @@ def test_every_family_is_listed() -> None:
     modules = {path.stem for path in Path(registry.__file__).parent.glob("*.py")}
     helpers = {"__init__", "create", "layers", "registry", "weight_files", "weights"}
     assert modules == {*registry.FAMILIES, *helpers}
+
+
+@pytest.mark.parametrize("family", registry.FAMILIES)
+def test_a_family_registers_the_networks_that_are_listed_for_it(family: str) -> None:
+    code = (
+        "import importlib; from kerascv_course.models import registry; "
+        f"importlib.import_module('kerascv_course.models.{family}'); print(*registry._MODELS)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert sorted(done.stdout.split()) == sorted(registry.FAMILIES[family])
