@@ -257,7 +257,8 @@ class Contract:
         Raises:
             ContractError: parts that contradict each other.
         """
-        _check_version(self.version)
+        if self.version != VERSION:
+            raise _other_version(self.version)
         for ok, rule in itertools.chain(_input_rules(self), _output_rules(self), _record_rules(self)):
             if not ok:
                 raise ContractError(f"a contract has {rule if len(rule) < MAX_RULE else rule[:MAX_RULE] + ' …'}")
@@ -357,12 +358,11 @@ def _record_rules(contract: Contract) -> Rules:
         yield tiling.overlap % tiling.multiple == 0, f"an overlap of whole multiples, not {tiling}"
 
 
-def _check_version(version: Any) -> None:
-    if version != VERSION and isinstance(version, int):
-        raise ContractError(
-            f"the contract has version {str(version)[:20]}; this reader knows version {VERSION}: "
-            + ("export the model again" if version < VERSION else "update the reader")
-        )
+def _other_version(version: int) -> ContractError:
+    return ContractError(
+        f"the contract has version {str(version)[:20]}; this reader knows version {VERSION}: "
+        + ("export the model again" if version < VERSION else "update the reader")
+    )
 
 
 def dump_contract(contract: Contract) -> str:
@@ -399,9 +399,11 @@ def parse_contract(metadata: Mapping[str, str], *, what: str) -> Contract:
         raise ContractError(f"the contract of {what} has {len(text):,} characters; at most {MAX_CHARACTERS:,} are read")
     try:
         plain = parse_json(text, what=f"the contract of {what}")
-        if isinstance(plain, dict):
-            _check_version(plain.get("version", VERSION))  # before the fields, which differ between versions
-        return convert(Contract, plain, what=f"the contract of {what}")
+        version = plain.get("version") if isinstance(plain, dict) else None
+        if isinstance(version, int) and version != VERSION:  # before the fields, which differ between versions
+            raise _other_version(version)
+        contract: Contract = convert(Contract, plain, what=f"the contract of {what}")
+        return contract
     except ContractError:
         raise
     except InputError as error:

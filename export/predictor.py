@@ -27,6 +27,9 @@ Provider = Literal["cpu", "cuda"]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
+#: Types of a graph's input, as onnxruntime writes them.
+ONNX_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
+
 #: Side of the tiles that large pictures are coloured in, pixels: about 150 MB for 24 colours.
 TILE = 512
 
@@ -124,6 +127,7 @@ class OnnxModel:
         provider: ``"cpu"`` or ``"cuda"``.
         threads: of one call; 0: one a core.
         arena: let onnxruntime keep CPU memory from call to call, as much as the largest took.
+        opened: the file's session and contract, where they are at hand; the other arguments are then without effect.
 
     Raises:
         ContractError: not such a file, or its contract does not fit its graph.
@@ -135,37 +139,36 @@ class OnnxModel:
         session: the onnxruntime session.
     """
 
-    def __init__(self, path: str | Path, *, provider: Provider = "cpu", threads: int = 0, arena: bool = True) -> None:
-        session = open_session(path, provider=provider, threads=threads, arena=arena)
-        self._open(path, session, parse_contract(session.get_modelmeta().custom_metadata_map, what=str(path)))
-
-    @classmethod
-    def from_session(cls, path: str | Path, session: onnxruntime.InferenceSession, contract: Contract) -> OnnxModel:
-        """The model of an open session whose contract is known.
-
-        Raises:
-            ContractError: the contract does not fit the graph.
-        """
-        model = cls.__new__(cls)
-        model._open(path, session, contract)
-        return model
-
-    def _open(self, path: str | Path, session: onnxruntime.InferenceSession, contract: Contract) -> None:
-        self.path, self.session, self.contract = Path(path), session, contract
-        spec = contract.input
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        provider: Provider = "cpu",
+        threads: int = 0,
+        arena: bool = True,
+        opened: tuple[onnxruntime.InferenceSession, Contract] | None = None,
+    ) -> None:
+        if opened is None:
+            session = open_session(path, provider=provider, threads=threads, arena=arena)
+            opened = session, parse_contract(session.get_modelmeta().custom_metadata_map, what=str(path))
+        self.path = Path(path)
+        self.session, self.contract = opened
+        spec = self.contract.input
         self._dtype, self._size = np.dtype(spec.dtype), (spec.height, spec.width, spec.channels)
-        self._shapes = {}
-        for output in contract.outputs:
+        self._shapes: dict[str, tuple[int | None, ...]] = {}
+        for output in self.contract.outputs:
             self._shapes[output.name] = output.shape
         sizes = {"H": spec.height, "W": spec.width, "C": spec.channels}
-        promised = (spec.name, f"tensor({spec.dtype.removesuffix('32')})", *map(sizes.get, spec.layout[1:]))
+        promised = [(spec.name, ONNX_TYPES[spec.dtype], *map(sizes.get, spec.layout[1:]))]
         inputs = []
-        for item in session.get_inputs():
-            axes = item.shape[1:]
-            inputs.append((item.name, item.type, *(None if isinstance(size, str) else size for size in axes)))
-        if inputs != [promised]:
+        for item in self.session.get_inputs():
+            shape = list(item.shape[1:])
+            for axis, size in enumerate(shape):
+                shape[axis] = None if isinstance(size, str) else size  # the name of an open size
+            inputs.append((item.name, item.type, *shape))
+        if inputs != promised:
             raise ContractError(f"the contract of {path} promises the input {promised}; the graph has {inputs}")
-        names = list(map(attrgetter("name"), session.get_outputs()))
+        names = list(map(attrgetter("name"), self.session.get_outputs()))
         if names != list(self._shapes):
             raise ContractError(f"the contract of {path} promises other outputs than the graph has: {names}")
 
@@ -188,8 +191,8 @@ class OnnxModel:
         output = self.contract.output("probabilities")
         assert output is not None  # the contract of a classifier has one
         scores = self._run(images, batch_size, [output.name])[output.name]
-        names = self.contract.labels or [str(number) for number in range(scores.shape[1])]
-        return Predictions([names[best] for best in scores.argmax(axis=1).tolist()], scores)
+        names = self.contract.labels or list(map(str, range(scores.shape[1])))
+        return Predictions(list(map(names.__getitem__, scores.argmax(axis=1).tolist())), scores)
 
     def nearest(self, images: Any, *, batch_size: int = 64) -> Neighbors:
         """Who in the gallery looks most like each picture; the arguments are `predict`'s.

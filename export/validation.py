@@ -247,7 +247,7 @@ def export_validated(
     with staged(path) as candidate:
         write_model(proto, candidate)
         check_valid(candidate)
-        file = OnnxModel.from_session(candidate, open_session(candidate), contract)
+        file = OnnxModel(candidate, opened=(open_session(candidate), contract))
         report = _Gate(model, file, images, gate or {}).report(path if rejected is None else rejected)
         if not report.ok:
             if rejected is not None:

@@ -1,7 +1,7 @@
-"""A command in a child process, so that what a stranger's file does stays there; standard library only.
+"""Commands on untrusted files in a child process; standard library only.
 
-`export.untrusted.screen` refuses what is known to harm onnxruntime. What is not known yet crashes, hangs or fills the memory of the
-child, and the command ends with an error of ours. Where the system cannot fork (Windows) the command runs in this process.
+`export.untrusted.screen` refuses what is known to harm onnxruntime. Anything else crashes, hangs or fills the memory of the child
+only, and the command ends with an error of ours. Where the system cannot fork (Windows) the command runs in this process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kerascv_course.core.errors import CourseError, run_cli
 
 __all__ = ["SECONDS", "GuardError", "alive", "bound_memory", "limit_memory", "run_guarded"]
 
-#: Longest time without a sign of life, that is for one batch or tile, or for opening a file, seconds.
+#: Longest time without a sign of life (one batch or tile, or opening a file), seconds.
 SECONDS = 300.0
 
 #: Memory beyond the program itself, bytes, and for each byte of the file (weights, and their copies in another order).
@@ -28,34 +28,32 @@ MEMORY, PER_BYTE = 900 * 2**20, 4
 
 
 class GuardError(CourseError):
-    """The file made the program crash, hang or run out of the memory it is given."""
+    """The file made the program crash, hang or exceed its memory limit."""
 
 
-class _State:
-    """Where signs of life are written to; None outside a guarded command."""
-
-    pipe: int | None = None
+#: File descriptor that signs of life are written to; None outside a guarded command.
+_pipe: int | None = None
 
 
 def alive() -> None:
-    """Tell the guard that work goes on."""
-    if _State.pipe is not None:
+    """Tell the guard that the command makes progress."""
+    if _pipe is not None:
         with contextlib.suppress(OSError):
-            os.write(_State.pipe, b".")
+            os.write(_pipe, b".")
 
 
 def limit_memory(path: Path) -> None:
-    """In a guarded command, allow so much memory as a file of this size needs; elsewhere do nothing."""
-    if _State.pipe is not None:
+    """In a guarded command, allow as much memory as a file of this size needs; elsewhere do nothing."""
+    if _pipe is not None:
         bound_memory(path)
 
 
 def bound_memory(path: Path, *, pictures: int = 1) -> None:
-    """Allow this process, from now on, so much memory as a file of this size needs; nothing where the system is not Linux.
+    """Limit the memory of this process to what a file of this size needs; does nothing where the system is not Linux.
 
     Args:
         path: the file.
-        pictures: decoded at the same time, by threads.
+        pictures: images decoded at the same time, by threads.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -74,11 +72,12 @@ def run_guarded(main: Callable[[], int | None], *, seconds: float = SECONDS) -> 
 
     Args:
         main: the command.
-        seconds: it is ended when it gives no sign of life (`alive`) for so long.
+        seconds: it is killed after this time without a sign of life (`alive`).
 
     Raises:
         GuardError: it crashed or hung.
     """
+    global _pipe
     if not hasattr(os, "fork"):
         return main() or 0
     reader, writer = os.pipe()
@@ -87,7 +86,7 @@ def run_guarded(main: Callable[[], int | None], *, seconds: float = SECONDS) -> 
     child = os.fork()
     if child == 0:
         os.close(reader)
-        _State.pipe = writer
+        _pipe = writer
         os._exit(_call(main))
     os.close(writer)
     previous = signal.signal(signal.SIGTERM, lambda *_: _end(child))
@@ -95,14 +94,16 @@ def run_guarded(main: Callable[[], int | None], *, seconds: float = SECONDS) -> 
         if not _watch(reader, seconds):
             _end(child)
             os.waitpid(child, 0)
-            raise GuardError(f"no answer for {seconds:g} s, so it was ended: the file is damaged, hostile or far too slow here")
+            raise GuardError(
+                f"no progress for {seconds:g} s, so it was killed: the file is damaged, hostile or far too slow here"
+            )
         _, status = os.waitpid(child, 0)
     finally:
         signal.signal(signal.SIGTERM, previous)
         os.close(reader)
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
-        raise GuardError(f"the file made the program crash ({name}) or was given more memory than there is: damaged or hostile")
+        raise GuardError(f"the file made the program crash ({name}) or needs more memory than is available: damaged or hostile")
     return os.waitstatus_to_exitcode(status)
 
 
@@ -114,7 +115,7 @@ def _call(main: Callable[[], int | None]) -> int:
     except SystemExit as end:
         code = end.code
     except MemoryError:
-        print("error: the file needs more memory than one of its size is given: damaged or hostile", file=sys.stderr)
+        print("error: the file needs more memory than is allowed for its size: damaged or hostile", file=sys.stderr)
     except BaseException:
         traceback.print_exc()
     with contextlib.suppress(OSError, ValueError):  # the reader of a pipe may have left
@@ -124,7 +125,7 @@ def _call(main: Callable[[], int | None]) -> int:
 
 
 def _watch(reader: int, seconds: float) -> bool:
-    """Wait until the child closes the pipe; False where it gives no sign of life for so long."""
+    """Wait until the child closes the pipe; False after so many seconds without a sign of life."""
     last = time.monotonic()
     while True:
         try:

@@ -14,7 +14,7 @@ import math
 import mmap
 import os
 import struct
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -98,25 +98,6 @@ ITEM_CODES = {1: "f", 6: "i", 7: "q", 11: "d"}
 Span = tuple[int, int]
 
 
-@dataclass
-class ScreenedFile:
-    """What a file contains.
-
-    Attributes:
-        metadata: key to text.
-        operators: how many nodes of each operator.
-        opsets: version by domain.
-        parameters: elements of all stored tensors.
-        external: names of files beside this one that hold weights.
-    """
-
-    metadata: dict[str, str] = field(default_factory=dict)
-    operators: dict[str, int] = field(default_factory=dict)
-    opsets: dict[str, int] = field(default_factory=dict)
-    parameters: int = 0
-    external: set[str] = field(default_factory=set)
-
-
 def screen(path: Path) -> ScreenedFile:
     """Walk through a file.
 
@@ -133,9 +114,9 @@ def screen(path: Path) -> ScreenedFile:
             if not os.fstat(file.fileno()).st_size:
                 raise MalformedError("it is empty")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                walker = _Walker(data, path)
-                walker.model()
-                return walker.seen
+                found = ScreenedFile(path, data)
+                found.model()
+                return found
     except MalformedError as error:
         raise ContractError(
             f"{path} is not an ONNX model that can be run: cut short, damaged, not ONNX or not safe ({error})"
@@ -148,7 +129,7 @@ def read_contract(path: str | Path) -> Contract:
     """The contract of an ONNX file, which is not run.
 
     Raises:
-        ContractError: the file is missing, is no ONNX model, or has no valid contract.
+        ContractError: the file is missing, is not an ONNX model, or has no valid contract.
     """
     return parse_contract(screen(Path(path)).metadata, what=str(path))
 
@@ -157,19 +138,34 @@ class MalformedError(Exception):
     """Why a file is refused; whoever reads it names the file."""
 
 
-class _Walker:
-    """Walks through the messages of one file."""
+@dataclass
+class ScreenedFile:
+    """What a file contains, and the walk through it.
 
-    def __init__(self, data: mmap.mmap, path: Path) -> None:
-        self.data, self.path = data, path
-        self.seen = ScreenedFile()
-        #: elements and largest value of each small constant, by name, for `SIZED`
-        self.constants: dict[str, tuple[int, float]] = {}
-        #: operator by the name of its output
-        self.makers: dict[str, str] = {}
-        #: the model's own inputs, and what holds a size of theirs
-        self.fed: set[str] = set()
-        self.sizes: set[str] = set()
+    Attributes:
+        path: the file.
+        data: its bytes, which are closed after the walk.
+        metadata: key to text.
+        operators: number of nodes of each operator.
+        opsets: version by domain.
+        parameters: elements of all stored tensors.
+        external: names of files beside this one that hold weights.
+    """
+
+    path: Path
+    data: mmap.mmap
+    metadata: dict[str, str] = field(default_factory=dict)
+    operators: Counter[str] = field(default_factory=Counter)
+    opsets: dict[str, int] = field(default_factory=dict)
+    parameters: int = 0
+    external: set[str] = field(default_factory=set)
+    #: Elements, type and message of each small constant, by name, for `SIZED`.
+    _constants: dict[str, tuple[int, int, dict[int, list[Any]]]] = field(default_factory=dict)
+    #: Operator by the name of its output.
+    _makers: dict[str, str] = field(default_factory=dict)
+    #: The model's own inputs, and tensors that hold a size of theirs.
+    _fed: set[str] = field(default_factory=set)
+    _sizes: set[str] = field(default_factory=set)
 
     # --- wire format ---
 
@@ -213,7 +209,9 @@ class _Walker:
         raise MalformedError(f"more than {MAX_FIELDS:,} fields in one message")
 
     def text(self, span: Any, limit: int = MAX_NAME) -> str:
-        """UTF-8 text of at most `limit` bytes."""
+        """UTF-8 text of at most `limit` bytes; empty where the field is missing."""
+        if span == []:
+            return ""
         if not isinstance(span, tuple):
             raise MalformedError("a number in place of a text")
         start, end = span
@@ -235,12 +233,10 @@ class _Walker:
             while at < end:
                 number, at = self.varint(at, end)
                 found.append(number)
-        return [number - 2**64 if number >= 2**63 else number for number in found]
-
-    def pair(self, span: Any, limit: int = MAX_NAME) -> tuple[str, str]:
-        """StringStringEntryProto."""
-        parts = self.parts(span)
-        return self.text((parts[1] or [(0, 0)])[-1], limit), self.text((parts[2] or [(0, 0)])[-1], limit)
+        for i, number in enumerate(found):
+            if number >= 2**63:
+                found[i] = number - 2**64
+        return found
 
     # --- messages ---
 
@@ -253,13 +249,18 @@ class _Walker:
             self.text(span, MAX_METADATA)
         for span in parts[8]:
             entry = self.parts(span)
-            domain, version = self.text((entry[1] or [(0, 0)])[-1]), (self.numbers(entry[2]) or [0])[-1]
+            domain, version = self.text(entry[1] and entry[1][-1]), (self.numbers(entry[2]) or [0])[-1]
             if domain in ("", "ai.onnx") and not 1 <= version <= 100:
                 raise MalformedError(f"operator set {version}")
-            self.seen.opsets[domain] = version
-        self.seen.metadata.update(self.pair(span, MAX_METADATA) for span in parts[14])
-        if sum(len(key) + len(value) for key, value in self.seen.metadata.items()) > MAX_METADATA:
-            raise MalformedError(f"more than {MAX_METADATA:,} bytes of metadata")
+            self.opsets[domain] = version
+        room = MAX_METADATA
+        for span in parts[14]:
+            entry = self.parts(span)
+            key, text = self.text(entry[1] and entry[1][-1], room), self.text(entry[2] and entry[2][-1], room)
+            room -= len(key) + len(text)
+            if room < 0:
+                raise MalformedError(f"more than {MAX_METADATA:,} bytes of metadata")
+            self.metadata[key] = text
         if len(parts[7]) != 1:
             raise MalformedError(f"{len(parts[7])} graphs in place of one")
         self.graph(parts[7][0], 0)
@@ -275,9 +276,9 @@ class _Walker:
             self.tensor(tensor)
         for text in itertools.chain(parts[2], parts[10]):
             self.text(text, MAX_METADATA)
-        inputs = [self.value_info(value) for value in parts[11]]
+        inputs = set(map(self.value_info, parts[11]))
         if depth == 0:
-            self.fed.update(inputs)
+            self._fed |= inputs
         for value in itertools.chain(parts[12], parts[13]):
             self.value_info(value)
         for node in parts[1]:
@@ -287,35 +288,35 @@ class _Walker:
         """NodeProto."""
         parts = self.parts(span)
         inputs, outputs = list(map(self.text, parts[1])), list(map(self.text, parts[2]))
-        operator, domain = self.text((parts[4] or [(0, 0)])[-1]), self.text((parts[7] or [(0, 0)])[-1])
+        operator, domain = self.text(parts[4] and parts[4][-1]), self.text(parts[7] and parts[7][-1])
         for text in itertools.chain(parts[3], parts[6], parts[8]):
             self.text(text, MAX_METADATA)
         if domain not in DOMAINS:
             raise MalformedError(f"the operator {operator[:80]!r} of the domain {domain[:80]!r}, which is none of ONNX's")
-        by_image = operator == "Loop" and depth == 0 and inputs[:1] and inputs[0] in self.sizes
+        by_image = operator == "Loop" and depth == 0 and inputs[:1] and inputs[0] in self._sizes
         if operator in REFUSED and not by_image:
             raise MalformedError(f"the operator {operator!r}, which repeats as often as the file says, or answers by chance")
-        self.seen.operators[operator] = self.seen.operators.get(operator, 0) + 1
+        self.operators[operator] += 1
         if operator in FACTOR_INPUT:
             factors = (inputs + [""] * 3)[FACTOR_INPUT[operator]]
-            elements, _ = self.constants.get(factors, (MAX_FACTORS + 1, 0))
-            if factors and elements > MAX_FACTORS and self.makers.get(factors) not in FACTORS:
+            elements = self._constants[factors][0] if factors in self._constants else MAX_FACTORS + 1
+            if factors and elements > MAX_FACTORS and self._makers.get(factors) not in FACTORS:
                 raise MalformedError(f"{operator} with factors that are none")
-        self.makers.update(dict.fromkeys(outputs, operator))
-        known = {"Shape": self.fed, **dict.fromkeys(SHAPE_STEPS, self.sizes)}.get(operator, set())
+        self._makers.update(dict.fromkeys(outputs, operator))
+        known = {"Shape": self._fed, **dict.fromkeys(SHAPE_STEPS, self._sizes)}.get(operator, set())
         if depth == 0 and inputs[:1] and inputs[0] in known:
-            self.sizes.update(outputs)
+            self._sizes.update(outputs)
         for attribute in parts[5]:
             self.attribute(attribute, depth, outputs)
         for place, most in SIZED.get(operator, {}).items():
-            _, largest = self.constants.get(inputs[place], (0, 0.0)) if place < len(inputs) else (0, 0.0)
+            largest = self.largest(inputs[place]) if place < len(inputs) else 0.0
             if largest > most:
                 raise MalformedError(f"{operator} asks for a size of {largest:g}; at most {most:,} is believed")
 
     def attribute(self, span: Any, depth: int, outputs: list[str]) -> None:
         """AttributeProto of a node with these outputs."""
         parts = self.parts(span)
-        name = self.text((parts[1] or [(0, 0)])[-1])
+        name = self.text(parts[1] and parts[1][-1])
         if parts[22] or parts[23]:
             raise MalformedError("sparse tensors, which no exported file has")
         for tensor in itertools.chain(parts[5], parts[10]):
@@ -350,7 +351,7 @@ class _Walker:
                     raise MalformedError(
                         f"a tensor of {elements:,} elements is declared; at most {MAX_ELEMENTS:,} are believed"
                     )
-        return self.text((parts[1] or [(0, 0)])[-1])
+        return self.text(parts[1] and parts[1][-1])
 
     def tensor(self, span: Any, name: str | None = None) -> None:
         """TensorProto; `name`: of the node's output, where the tensor is a node's constant."""
@@ -361,38 +362,47 @@ class _Walker:
         if min(dims, default=0) < 0 or len(dims) > MAX_DIMS:
             raise MalformedError(f"a stored tensor of the shape {dims[:8]}")
         elements = math.prod(dims)
-        self.seen.parameters += elements
+        self.parameters += elements
         bits = ITEM_BITS[kind] if 0 <= kind < len(ITEM_BITS) else None
         expected = None if bits is None else -(-elements * bits // 8)
         raw = parts[9][-1] if parts[9] and isinstance(parts[9][-1], tuple) else None
         if parts[13] or 1 in parts[14]:
-            self.external(dict(map(self.pair, parts[13])), expected)
+            reference = {}
+            for span in parts[13]:
+                entry = self.parts(span)
+                reference[self.text(entry[1] and entry[1][-1])] = self.text(entry[2] and entry[2][-1])
+            self.check_external(reference, expected)
         elif raw is not None and expected is not None and raw[1] - raw[0] != expected:
             raise MalformedError(
                 f"a stored tensor of the shape {dims[:8]} with {raw[1] - raw[0]:,} bytes in place of {expected:,}"
             )
         elif raw is None:
             values = itertools.chain(parts[4], parts[5], parts[7], parts[10], parts[11])
-            stored = sum(value[1] - value[0] for value in values if isinstance(value, tuple))
+            stored = 0
+            for value in values:
+                stored += value[1] - value[0] if isinstance(value, tuple) else 0
             if elements > max(8 * stored, 64):
                 raise MalformedError(f"a stored tensor of the shape {dims[:8]} without its values")
         name = self.text(parts[8][-1]) if parts[8] else name
         if name and elements <= 64:
-            self.constants[name] = elements, self.largest(parts, ITEM_CODES.get(kind))
+            self._constants[name] = elements, kind, parts
 
-    def largest(self, parts: dict[int, list[Any]], code: str | None) -> float:
-        """Largest value of a small constant of whole numbers or floats."""
+    def largest(self, name: str) -> float:
+        """Largest value of a small constant of integers or floats; 0 for other tensors."""
+        if name not in self._constants:
+            return 0.0
+        _, kind, parts = self._constants[name]
         values: list[float] = [*self.numbers(parts[5] + parts[7])]
         spans = [(span, "f") for span in parts[4]]
         if parts[9]:
-            values, spans = [], [(parts[9][-1], code)]
-        for span, item in spans:
+            values, spans = [], [(parts[9][-1], ITEM_CODES.get(kind, ""))]
+        for span, code in spans:
             start, end = span if isinstance(span, tuple) else (0, 0)
-            if item and (end - start) % struct.calcsize(item) == 0:
-                values += itertools.chain.from_iterable(struct.iter_unpack(f"<{item}", self.data[start:end]))
+            if code and (end - start) % struct.calcsize(code) == 0:
+                values += itertools.chain.from_iterable(struct.iter_unpack(f"<{code}", self.data[start:end]))
         return max((float(value) for value in values if value == value), default=0.0)
 
-    def external(self, reference: dict[str, str], size: int | None) -> None:
+    def check_external(self, reference: dict[str, str], size: int | None) -> None:
         """A tensor in another file: beside this one, not behind a link, and whole."""
         location = reference.get("location", "")
         parts = PurePosixPath(location).parts
@@ -412,4 +422,4 @@ class _Walker:
             raise MalformedError(
                 f"a reference beyond the end of the file {location[:80]!r}, or of another size than its tensor"
             )
-        self.seen.external.add(location)
+        self.external.add(location)

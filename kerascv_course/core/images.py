@@ -65,7 +65,8 @@ def read_image(
     if not path.is_file():
         raise ImageError(f"no such image: {path}")
     try:
-        with Image.open(path, formats=_formats()) as image:
+        Image.init()
+        with Image.open(path, formats=sorted({*FORMATS}.intersection(Image.OPEN))) as image:  # those that Pillow was built with
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{path} has {image.width}×{image.height} pixels; the limit is {MAX_PIXELS:,}: shrink it")
             image.load()
@@ -81,12 +82,6 @@ def read_image(
         raise ImageError(f"{path} needs more memory than is available: shrink it") from None
     except Exception as error:  # Pillow's readers raise many types for damaged files
         raise ImageError(f"{path} is a damaged image: {str(error)[:200]}") from None
-
-
-def _formats() -> list[str]:
-    """The `FORMATS` that this build of Pillow supports."""
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def convert_image(image: Image.Image, channels: int) -> Image.Image:
