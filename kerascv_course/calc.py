@@ -65,32 +65,9 @@ def _padding(args: argparse.Namespace) -> int | tuple[int, int]:
     return args.padding[0] if len(args.padding) == 1 else (args.padding[0], args.padding[1])
 
 
-def _size(args: argparse.Namespace) -> Any:
-    return arithmetic.conv_output(args.size, args.kernel, args.stride, _padding(args), args.dilation)
-
-
-def _input(args: argparse.Namespace) -> Any:
-    return arithmetic.conv_input_range(args.output, args.kernel, args.stride, _padding(args), args.dilation)
-
-
-def _transposed(args: argparse.Namespace) -> Any:
-    return arithmetic.transposed_output(args.size, args.kernel, args.stride, _padding(args), args.output_padding, args.dilation)
-
-
-def _transposed_input(args: argparse.Namespace) -> Any:
-    return arithmetic.transposed_input(
-        args.output, args.kernel, args.stride, _padding(args), args.output_padding, args.dilation
-    )
-
-
 def _kernel(args: argparse.Namespace) -> str:
     found = arithmetic.kernel_from_sizes(args.size, args.output, args.stride, _padding(args), args.dilation)
     return "\n".join(f"{k}×{k}" for k in found)
-
-
-def _solve(args: argparse.Namespace) -> Any:
-    solve = arithmetic.solve_transposed_padding if args.transposed else arithmetic.solve_padding
-    return solve(args.size, args.output, args.kernel, args.stride, args.dilation)
 
 
 def _same(args: argparse.Namespace) -> str:
@@ -112,26 +89,10 @@ def _field(args: argparse.Namespace) -> Any:
     return arithmetic.field_of_chain(layers)
 
 
-def _convolve(args: argparse.Namespace) -> str:
-    return _filter(args, convolution.convolve)
-
-
-def _correlate(args: argparse.Namespace) -> str:
-    return _filter(args, convolution.correlate)
-
-
 def _filter(args: argparse.Namespace, work: Callable[..., Any]) -> str:
     sobel = args.kernel.lower() == "sobel-x"
     kernel = convolution.SOBEL_X if sobel else convolution.parse_matrix(args.kernel)
     return convolution.render_matrix(work(convolution.parse_matrix(args.image), kernel, args.padding, args.border, args.stride))
-
-
-def _pool(args: argparse.Namespace) -> Any:
-    return convolution.check_average_pooling(args.kernel, args.stride, args.channels, args.size or args.kernel)
-
-
-def _triplets(args: argparse.Namespace) -> Any:
-    return count_triplets(args.identities, args.images)
 
 
 def _params(args: argparse.Namespace) -> Any:
@@ -200,10 +161,6 @@ def _cluster(args: argparse.Namespace) -> DeviceCluster:
         pipeline=args.pipeline,
         overhead=args.overhead / 1e3,
     )
-
-
-def _report(args: argparse.Namespace) -> Any:
-    return report_text(args.report)
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
@@ -297,14 +254,36 @@ _NETWORKS: list[Argument] = [
 
 #: Name, function, help text and arguments of every calculator.
 _COMMANDS: list[tuple[str, Callable[[argparse.Namespace], Any], str, list[Argument]]] = [
-    ("size", _size, "Output size of a convolution or pooling layer", [*_numbers("size kernel"), *_PADDED]),
-    ("input", _input, "Input sizes for an output size", [*_numbers("output kernel"), *_PADDED]),
-    ("transposed", _transposed, "Output size of a transposed convolution", [*_numbers("size kernel"), *_TRANSPOSED]),
-    ("transposed-input", _transposed_input, "Input size of a transposed convolution", [*_numbers("output kernel"), *_TRANSPOSED]),
+    (
+        "size",
+        lambda a: arithmetic.conv_output(a.size, a.kernel, a.stride, _padding(a), a.dilation),
+        "Output size of a convolution or pooling layer",
+        [*_numbers("size kernel"), *_PADDED],
+    ),
+    (
+        "input",
+        lambda a: arithmetic.conv_input_range(a.output, a.kernel, a.stride, _padding(a), a.dilation),
+        "Input sizes for an output size",
+        [*_numbers("output kernel"), *_PADDED],
+    ),
+    (
+        "transposed",
+        lambda a: arithmetic.transposed_output(a.size, a.kernel, a.stride, _padding(a), a.output_padding, a.dilation),
+        "Output size of a transposed convolution",
+        [*_numbers("size kernel"), *_TRANSPOSED],
+    ),
+    (
+        "transposed-input",
+        lambda a: arithmetic.transposed_input(a.output, a.kernel, a.stride, _padding(a), a.output_padding, a.dilation),
+        "Input size of a transposed convolution",
+        [*_numbers("output kernel"), *_TRANSPOSED],
+    ),
     ("kernel", _kernel, "Kernel sizes for an input and output size", [*_numbers("size output"), *_PADDED]),
     (
         "padding",
-        _solve,
+        lambda a: (arithmetic.solve_transposed_padding if a.transposed else arithmetic.solve_padding)(
+            a.size, a.output, a.kernel, a.stride, a.dilation
+        ),
         "Padding (and output padding) for an input and output size",
         [*_numbers("size output kernel"), *_WINDOW, ("--transposed", {"action": "store_true"})],
     ),
@@ -318,7 +297,10 @@ _COMMANDS: list[tuple[str, Callable[[argparse.Namespace], Any], str, list[Argume
         "trends",
         _trends,
         "Padding of halving, doubling and size-keeping layers for several kernels (report 004, 5.4)",
-        [("--kernels", {"type": int, "nargs": "+", "default": [3, 4, 5], "metavar": "K"}), ("--size", {"type": int, "default": 32})],
+        [
+            ("--kernels", {"type": int, "nargs": "+", "default": [3, 4, 5], "metavar": "K"}),
+            ("--size", {"type": int, "default": 32}),
+        ],
     ),
     (
         "field",
@@ -326,21 +308,31 @@ _COMMANDS: list[tuple[str, Callable[[argparse.Namespace], Any], str, list[Argume
         "Receptive field of a chain of layers",
         [("layers", {"nargs": "+", "metavar": "K[:S[:D]]", "help": "kernel, stride, dilation, such as 3 3:2 3:1:2"})],
     ),
-    ("convolve", _convolve, "Convolution of a small image", _IMAGE),
-    ("correlate", _correlate, "Correlation of a small image", _IMAGE),
-    ("pool", _pool, "Average pooling compared with convolutions that do and do not equal it", [*_numbers("kernel"), *_POOL]),
-    ("triplets", _triplets, "Number of triplets of a set of identities", _numbers("identities images")),
+    ("convolve", lambda a: _filter(a, convolution.convolve), "Convolution of a small image", _IMAGE),
+    ("correlate", lambda a: _filter(a, convolution.correlate), "Correlation of a small image", _IMAGE),
+    (
+        "pool",
+        lambda a: convolution.check_average_pooling(a.kernel, a.stride, a.channels, a.size or a.kernel),
+        "Average pooling compared with convolutions that do and do not equal it",
+        [*_numbers("kernel"), *_POOL],
+    ),
+    (
+        "triplets",
+        lambda a: count_triplets(a.identities, a.images),
+        "Number of triplets of a set of identities",
+        _numbers("identities images"),
+    ),
     ("params", _params, "Parameters, neurons and connections of a network such as conv5-32 pool2 fc10", _PARAMS),
     ("forms", _forms, "Closed forms of a colorization network (report 004, 4.3)", _FORMS),
     ("scaling", _scaling, "Training a network on many devices: FLOPs, bytes, step time, speedup (docs/scale.md)", _SCALING),
     ("networks", _networks, "Cost of an all-reduce for every network (docs/scale.md)", _NETWORKS),
     (
         "report",
-        _report,
+        lambda a: report_text(a.report),
         "A report's calculator questions, answered correctly, with notes on what was printed",
         [("report", {"metavar": "REPORT", "help": "000 to 004"})],
     ),
-]  # fmt: skip
+]
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kerascv_course.analysis.arithmetic import same_padding
 from kerascv_course.analysis.graph import Graph, GraphNode, NodeKind, Tensor, Window, ordered
 from kerascv_course.core.errors import InputError
 
@@ -355,12 +356,10 @@ def _window(call: _Call, kernel: Any, dilation: Any) -> Window:
     """The window, with Keras's padding argument turned into zeros before and after (TensorFlow: the odd one goes after)."""
     layer, pads = call.layer, []
     for axis, k, s, d in zip(call.axes, kernel, layer.strides, dilation, strict=True):
-        reach = d * (k - 1) + 1
         if layer.padding == "same":
-            total = max((math.ceil(call.shape[axis] / s) - 1) * s + reach - call.shape[axis], 0)
-            pads.append((total // 2, total - total // 2))
+            pads.append(same_padding(k, s, d, call.shape[axis]))
         else:
-            pads.append((reach - 1, 0) if layer.padding == "causal" else (0, 0))
+            pads.append((d * (k - 1), 0) if layer.padding == "causal" else (0, 0))
     return Window(call.axes, tuple(kernel), tuple(layer.strides), tuple(pads), tuple(dilation))
 
 

@@ -1,4 +1,4 @@
-"""An ONNX file without its weights: which tensors carry the image, which are constants, and every shape for one image."""
+"""An ONNX file without its weights: which tensors depend on the image, which are constants, and all shapes for one image."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from kerascv_course.core.errors import InputError
 
 __all__ = ["Constant", "OnnxFile", "open_onnx"]
 
-#: Bytes of an element by TensorProto.DataType.
+#: Bytes per element by TensorProto.DataType.
 _ITEMSIZE = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2}
-#: Operators that pass a constant on with all its elements.
+#: Operators whose output has all the elements of a constant input.
 _THROUGH = {"Identity", "Cast", "DequantizeLinear", "QuantizeLinear", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
-#: Constants up to this many elements keep their values: shapes, axes, pads.
+#: Constants of up to this many elements keep their values: shapes, axes, pads.
 _SMALL = 1024
 
 
 @dataclass(frozen=True)
 class Constant:
-    """A stored tensor: what identifies it in the file, and its size."""
+    """A stored tensor: its name and shape."""
 
     name: str
     dims: tuple[int, ...]
@@ -34,15 +34,15 @@ class Constant:
 
 
 class OnnxFile:
-    """What the reader asks of a file.
+    """A file's operators, shapes and constants.
 
     Attributes:
         path: of the file.
-        nodes: the operators, in computing order.
-        inputs, outputs: names of the tensors that go in and come out, without weights.
-        data: names of the tensors computed from the inputs' values; all others are constants or arithmetic on shapes.
-        shapes: by tensor name, None for an axis that shape inference leaves open.
-        itemsizes: bytes of an element by tensor name.
+        nodes: the operators in computing order.
+        inputs, outputs: names of the model's inputs (without weights) and outputs.
+        data: names of tensors that depend on the inputs' values; all others are constants or computed from shapes.
+        shapes: by tensor name; None for an axis that shape inference leaves open.
+        itemsizes: bytes per element by tensor name.
     """
 
     def __init__(self, path: Path, model: Any, inputs: list[str]) -> None:
@@ -70,7 +70,7 @@ class OnnxFile:
         return data
 
     def constant(self, name: str) -> Constant | None:
-        """The stored tensor behind a name, through casts, transpositions and dequantisation; None if it is computed."""
+        """The stored tensor behind a name, through casts, transpositions and dequantization; None if it is computed."""
         transposed: list[tuple[int, ...] | None] = []
         while name and name not in self._stored:
             node = self._makers.get(name)
@@ -98,7 +98,7 @@ class OnnxFile:
         return Constant(name, dims)
 
     def integers(self, name: str) -> list[int]:
-        """The values of a small integer constant; empty if there are none."""
+        """The values of a small integer constant; empty for other tensors."""
         if not name:
             return []
         import numpy as np
@@ -116,13 +116,13 @@ class OnnxFile:
         return [int(v) for v in np.ravel(values)] if np.issubdtype(values.dtype, np.integer) else []
 
     def axes(self, node: Any) -> list[int]:
-        """The axes of a reduction: an attribute in old files, an input in new ones."""
+        """The axes of a reduction: an attribute in old opsets, an input in new ones."""
         given = next((list(a.ints) for a in node.attribute if a.name == "axes"), [])
         return given or (self.integers(node.input[1]) if len(node.input) > 1 else [])
 
 
 def open_onnx(path: str | Path, input_shape: Sequence[int] | None = None) -> OnnxFile:
-    """Read a file, leave its weights aside and infer all shapes for a batch of one.
+    """Read a file without its weights and infer all shapes for a batch of one.
 
     Raises:
         InputError: see `kerascv_course.analysis.onnx_graph.read_onnx`.
@@ -155,7 +155,7 @@ def _load(path: Path) -> Any:
 
 
 def _fix_shapes(path: Path, images: list[Any], input_shape: Sequence[int] | None) -> list[str]:
-    """Write a batch of one, and the given shape, into the inputs."""
+    """Set the batch size 1 and the given shape in the inputs; returns their names."""
     if input_shape is not None and len(images) != 1:
         raise InputError(
             f"input_shape is for files with one input; {path} has {len(images)}: {', '.join(i.name for i in images)}"
@@ -184,7 +184,7 @@ def _fix_shapes(path: Path, images: list[Any], input_shape: Sequence[int] | None
 
 
 def _strip(graph: Any) -> None:
-    """Drop weights, keeping their sizes, and shapes that were declared for another batch."""
+    """Drop the values of weights, and shapes declared for another batch size."""
     for tensor in graph.initializer:
         if math.prod(tensor.dims) > _SMALL:
             for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
@@ -206,6 +206,5 @@ def _infer(path: Path, model: Any) -> Any:
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(
-            f"the shapes of {path} do not work out for one image ({first}): "
-            "was it exported for a fixed batch size or image size?"
+            f"the shapes of {path} are inconsistent for one image ({first}): was it exported with a fixed batch or image size?"
         ) from error

@@ -6,11 +6,11 @@ come from onnx's shape inference, run for a batch of one on the file without its
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from kerascv_course.analysis.arithmetic import same_padding
 from kerascv_course.analysis.graph import Graph, GraphNode, NodeKind, Tensor, Window, ordered
 from kerascv_course.analysis.onnx_file import OnnxFile, open_onnx
 from kerascv_course.core.errors import InputError
@@ -97,9 +97,9 @@ class _Reader:
         if kind == "reshape" and known and self.tensors[ins[0]].elements != self.tensors[outs[0]].elements:
             raise InputError(
                 f"{self.file.path}: {name} reshapes {self.tensors[ins[0]].shape} to {self.tensors[outs[0]].shape}, which does not "
-                "fit one image of this size: was the file exported for a fixed batch size or image size?"
+                "fit one image of this size: was the file exported with a fixed batch or image size?"
             )
-        if not known:  # parameters are still right, counts that need shapes are not claimed
+        if not known:  # the parameters are known, counts that need shapes are not
             kind = "unknown"
         node = node.replace(kind=kind, **fields)
         if kind in ("conv", "conv_transpose", "dense", "norm") or node.parameters or any(n in self.weighted for n in ins):
@@ -109,7 +109,7 @@ class _Reader:
     # --- parameters -----------------------------------------------------------------------------------------------------------
 
     def _weight(self, proto: Any, at: int, bias_at: int = -1) -> dict[str, Any]:
-        """Parameters of a layer with a weight tensor; of a weight tensor used before, nothing is new."""
+        """Parameters of a layer with a weight tensor; none if the tensor was used before."""
         weight = self.file.constant(_input(proto, at))
         if weight is None:
             return {}
@@ -125,7 +125,7 @@ class _Reader:
     def _vectors(self, proto: Any, places: Sequence[int]) -> int:
         """Elements of per-channel constants.
 
-        Converters merge equal ones, so they count at each use, unless the whole layer is used again.
+        Converters merge equal constants, so they count at every use, unless the whole layer is used again.
         """
         names = [_input(proto, at) for at in places]
         found = [c for c in (self.file.constant(n) for n in names) if c is not None]
@@ -215,10 +215,10 @@ class _Reader:
         return "norm", fields
 
     def _arithmetic(self, proto: Any, node: GraphNode) -> Described:
-        """Arithmetic of several activations is a meeting of branches; with constants it may be a bias, a scale or a shift.
+        """Arithmetic of several activations merges branches; with constants it may be a bias, a scale or a shift.
 
-        A constant of one element is a number of the formula (as in a hard sigmoid), not a parameter, except for the bias of a
-        dense layer with one output. Constants before the first layer with weights are preprocessing, not parameters either.
+        A constant of one element is part of a formula (as in a hard sigmoid), not a parameter, unless it is the bias of a dense
+        layer with one output. Constants before the first layer with weights are preprocessing, not parameters.
         """
         if len(node.inputs) > 1:
             return "merge", {}
@@ -298,7 +298,7 @@ def _text(proto: Any, name: str, default: str) -> str:
 
 
 def _window(proto: Any, shape: tuple[int, ...], kernel: Sequence[int], out: tuple[int, ...] | None = None) -> Window | None:
-    """Kernel, stride, dilation and padding of a convolution or pooling; `out` is given for a transposed one."""
+    """Kernel, stride, dilation and padding of a convolution or pooling; `out` only for a transposed convolution."""
     rank = len(kernel)
     if len(shape) != rank + 2:
         return None
@@ -318,8 +318,8 @@ def _window(proto: Any, shape: tuple[int, ...], kernel: Sequence[int], out: tupl
                 before = cut // 2 if auto == "SAME_UPPER" else cut - cut // 2
             after = full - out[axis] - before
         elif auto.startswith("SAME"):
-            total = max((math.ceil(shape[axis] / stride[i]) - 1) * stride[i] + reach - shape[axis], 0)
-            before, after = (total // 2, total - total // 2) if auto == "SAME_UPPER" else (total - total // 2, total // 2)
+            before, after = same_padding(kernel[i], stride[i], dilation[i], shape[axis])
+            before, after = (before, after) if auto == "SAME_UPPER" else (after, before)
         elif auto == "VALID":
             before = after = 0
         pads.append((before, after))
@@ -332,7 +332,7 @@ def _resizing(reader: _Reader, proto: Any, node: GraphNode) -> Described:
     coordinates = _text(proto, "coordinate_transformation_mode", "half_pixel" if proto.op_type == "Resize" else "asymmetric")
     coordinates = {"pytorch_half_pixel": "half_pixel"}.get(coordinates, coordinates)
     followed = mode in ("nearest", "linear") and coordinates in ("half_pixel", "asymmetric", "align_corners")
-    if mode == "nearest":  # whole factors: every rounding rule repeats each value; others differ between runtimes
+    if mode == "nearest":  # with integer factors every rounding mode repeats each value; otherwise runtimes differ
         whole = all(n and o % n == 0 for n, o in zip(shape, out, strict=False))
         rounding = _text(proto, "nearest_mode", "round_prefer_floor")
         usual = rounding == "floor" if coordinates == "asymmetric" else rounding.startswith("round")

@@ -16,7 +16,7 @@ arithmetic and links are modeled; overhead of the framework is left out unless i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -281,7 +281,7 @@ class ScalingPoint:
     sent: float
 
     def seconds(self, *, overlap: bool = False) -> float:
-        """Seconds of the step; with `overlap` communication and computation overlap perfectly."""
+        """Seconds of the step; with `overlap` communication and computation overlap fully."""
         work = max(self.compute, self.all_reduce) if overlap else self.compute + self.all_reduce
         return max(work, self.load)
 
@@ -376,7 +376,7 @@ def step_text(work: Workload, optimizer: str, images: int) -> str:
 
 
 def curve_table(curve: ScalingCurve) -> str:
-    """A Markdown table, one row per number of devices; pairs are without overlap / with perfect overlap."""
+    """A Markdown table, one row per number of devices; pairs are without overlap / with full overlap."""
     head = (
         "devices",
         "batch",
@@ -390,10 +390,7 @@ def curve_table(curve: ScalingCurve) -> str:
         "limit",
     )
 
-    def pair(value: Callable[[bool], float]) -> str:
-        without, with_overlap = _short(value(False)), _short(value(True))
-        return without if without == with_overlap else f"{without} / {with_overlap}"
-
+    both = (False, True)
     rows = [
         (
             p.devices,
@@ -401,16 +398,16 @@ def curve_table(curve: ScalingCurve) -> str:
             _short(1e3 * p.compute),
             _short(p.sent / 1e6),
             _short(1e3 * p.all_reduce),
-            pair(lambda overlap, p=p: 1e3 * p.seconds(overlap=overlap)),  # type: ignore[misc]
-            pair(lambda overlap, p=p: p.images_per_second(overlap=overlap)),  # type: ignore[misc]
-            pair(lambda overlap, p=p: curve.speed_up(p, overlap=overlap)),  # type: ignore[misc]
-            pair(lambda overlap, p=p: curve.efficiency(p, overlap=overlap)),  # type: ignore[misc]
+            _pair(1e3 * p.seconds(overlap=o) for o in both),
+            _pair(p.images_per_second(overlap=o) for o in both),
+            _pair(curve.speed_up(p, overlap=o) for o in both),
+            _pair(curve.efficiency(p, overlap=o) for o in both),
             p.limit,
         )
         for p in curve.points
     ]
     what = "one batch, divided" if curve.kind == "strong" else "a batch per device"
-    title = f"{curve.kind} scaling ({what}); without overlap / with perfect overlap"
+    title = f"{curve.kind} scaling ({what}); without overlap / with full overlap"
     return f"{title}\n\n{markdown_table(head, rows, align='r' * 9 + 'l')}"
 
 
@@ -451,3 +448,7 @@ def network_table(works: Sequence[Workload], cluster: DeviceCluster, devices: in
 def _short(value: float) -> str:
     """Three significant digits or more, with thousands separators."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _pair(values: Iterable[float]) -> str:
+    return " / ".join(dict.fromkeys(map(_short, values)))

@@ -16,7 +16,7 @@ from kerascv_course.analysis.receptive import Field, ReceptiveField, receptive_f
 from kerascv_course.core.errors import InputError, UnknownNameError
 from kerascv_course.core.keras_file import load_keras
 
-__all__ = ["ExportComparison", "LayerSummary", "Summary", "compare", "read_graph", "summarize"]
+__all__ = ["ExportComparison", "LayerSummary", "Summary", "compare", "summarize"]
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def summarize(model: Any, input_shape: Sequence[int] | None = None) -> Summary:
     Raises:
         InputError: no such file, not a model, open axes without `input_shape`, a model without a graph.
     """
-    graph = read_graph(model, input_shape)
+    graph = _read_graph(model, input_shape)
     fields, spatial = receptive_fields(graph)
     rows = tuple(_row(graph, node, i, fields, spatial) for i, node in enumerate(graph.nodes, start=1))
     return Summary(
@@ -184,7 +184,7 @@ def summarize(model: Any, input_shape: Sequence[int] | None = None) -> Summary:
     )
 
 
-def read_graph(model: Any, input_shape: Sequence[int] | None = None) -> Graph:
+def _read_graph(model: Any, input_shape: Sequence[int] | None = None) -> Graph:
     """The graph of anything `summarize` takes."""
     if not isinstance(model, str | Path):
         return read_keras(model, input_shape)

@@ -16,12 +16,12 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
 
 @pytest.fixture(scope="module")
 def model():
-    """A network within a model that normalises."""
+    """A network within a model that normalizes."""
     keras.utils.set_random_seed(0)
     return normalized(create_model("tdt4265_model1", 10, (16, 16, 3)), (0.5,), (0.25,))
 
 
-def test_layers_of_a_nested_network_are_found(model):
+def test_layer_names_of_a_nested_model(model):
     names = layer_names(model)
     assert names[:3] == ["normalize", "stage1_conv", "stage1_relu"] and names[-2:] == ["dropout", "logits"]
     assert convolutions(model) == ["stage1_conv", "stage2_conv", "stage3_conv"]
@@ -41,14 +41,14 @@ def test_activations_are_those_of_the_whole_model(model):
 
 
 @pytest.mark.parametrize("name", ["resnet18_cifar", "googlenet"])
-def test_branches_and_sums(name):
+def test_activations_of_branching_networks(name):
     network = create_model(name, 10, (32, 32, 3))
-    picture = np.random.default_rng(1).random((1, 32, 32, 3), np.float32)
-    found = activations(network, picture, [layer_names(network)[-1]])[layer_names(network)[-1]]
-    np.testing.assert_allclose(found, network(picture, training=False), rtol=1e-4, atol=1e-5)
+    image = np.random.default_rng(1).random((1, 32, 32, 3), np.float32)
+    found = activations(network, image, [layer_names(network)[-1]])[layer_names(network)[-1]]
+    np.testing.assert_allclose(found, network(image, training=False), rtol=1e-4, atol=1e-5)
 
 
-def test_a_filter_worked_by_hand():
+def test_look_at_a_sobel_filter():
     """A Sobel filter answers to a vertical edge alone, and is drawn above its map."""
     image = keras.Input((5, 6, 1))
     network = keras.Sequential([image, keras.layers.Conv2D(2, 3, use_bias=False, name="sobel")])
@@ -62,11 +62,11 @@ def test_a_filter_worked_by_hand():
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert titles == ["1", "0"] and figure._suptitle.get_text() == "sobel: 2 of 2 maps of 3×4"
     drawn = [np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.images]
-    np.testing.assert_allclose(drawn[0], sobel.T / 4 + 0.5)  # the filters, then the picture and the maps
+    np.testing.assert_allclose(drawn[0], sobel.T / 4 + 0.5)  # the filters, then the image and the maps
     np.testing.assert_array_equal(drawn[-1], maps[..., 0])
 
 
-def test_what_cannot_be_looked_at(model):
+def test_look_rejects_unknown_layers_and_channels(model):
     with pytest.raises(UnknownNameError, match="unknown layer 'stage1_cnv'; did you mean 'stage1_conv'"):
         look(model, PIXELS[0], "stage1_cnv")
     with pytest.raises(UnknownNameError, match="unknown layer"):
@@ -81,13 +81,13 @@ def test_what_cannot_be_looked_at(model):
         filters(model, "stage1_pool")
 
 
-def test_the_reports_figures(model):
+def test_first_and_last_of_models_with_and_without_convolutions(model):
     assert list(first_and_last(model, PIXELS[0])) == ["first_convolution", "last_convolution"]
     image = keras.Input((4, 4, 1), dtype="uint8")
     assert first_and_last(keras.Model(image, keras.layers.Flatten()(image)), PIXELS[0, :4, :4, :1]) == {}
 
 
-def test_the_command(command, tiny_run, tmp_path):
+def test_look_command(command, tiny_run, tmp_path):
     sample = tiny_run / "samples" / "3_3.png"
     done = command(
         "kerascv_course.look", tiny_run.path, "--image", sample, "--layer", "c3", "--filters", 0, 2, "--out", "c3.png"
@@ -104,7 +104,7 @@ def test_the_command(command, tiny_run, tmp_path):
         assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_convolution_that_is_a_dense_layer_is_not_the_last():
+def test_first_and_last_skips_a_convolution_of_1x1_maps():
     image = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3, name="first")(image)
     x = keras.layers.Conv2D(5, 3, name="last")(x)

@@ -115,12 +115,12 @@ def test_a_keras_layer_becomes_a_frozen_convolution():
     layer = keras.layers.AveragePooling2D(3, strides=2)
     pooled = layer(image)
     conv = average_pooling_layer_as_convolution(layer)
-    pictures = np.random.default_rng(0).random((2, 8, 8, 3), "float32")
+    images = np.random.default_rng(0).random((2, 8, 8, 3), "float32")
     assert not conv.trainable_weights
-    np.testing.assert_allclose(conv(pictures), keras.Model(image, pooled)(pictures), atol=1e-6)
+    np.testing.assert_allclose(conv(images), keras.Model(image, pooled)(images), atol=1e-6)
 
 
-def test_pooling_that_no_convolution_equals_is_refused():
+def test_pooling_that_no_convolution_equals_is_rejected():
     import keras
 
     layer = keras.layers.AveragePooling2D(3, strides=1, padding="same")

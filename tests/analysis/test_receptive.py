@@ -168,7 +168,7 @@ def test_branches_of_different_jumps_have_no_alignment_and_say_so():
     assert summary.unit_field("sum", (7, 7)) == ((11, 15), (11, 15))
 
 
-def test_up_sampling_and_transposed_convolution_have_exact_fields_but_no_alignment():
+def test_upsampling_and_transposed_convolution_have_exact_fields_but_no_jump():
     summary = summarize(functional(lambda L, x: L.UpSampling2D(2, name="u")(L.Conv2D(1, 3, name="c")(x))))
     assert "neighboring units share their field" in summary.row("u").receptive_field.note
     assert summary.unit_field("u", (0, 3)) == ((0, 2), (1, 3))

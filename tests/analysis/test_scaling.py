@@ -1,4 +1,4 @@
-"""Data-parallel training, computed: cases worked by hand, invariants, real checkpoints, and what is refused."""
+"""Data-parallel training, computed: cases worked by hand, invariants, real checkpoints, and rejected values."""
 
 from __future__ import annotations
 
@@ -189,12 +189,12 @@ def test_a_checkpoint_has_the_bytes_that_were_computed(network, name, tmp_path):
         (lambda: WORK.checkpoint_bytes("adm"), "unknown optimizer 'adm'; did you mean 'adam'"),
     ],
 )
-def test_what_is_refused(call, message):
+def test_rejected_values(call, message):
     with pytest.raises(InputError, match=message):
         call()
 
 
-def test_every_figure_has_a_source():
+def test_every_device_and_link_has_a_source():
     assert all(known.source for known in (*DEVICES.values(), *LINKS.values()))
 
 

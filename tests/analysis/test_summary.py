@@ -128,7 +128,7 @@ def test_sequential_without_shapes_is_built_by_a_given_one():
     assert summarize(model, (8, 8, 1)).parameters == 20 + 72 * 3 + 3
 
 
-def test_subclassed_models_are_refused_with_a_way_out():
+def test_subclassed_models_are_rejected():
     import keras
 
     class Own(keras.Model):
@@ -230,7 +230,7 @@ def test_files_that_cannot_be_analyzed(tmp_path, name, content, message):
         summarize(tmp_path / name)
 
 
-def test_an_empty_folder_is_no_run(tmp_path):
+def test_an_empty_folder_is_not_a_run(tmp_path):
     with pytest.raises(InputError, match=r"neither best\.keras nor model\.onnx"):
         summarize(tmp_path)
 

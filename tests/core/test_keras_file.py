@@ -77,7 +77,7 @@ def test_bombs_and_damaged_archives_are_refused_before_they_are_unpacked(archive
         check_archive(rewrite(" " * 100_000_000))
     cut = tmp_path / "cut.keras"
     cut.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"no \.keras archive, or damaged"):
+    with pytest.raises(InputError, match=r"not a \.keras archive, or damaged"):
         load_keras(cut)
     with pytest.raises(InputError, match="no such file"):
         load_keras(tmp_path / "none.keras")

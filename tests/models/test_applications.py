@@ -46,7 +46,7 @@ def test_list() -> None:
         (MOBILENET, {"num_classes": 0}, "num_classes"),
     ],
 )
-def test_refusals(name: str, options: dict[str, object], message: str) -> None:
+def test_rejected_arguments(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         kcc.create_model(name, **options)
 

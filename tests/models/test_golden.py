@@ -153,7 +153,7 @@ def test_tables_without_containers(table: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["pool_upsample_net", "conv_transpose_net", "unet_colorizer"])
-def test_colourisers_at_64(name: str) -> None:
+def test_colorizers_at_64(name: str) -> None:
     table = {"unet_colorizer": "unet"}.get(name, name)
     assert rows(kcc.create_model(name, input_shape=(64, 64, 1))) == golden(f"derived_004_{table}_64")
 

@@ -65,7 +65,7 @@ def test_classifier() -> None:
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        (lambda x: layers.max_pool(x, 3, name="p"), "layer p .window 3×3, stride 2. needs a larger map than the 2×2"),
+        (lambda x: layers.max_pool(x, 3, name="p"), "layer p .window 3×3, stride 2. needs a larger map than 2×2"),
         (lambda x: layers.conv(x, 1, 7, stride=2, padding=1, name="c"), "layer c .*the image is too small for this network"),
     ],
 )
@@ -75,7 +75,7 @@ def test_maps_too_small(block: Any, message: str) -> None:
 
 
 def test_nothing_left_to_halve() -> None:
-    with pytest.raises(InputError, match="larger map than the 1×1"):
+    with pytest.raises(InputError, match="larger map than 1×1"):
         apply(lambda x: layers.conv(x, 1, 3, stride=2, padding=1, name="c"), np.zeros((1, 1, 1, 1), np.float32))
 
 

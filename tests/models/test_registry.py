@@ -1,4 +1,4 @@
-"""Every entry of the registry: it builds, counts, trains, refuses what it must; and the options' checks."""
+"""Every entry of the registry: it builds, counts, trains, and rejects invalid arguments and options."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_trains_one_step(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_smallest_image(name: str) -> None:
-    """It builds at the smallest size that is promised, and one pixel less is refused with the rule and the value."""
+    """It builds at its smallest image size; one pixel less is rejected."""
     import keras
 
     spec = model_spec(name)
@@ -154,7 +154,7 @@ def test_vgg_with_batch_norm(name: str, parameters: int) -> None:
 
 @pytest.mark.parametrize("kernel", range(2, 8))
 @pytest.mark.parametrize("name", ["pool_upsample_net", "conv_transpose_net", "unet_colorizer"])
-def test_colourisers_keep_the_shape(name: str, kernel: int) -> None:
+def test_colorizers_keep_the_shape(name: str, kernel: int) -> None:
     model = kcc.create_model(name, 5, (12, 8, 3), kernel=kernel, filters=4)
     assert model.output_shape == (None, 12, 8, 5)
     if name == "unet_colorizer":
@@ -179,7 +179,7 @@ def test_every_switch_of_the_ablation(order: str, downsampling: str) -> None:
     assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
 
 
-# --- refusals -----------------------------------------------------------------------------------------------------------------
+# --- rejected arguments ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -237,8 +237,8 @@ def test_numpy_numbers_are_numbers() -> None:
     assert kcc.create_model("lenet5", np.int64(3), shape).output_shape == (None, 3)
 
 
-def test_structure_is_no_option() -> None:
-    """What makes a variant is not for the caller to change."""
+def test_the_structure_of_a_variant_is_not_an_option() -> None:
+    """Depths and widths belong to the variant."""
     with pytest.raises(UnknownNameError, match="unknown option of resnet18 'depths'"):
         kcc.create_model("resnet18", depths=(1, 1, 1, 1))
 

@@ -137,7 +137,7 @@ def test_same_outputs(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "kind"), [("pool_upsample_net", "pool"), ("conv_transpose_net", "strided"), ("unet_colorizer", "unet")]
 )
-def test_colourisers(name: str, kind: str, kernel: int, tmp_path: Path) -> None:
+def test_colorizers(name: str, kind: str, kernel: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     shape = (12, 16, 3)
     module = settle(reference.Colorizer(kind, 3, 8, 10, kernel), shape)

@@ -1,4 +1,4 @@
-"""Loading weights: every kind of file, the report, what is refused, and that a refusal changes nothing."""
+"""Loading weights: every kind of file, the report, rejected sources, and that a failure changes nothing."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def odd_one_out(state: dict[str, np.ndarray], folder: Path) -> Path:
     return folder / "odd.npz"
 
 
-def test_strict_refuses_and_changes_nothing(state: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_strict_raises_and_changes_nothing(state: dict[str, np.ndarray], tmp_path: Path) -> None:
     model = small()
     before = state_of(model)
     with pytest.raises(
@@ -226,7 +226,7 @@ def test_timm_writes_vgg_heads_as_convolutions(tmp_path: Path) -> None:
     assert_same(state_of(model), state_of(teacher))
 
 
-# --- refusals -------------------------------------------------------------------------------------------------------------------
+# --- rejected arguments ----------------------------------------------------------------------------------------------
 
 
 class Bomb:

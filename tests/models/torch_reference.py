@@ -302,9 +302,9 @@ class Tdt4265(nn.Module):
 
 
 class Colorizer(nn.Module):
-    """The three colourisers of report 004: ``pool``, ``strided`` or ``unet``."""
+    """The three colorizers of report 004: ``pool``, ``strided`` or ``unet``."""
 
-    def __init__(self, kind: str, inputs: int, filters: int, colours: int, k: int) -> None:
+    def __init__(self, kind: str, inputs: int, filters: int, colors: int, k: int) -> None:
         super().__init__()
         self.kind, self.k = kind, k
         pad = (k - 1) // 2
@@ -312,15 +312,15 @@ class Colorizer(nn.Module):
         skip = kind == "unet"
         if kind == "pool":
             self.block1_conv, self.block2_conv = nn.Conv2d(inputs, filters, k), nn.Conv2d(filters, 2 * filters, k)
-            self.block3_conv, self.block4_conv = nn.Conv2d(2 * filters, filters, k), nn.Conv2d(filters, colours, k)
+            self.block3_conv, self.block4_conv = nn.Conv2d(2 * filters, filters, k), nn.Conv2d(filters, colors, k)
         else:
             self.block1_conv = nn.Conv2d(inputs, filters, k, 2, pad)
             self.block2_conv = nn.Conv2d(filters, 2 * filters, k, 2, pad)
             self.block3_deconv = nn.ConvTranspose2d(2 * filters, filters, k, **up)
-            self.block4_deconv = nn.ConvTranspose2d(2 * filters if skip else filters, colours, k, **up)
+            self.block4_deconv = nn.ConvTranspose2d(2 * filters if skip else filters, colors, k, **up)
         self.block1_bn, self.block2_bn = nn.BatchNorm2d(filters), nn.BatchNorm2d(2 * filters)
-        self.block3_bn, self.block4_bn = nn.BatchNorm2d(filters), nn.BatchNorm2d(colours)
-        self.logits = nn.Conv2d(colours + inputs if skip else colours, colours, k)
+        self.block3_bn, self.block4_bn = nn.BatchNorm2d(filters), nn.BatchNorm2d(colors)
+        self.logits = nn.Conv2d(colors + inputs if skip else colors, colors, k)
 
     def _same(self, conv: nn.Module, x: Tensor) -> Tensor:
         before, after = (self.k - 1) // 2, self.k // 2

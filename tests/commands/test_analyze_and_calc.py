@@ -123,12 +123,12 @@ def test_a_network_of_keras_applications(capsys):
         ("lenet5 --output /no/such/folder/x", InputError, "cannot write"),
     ],
 )
-def test_analyse_errors(words, error, message):
+def test_analyze_errors(words, error, message):
     with pytest.raises(error, match=message):
         analyze.main(words.split())
 
 
-def test_the_process_prints_one_line_and_exits_with_2(tmp_path):
+def test_input_errors_are_one_line_and_exit_code_2(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"\x08\x07garbage")
     done = subprocess.run(
         [sys.executable, "-m", "kerascv_course.analyze", str(tmp_path / "bad.onnx")], capture_output=True, text=True

@@ -51,7 +51,7 @@ def test_totals_of_a_model_and_of_its_export_agree(name, tmp_path):
 
 
 def build_all_cases():
-    """Every place a batch norm can stand in."""
+    """A batch norm in every possible place."""
     import keras
 
     layers = keras.layers

@@ -180,13 +180,13 @@ def test_open_axes(tmp_path):
         summarize(path, (10, 12, 3))
 
 
-def test_a_fixed_batch_becomes_one_or_is_refused(tmp_path):
+def test_a_fixed_batch_size_becomes_one_or_is_rejected(tmp_path):
     nodes = [helper.make_node("Conv", ["x", "w"], ["y"], "conv")]
     path = save(tmp_path / "m.onnx", nodes, [constant("w", 4, 3, 3, 3)], shape=(8, 3, 8, 8))
     assert summarize(path).macs == 36 * 108
     nodes.append(helper.make_node("Reshape", ["y", "shape"], ["z"], "flat"))
     path = save(tmp_path / "r.onnx", nodes, [constant("w", 4, 3, 3, 3), integers("shape", 8, 144)], shape=(8, 3, 8, 8))
-    with pytest.raises(InputError, match="fixed batch size"):
+    with pytest.raises(InputError, match="fixed batch or image size"):
         summarize(path)
 
 
