@@ -85,11 +85,9 @@ def _repeat(arguments: argparse.Namespace) -> None:
     from kerascv_course.tasks.scenes import sweeps
 
     rows = sweeps.repeat(recipe, data, range(arguments.repeats))
-    summary = sweeps.summarize_repeats(rows)
-    table = (
-        f"{sweeps.format_rows(rows)}\n\ntest accuracy over {summary.count} random splits: {summary.mean:.4f} ± "
-        f"{summary.deviation:.4f} (standard deviation)"
-    )
+    mean, deviation = sweeps.summarize(rows)
+    line = f"test accuracy over {len(rows)} random splits: {mean:.4f} ± {deviation:.4f} (standard deviation)"
+    table = f"{sweeps.format_rows(rows)}\n\n{line}"
     print(f"\n{table}")
     if arguments.output:
         sweeps.write_table(arguments.output, recipe, rows, table, None)

@@ -131,8 +131,8 @@ def _ordered(found: Found) -> Comparison:
 
 
 def _beside(found: Found) -> str:
-    floors = ", ".join(f"{name} {value:.4f}" for name, value in found.metrics["floors"].items())
-    return f"{'×'.join(map(str, found.recipe.data.image_size))} pixels; without learning {floors}"
+    baselines = ", ".join(f"{name} {value:.4f}" for name, value in found.metrics["baselines"].items())
+    return f"{'×'.join(map(str, found.recipe.data.image_size))} pixels; baselines: {baselines}"
 
 
 def _learning(found: Found, question: str) -> list[Part]:

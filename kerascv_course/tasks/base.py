@@ -95,7 +95,7 @@ class Task(Generic[RecipeT]):
     def evaluate(self, trained: Trained) -> dict[str, Any]:
         """Every metric of metrics.json: a JSON-able dict for each split, whose plain numbers are shown in tables.
 
-        ``floors``, if present, is a dict of baselines.
+        ``baselines``, if present, is a dict of what simpler methods reach.
         """
         raise NotImplementedError
 

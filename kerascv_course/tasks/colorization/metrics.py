@@ -19,7 +19,7 @@ import tensorflow as tf
 from scipy.special import log_softmax
 from sklearn.metrics import confusion_matrix
 
-__all__ = ["PixelReport", "entropy", "floors", "rgb_to_lab"]
+__all__ = ["PixelReport", "baselines", "entropy", "rgb_to_lab"]
 
 #: Matrix from linear sRGB (IEC 61966-2-1) to XYZ, and its white.
 SRGB_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
@@ -123,7 +123,7 @@ def entropy(counts: np.ndarray) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def floors(
+def baselines(
     train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], colors: int, seed: int = 0
 ) -> dict[str, float]:
     """Baselines from the distribution of classes and from gray levels alone.

@@ -1,4 +1,4 @@
-"""Colourisation: one of a palette's colours for every pixel of a grey picture (CSC413 assignment 2, report 004, parts 4–6)."""
+"""Colorization: a palette color for every pixel of a grayscale image (CSC413 assignment 2, report 004, parts 4–6)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 
 from export.serving import normalization
 from kerascv_course import plots
-from kerascv_course.analysis import summarize
 from kerascv_course.core.errors import InputError
 from kerascv_course.data import DataInfo, Dataset, Split
 from kerascv_course.data.palette import (
@@ -31,146 +30,43 @@ from kerascv_course.models import create_model
 from kerascv_course.tasks.base import Trained, TrainedTask
 from kerascv_course.tasks.classification.transfer import freeze_before, load_all_but_head
 from kerascv_course.tasks.colorization.config import ColorizationRecipe
-from kerascv_course.tasks.colorization.metrics import PixelReport, floors
+from kerascv_course.tasks.colorization.losses import PixelCrossentropy, color_weights
+from kerascv_course.tasks.colorization.metrics import PixelReport, baselines
+from kerascv_course.tasks.colorization.serving import MULTIPLE, CropLike, Decode, PadToMultiple, for_any_size, reach
 
-__all__ = ["ColorizationTask", "Decode"]
+__all__ = ["ColorizationTask"]
 
 BATCH = 128
 
-#: The networks halve twice.
-MULTIPLE = 4
-
-#: File, in the run folder, of the colours.
+#: File of the palette in the run folder.
 PALETTE_FILE = "palette.csv"
 
-#: Pictures of the grids: the assignment shows ten.
+#: Images shown in a figure, as many as in the assignment.
 SHOWN = 10
 
+#: Metrics of the exported file.
+METRICS = ("accuracy", "loss", "balanced_accuracy", "psnr", "ssim", "delta_e", "ab_rmse")
 
-@keras.saving.register_keras_serializable("kerascv_course")
-class PadToMultiple(keras.layers.Layer):
-    """Repeat the last row and column until height and width are multiples: (N, H, W, C) to (N, ⌈H/m⌉m, ⌈W/m⌉m, C)."""
-
-    def __init__(self, multiple: int, **options: Any) -> None:
-        super().__init__(**options)
-        self.multiple = multiple
-
-    def call(self, image: Any) -> Any:
-        """Pad one batch."""
-        for axis in (1, 2):
-            size = tf.shape(image)[axis]
-            padded = (size + self.multiple - 1) // self.multiple * self.multiple
-            image = tf.gather(image, tf.minimum(tf.range(padded), size - 1), axis=axis)
-        return image
-
-    def compute_output_spec(self, image: Any) -> Any:
-        """Height and width stay open."""
-        return keras.KerasTensor((image.shape[0], None, None, image.shape[3]), image.dtype)
-
-
-@keras.saving.register_keras_serializable("kerascv_course")
-class CropLike(keras.layers.Layer):
-    """Cut (N, ≥H, ≥W, C) back to the height and width of another tensor (N, H, W, …)."""
-
-    def call(self, values: Any, like: Any) -> Any:
-        """Crop one batch."""
-        shape = tf.shape(like)
-        return values[:, : shape[1], : shape[2]]
-
-    def compute_output_spec(self, values: Any, like: Any) -> Any:
-        """Height and width of `like`."""
-        return keras.KerasTensor((*like.shape[:3], values.shape[3]), values.dtype)
-
-
-@keras.saving.register_keras_serializable("kerascv_course")
-class Decode(keras.layers.Layer):
-    """Logits to classes and to the picture shown (Zhang, Isola, Efros: "Colorful Image Colorization", ECCV 2016, section 2.3).
-
-    Args:
-        palette: colours, red, green, blue, 0–255.
-        decode: ``"argmax"`` or ``"annealed-mean"``: the mean of the palette weighted by softmax(logits / temperature).
-        temperature: of the annealed mean.
-        keep_gray: shift all channels of a pixel alike, so that their mean is the input's, before they are cut to 0–255.
-    """
-
-    def __init__(self, palette: Any, decode: str, temperature: float, keep_gray: bool, **options: Any) -> None:
-        super().__init__(**options)
-        self.palette, self.decode = np.asarray(palette, np.float32), decode
-        self.temperature, self.keep_gray = temperature, keep_gray
-
-    def call(self, logits: Any, image: Any) -> tuple[Any, Any]:
-        """Decode.
-
-        Args:
-            logits: (N, H, W, colours).
-            image: uint8 (N, H, W, 3), the input.
-
-        Returns:
-            uint8 classes (N, H, W), and uint8 colours (N, H, W, 3).
-        """
-        classes = tf.argmax(logits, -1, tf.int32)
-        if self.decode == "argmax":
-            shown = tf.gather(tf.constant(self.palette), classes)
-        else:
-            shown = tf.matmul(tf.nn.softmax(logits / self.temperature), tf.constant(self.palette))
-        if self.keep_gray:
-            gray = tf.reduce_mean(tf.cast(image, tf.float32), -1, keepdims=True)
-            shown = shown + (gray - tf.reduce_mean(shown, -1, keepdims=True))
-        shown = tf.cast(tf.clip_by_value(tf.round(shown), 0.0, 255.0), tf.uint8)
-        return tf.cast(classes, tf.uint8), shown
-
-    def compute_output_spec(self, logits: Any, image: Any) -> tuple[Any, Any]:
-        """Classes and colours, both uint8."""
-        return keras.KerasTensor(logits.shape[:3], "uint8"), keras.KerasTensor((*logits.shape[:3], 3), "uint8")
-
-
-class _PixelCrossentropy(keras.losses.Loss):
-    """Softmax cross-entropy of every pixel, weighted by its true class; the mean over all pixels."""
-
-    def __init__(self, weights: np.ndarray | None) -> None:
-        super().__init__(name="pixel_crossentropy")
-        self.weights = weights
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Loss of each pixel (N, H, W), from classes (N, H, W) and logits (N, H, W, colours)."""
-        classes = keras.ops.cast(y_true, "int32")
-        loss = keras.ops.sparse_categorical_crossentropy(classes, y_pred, from_logits=True)
-        return loss if self.weights is None else loss * keras.ops.take(keras.ops.convert_to_tensor(self.weights), classes)
-
-
-def color_weights(targets: np.ndarray, colors: int, rebalance: float) -> np.ndarray | None:
-    """Weight of each class in the loss: ∝ 1/((1 − λ)·p + λ/Q), its mean over pixels 1 (Zhang et al. 2016, equation 4).
-
-    The shares p are not smoothed over neighbouring colours, which a palette of two dozen does not need.
-
-    Args:
-        targets: classes of the training pixels.
-        colors: Q.
-        rebalance: 1 − λ; 0: no weights.
-    """
-    if not rebalance:
-        return None
-    shares = np.bincount(targets.ravel(), minlength=colors) / targets.size
-    weights = 1 / np.maximum(rebalance * shares + (1 - rebalance) / colors, 1e-6)
-    return (weights / (shares * weights).sum()).astype(np.float32)
+#: Metrics of the best possible answer within the palette, as baselines.
+PALETTE_METRICS = ("psnr", "ssim", "delta_e", "ab_rmse")
 
 
 class ColorizationTask(TrainedTask[ColorizationRecipe]):
-    """The task colorize.
+    """Colorization.
 
-    Images are uint8 RGB; the trainable model greys them itself. Targets are uint8 (N, height, width), the number of the nearest
-    colour; the names of the classes are the colours, ``#rrggbb``.
+    Images are uint8 RGB; the trainable model converts them to gray itself. Targets are uint8 (N, height, width), the index of the
+    nearest palette color; labels are the colors, ``#rrggbb``.
     """
 
-    targets = "colours"
+    targets = "colors"
     captions: Mapping[str, str] = {
-        "color_grid": "The first test pictures: what the network sees, what they were, the same in the palette's colours (the best "
-        "that could be predicted), and what is served.",
-        "palette": "The palette: share of the test pixels that have each colour, and share that is given it.",
+        "color_grid": "The first test images: network input, original, original in palette colors (the best possible prediction), and "
+        "prediction.",
+        "palette": "Palette: fraction of the test pixels of each color, true and predicted.",
     }
 
     def label(self, data: Dataset, run_dir: Path | None) -> Dataset:
-        """The class of every pixel; the palette is the run's, else the file's, else k-means on the training pixels."""
+        """Assign pixels to the palette: that of the run, else of the recipe's file, else k-means on the training pixels."""
         info, config = data.info, self.recipe.colorization
         if info.image_shape[2] != 3:
             raise InputError(f"colorization requires RGB images; received data.channels={info.image_shape[2]}: use 3")
@@ -180,31 +76,30 @@ class ColorizationTask(TrainedTask[ColorizationRecipe]):
             palette = load_palette(config.palette)
         else:
             palette = kmeans_palette(data.train.images, config.colors, config.palette_seed)
-        splits = (Split(split.images, nearest_colors(split.images, palette)) for _, split in data.items())
+        train, validation, test = (Split(split.images, nearest_colors(split.images, palette)) for _, split in data.items())
         names = color_names(palette)
         digest = hashlib.sha256(f"{info.fingerprint} {' '.join(names)}".encode()).hexdigest()
-        return Dataset(*splits, info=replace(info, labels=names, fingerprint=f"sha256:{digest}"))
+        return Dataset(train, validation, test, replace(info, labels=names, fingerprint=f"sha256:{digest}"))
 
     def files(self, data: Dataset) -> dict[str, str]:
         """The palette, as `load_palette` reads it."""
         return {PALETTE_FILE: format_palette(palette_of(data.info.labels))}
 
     def relabel(self, info: DataInfo) -> Callable[[tf.Tensor], tf.Tensor]:
-        """Classes of images (N, H, W, 3): uint8 (N, H, W)."""
+        """Classes uint8 (N, H, W) of images (N, H, W, 3)."""
         palette = palette_of(info.labels)
         return lambda images: nearest_colors_tf(images, palette)
 
     def build(self, data: Dataset) -> keras.Model:
-        """A network of the registry behind normalisation and greying: uint8 (N, H, W, 3) to logits (N, H, W, colours)."""
-        recipe, labels = self.recipe, data.info.labels
+        """The network after normalization and conversion to its input: uint8 (N, H, W, 3) to logits (N, H, W, colors)."""
+        recipe, colors = self.recipe, len(data.info.labels)
         config, (height, width, _) = recipe.colorization, data.info.image_shape
         options: dict[str, Any] = dict(recipe.model_options)
-        channels = 1 if config.input == "gray" else 3
-        network = create_model(recipe.model, len(labels), (height, width, channels), **options)
-        if network.output_shape[1:] != (height, width, len(labels)):
+        network = create_model(recipe.model, colors, (height, width, 1 if config.input == "gray" else 3), **options)
+        if network.output_shape[1:] != (height, width, colors):
             raise InputError(
-                f"the task colorize needs a network that answers for every pixel; {recipe.model} gives {network.output_shape}: "
-                "use pool_upsample_net, conv_transpose_net or unet_colorizer"
+                f"colorization requires a network with an output for every pixel; the output of {recipe.model} has the shape "
+                f"{network.output_shape}: use pool_upsample_net, conv_transpose_net or unet_colorizer"
             )
         if config.input == "small" and (height % config.shrink or width % config.shrink):
             raise InputError(f"colorization.shrink must divide height and width; received {config.shrink} for {height}×{width}")
@@ -213,37 +108,70 @@ class ColorizationTask(TrainedTask[ColorizationRecipe]):
         if recipe.train_from:
             freeze_before(network, recipe.train_from)
         image = keras.Input((height, width, 3), dtype="uint8", name="image")
-        return keras.Model(image, network(_network_input(image, recipe)), name=network.name)
+        return keras.Model(image, network(self.network_input(image)), name=network.name)
+
+    def network_input(self, image: Any) -> Any:
+        """uint8 (N, H, W, 3) to the normalized input of the network, (N, H, W, 1 or 3)."""
+        config, data = self.recipe.colorization, self.recipe.data
+        pixels = normalization(data.normalize_mean, data.normalize_std, 3)(image)
+        if config.input == "gray":
+            return keras.ops.mean(pixels, axis=-1, keepdims=True)
+        small = keras.layers.AveragePooling2D(config.shrink, name="shrink")(pixels)
+        return keras.layers.UpSampling2D(config.shrink, name="enlarge")(small)
+
+    def shown_input(self, images: np.ndarray) -> np.ndarray:
+        """The network input for figures: uint8 (N, H, W, 1 or 3)."""
+        if self.recipe.colorization.input == "gray":
+            return gray_levels(images)
+        factor = self.recipe.colorization.shrink
+        count, height, width, _ = images.shape
+        small = images.reshape(count, height // factor, factor, width // factor, factor, 3).mean((2, 4)).round()
+        return np.asarray(small.astype(np.uint8).repeat(factor, 1).repeat(factor, 2))
+
+    def decoder(self, info: DataInfo) -> Decode:
+        """Layer from logits and images to classes and colors."""
+        config = self.recipe.colorization
+        return Decode(palette_of(info.labels), config.decode, config.temperature, config.keep_gray, name="decode")
 
     def compile_arguments(self, data: Dataset) -> dict[str, Any]:
-        """Pixel-wise softmax cross-entropy, weighted where the recipe re-balances; pixel accuracy."""
+        """Pixel-wise cross-entropy, weighted if the recipe rebalances colors; pixel accuracy."""
         weights = color_weights(data.train.targets, len(data.info.labels), self.recipe.colorization.rebalance)
-        return {"loss": _PixelCrossentropy(weights), "metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]}
+        return {"loss": PixelCrossentropy(weights), "metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]}
 
     def snapshot(self, model: keras.Model, data: Dataset) -> Figure:
-        """The grid of the first validation pictures."""
+        """Predictions for the first validation images."""
         images = data.validation.images[:SHOWN]
-        _, shown = _decoder(self.recipe, data.info)(model(images, training=False), images)
-        return plots.image_rows({"input": _seen(images, self.recipe), "truth": images, "prediction": shown.numpy()})
+        _, shown = self.decoder(data.info)(model(images, training=False), images)
+        return plots.image_rows({"input": self.shown_input(images), "truth": images, "prediction": shown.numpy()})
+
+    def colorized(
+        self, model: keras.Model, split: Split, info: DataInfo
+    ) -> Iterator[tuple[Split, np.ndarray, np.ndarray, np.ndarray]]:
+        """Batches of the split, with their logits, classes and colors."""
+        decoder = self.decoder(info)
+        for start in range(0, len(split), BATCH):
+            batch = split.take(np.arange(start, min(start + BATCH, len(split))))
+            logits = model.predict_on_batch(batch.images)
+            classes, shown = decoder(logits, batch.images)
+            yield batch, logits, classes.numpy(), shown.numpy()
 
     def evaluate(self, trained: Trained) -> dict[str, Any]:
-        """`PixelReport` of each split, confusion included; ``floors``, and the best that the palette allows."""
-        data = trained.data
-        palette = palette_of(data.info.labels)
+        """`PixelReport` of each split with its confusion matrix; baselines, with the best possible answer within the palette."""
+        data, palette = trained.data, palette_of(trained.data.info.labels)
         metrics: dict[str, Any] = {}
         for name, split in data.items():
             report = PixelReport(len(palette))
-            for logits, classes, shown, targets, images in _answers(trained.model, self.recipe, split, data.info):
-                report.add(logits, classes, targets, shown, images)
+            for batch, logits, classes, shown in self.colorized(trained.model, split, data.info):
+                report.add(logits, classes, batch.targets, shown, batch.images)
             metrics[name] = {**report.result(), "confusion": report.confusion.tolist()}
-        best = PixelReport(len(palette))
-        for start in range(0, len(data.test), BATCH):
-            images, targets = data.test.images[start : start + BATCH], data.test.targets[start : start + BATCH]
+        best, test = PixelReport(len(palette)), data.test
+        for start in range(0, len(test), BATCH):
+            images, targets = test.images[start : start + BATCH], test.targets[start : start + BATCH]
             best.add(None, targets, targets, palette[targets], images)
-        train, test = data.train, data.test
-        metrics["floors"] = {
-            **floors((train.images, train.targets), (test.images, test.targets), len(palette)),
-            **{f"palette_{key}": value for key, value in best.result(loss=False).items() if key not in _COUNTED},
+        ideal = best.result(loss=False)
+        metrics["baselines"] = {
+            **baselines((data.train.images, data.train.targets), (test.images, test.targets), len(palette)),
+            **{f"palette_{key}": ideal[key] for key in PALETTE_METRICS},
         }
         return metrics
 
@@ -252,12 +180,12 @@ class ColorizationTask(TrainedTask[ColorizationRecipe]):
         return {**super().headline(metrics), "test loss": f"{metrics['test']['loss']:.4f}"}
 
     def figures(self, trained: Trained) -> dict[str, Figure]:
-        """Colour grid of the first test pictures; the palette with its true and predicted shares."""
-        data = trained.data
-        palette = palette_of(data.info.labels)
+        """The first test images colorized; the palette with true and predicted fractions."""
+        data, palette = trained.data, palette_of(trained.data.info.labels)
         first = data.test.take(np.arange(min(SHOWN, len(data.test))))
-        _, _, shown, targets, images = next(_answers(trained.model, self.recipe, first, data.info))
-        rows = {"input": _seen(images, self.recipe), "truth": images, "truth in palette": palette[targets], "prediction": shown}
+        _, _, _, shown = next(self.colorized(trained.model, first, data.info))
+        rows = {"input": self.shown_input(first.images), "truth": first.images}
+        rows |= {"truth in palette": palette[first.targets], "prediction": shown}
         confusion = np.array(trained.metrics["test"]["confusion"])
         return {
             "color_grid": plots.image_rows(rows),
@@ -265,110 +193,46 @@ class ColorizationTask(TrainedTask[ColorizationRecipe]):
         }
 
     def samples(self, data: Dataset, count: int) -> dict[str, np.ndarray]:
-        """The first test pictures in grey, the mean of their channels."""
+        """The first test images in gray."""
         return {f"{i}_gray": gray_levels(image) for i, image in enumerate(data.test.images[:count])}
 
-    def serving_graph(self, model: keras.Model, info: DataInfo) -> keras.Model:
-        """uint8 pictures (N, H, W, 3) of any size to ``logits``, ``classes`` and ``colorized``.
+    def multiple(self) -> int:
+        """Height and width of the network's input are multiples of this."""
+        config = self.recipe.colorization
+        return max(MULTIPLE, config.shrink) if config.input == "small" else MULTIPLE
 
-        The picture is padded inside to multiples of what the network halves, by repeating its border, and the answer cut back.
-        """
-        network = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+    def serving_graph(self, model: keras.Model, info: DataInfo) -> keras.Model:
+        """uint8 images (N, H, W, 3) of any size to ``logits``, ``classes`` and ``colorized``; padded and cropped inside."""
         image = keras.Input((None, None, 3), dtype="uint8", name="image")
-        padded = PadToMultiple(_multiple(self.recipe), name="pad")(image)
-        logits = CropLike(name="logits")(_any_size(network)(_network_input(padded, self.recipe)), image)
-        classes, shown = _decoder(self.recipe, info)(logits, image)
-        names = {"classes": classes, "colorized": shown}
-        outputs = {key: keras.layers.Identity(name=key)(value) for key, value in names.items()}
-        return keras.Model(image, {"logits": logits, **outputs}, name=model.name)
+        padded = PadToMultiple(self.multiple(), name="pad")(image)
+        logits = CropLike(name="logits")(for_any_size(_network(model))(self.network_input(padded)), image)
+        classes, shown = self.decoder(info)(logits, image)
+        outputs = {
+            "logits": logits,
+            "classes": keras.layers.Identity(name="classes")(classes),
+            "colorized": keras.layers.Identity(name="colorized")(shown),
+        }
+        return keras.Model(image, outputs, name=model.name)
 
     def describe(self, trained: Trained) -> dict[str, Any]:
-        """Colours, figures of each split, and how a large picture is cut."""
-        network, metrics = next(layer for layer in trained.model.layers if isinstance(layer, keras.Model)), trained.metrics
-        keys = ("accuracy", "loss", "balanced_accuracy", "psnr", "ssim", "delta_e", "ab_rmse")
-        multiple = _multiple(self.recipe)
+        """Colors, metrics of each split, and the tiling of large images."""
+        config, multiple = self.recipe.colorization, self.multiple()
+        far = reach(_network(trained.model)) + (config.shrink if config.input == "small" else 0)
+        measured = {split: {key: trained.metrics[split][key] for key in METRICS} for split in ("train", "validation", "test")}
         return {
             "labels": self.labels(trained.data.info),
-            "metrics": {split: {key: metrics[split][key] for key in keys} for split in ("train", "validation", "test")},
-            "tiling": {"multiple": multiple, "overlap": -(-_reach(network, self.recipe) // multiple) * multiple},
+            "metrics": measured,
+            "tiling": {"multiple": multiple, "overlap": -(-far // multiple) * multiple},
         }
 
 
 TASK = ColorizationTask
 
-_COUNTED = ("images", "accuracy", "balanced_accuracy")
+
+def _network(model: keras.Model) -> keras.Model:
+    return next(layer for layer in model.layers if isinstance(layer, keras.Model))
 
 
 def gray_levels(images: np.ndarray) -> np.ndarray:
     """Mean of the channels, rounded: uint8 (…, 3) to uint8 (…, 1)."""
-    return ((images.astype(np.uint16).sum(-1, keepdims=True) + 1) // 3).astype(np.uint8)
-
-
-def reach(network: keras.Model) -> int:
-    """How far a pixel of the answer sees at most, in any direction, pixels.
-
-    Args:
-        network: fully convolutional, of period `MULTIPLE`.
-    """
-    size = 128
-    summary = summarize(_any_size(network), (size, size, network.input_shape[-1]))
-    middle = size // 2
-    spans = [summary.unit_field(summary.rows[-1].name, (at, at)) for at in range(middle, middle + MULTIPLE)]
-    return max(
-        max(at - span[0], span[1] - at)
-        for at, pair in zip(range(middle, middle + MULTIPLE), spans, strict=True)
-        for span in pair
-        if span is not None
-    )
-
-
-def _reach(network: keras.Model, recipe: ColorizationRecipe) -> int:
-    return reach(network) + (recipe.colorization.shrink if recipe.colorization.input == "small" else 0)
-
-
-def _multiple(recipe: ColorizationRecipe) -> int:
-    return max(MULTIPLE, recipe.colorization.shrink) if recipe.colorization.input == "small" else MULTIPLE
-
-
-def _network_input(image: Any, recipe: ColorizationRecipe) -> Any:
-    """uint8 (N, H, W, 3) to what the network sees, (N, H, W, 1 or 3), normalised."""
-    pixels = normalization(recipe.data.normalize_mean, recipe.data.normalize_std, 3)(image)
-    if recipe.colorization.input == "gray":
-        return keras.ops.mean(pixels, axis=-1, keepdims=True)
-    shrink = recipe.colorization.shrink
-    small = keras.layers.AveragePooling2D(shrink, name="shrink")(pixels)
-    return keras.layers.UpSampling2D(shrink, name="enlarge")(small)
-
-
-def _any_size(network: keras.Model) -> keras.Model:
-    """The same network, weights copied, for any height and width."""
-    free = keras.models.clone_model(network, input_tensors=keras.Input((None, None, network.input_shape[-1])))
-    free.set_weights(network.get_weights())
-    return free
-
-
-def _decoder(recipe: ColorizationRecipe, info: DataInfo) -> Decode:
-    config = recipe.colorization
-    return Decode(palette_of(info.labels), config.decode, config.temperature, config.keep_gray, name="decode")
-
-
-def _seen(images: np.ndarray, recipe: ColorizationRecipe) -> np.ndarray:
-    """What the network sees of pictures, to be shown: uint8 (N, H, W, 1 or 3)."""
-    if recipe.colorization.input == "gray":
-        return gray_levels(images)
-    shrink = recipe.colorization.shrink
-    count, height, width, _ = images.shape
-    small = images.reshape(count, height // shrink, shrink, width // shrink, shrink, 3).mean((2, 4)).round().astype(np.uint8)
-    return small.repeat(shrink, 1).repeat(shrink, 2)
-
-
-def _answers(
-    model: keras.Model, recipe: ColorizationRecipe, split: Split, info: DataInfo
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Batches of logits, classes, colours shown, targets and images."""
-    decoder = _decoder(recipe, info)
-    for start in range(0, len(split), BATCH):
-        images, targets = split.images[start : start + BATCH], split.targets[start : start + BATCH]
-        logits = model.predict_on_batch(images)
-        classes, shown = decoder(logits, images)
-        yield logits, classes.numpy(), shown.numpy(), targets, images
+    return np.asarray((images.astype(np.uint16).sum(-1, keepdims=True) + 1) // 3, np.uint8)

@@ -16,7 +16,7 @@ from kerascv_course.core.retrieval_metrics import RetrievalProtocol
 from kerascv_course.data import Split
 from kerascv_course.tasks.retrieval.losses import Mining, pair_distances, pick
 
-__all__ = ["draw", "triplets"]
+__all__ = ["retrieval_figures", "triplet_figure"]
 
 #: Images in the map and in the histograms, at most.
 MAPPED, COMPARED = 600, 2000
@@ -34,7 +34,7 @@ PAIRS = 9
 TRIPLETS = 6
 
 
-def draw(
+def retrieval_figures(
     vectors: np.ndarray, split: Split, labels: Sequence[str], protocol: RetrievalProtocol, metrics: Mapping[str, Any]
 ) -> dict[str, Figure]:
     """Rank lists, CMC curves, histograms of distances, a map and the worst confusions, by file stem.
@@ -75,7 +75,7 @@ def draw(
     return figures
 
 
-def triplets(
+def triplet_figure(
     features: np.ndarray, batch: Split, labels: Sequence[str], mining: Mining, distance: Literal["euclidean", "cosine"]
 ) -> Figure:
     """Triplets of some anchors as the mining chooses them (for batch-all and semi-hard the hardest).

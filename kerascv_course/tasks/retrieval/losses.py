@@ -6,7 +6,7 @@ Targets are identities, int (batch,) or (batch, 1). Losses of pairs and triplets
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import keras
 from keras import ops
@@ -47,8 +47,17 @@ def _classes(targets: Any) -> Any:
     return ops.cast(ops.reshape(targets, (-1,)), "int32")
 
 
+class _IdentityLoss(keras.losses.Loss):
+    #: Constructor arguments, which are attributes as well.
+    arguments: ClassVar[tuple[str, ...]] = ()
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {name: getattr(self, name) for name in (*self.arguments, "name")}
+
+
 @keras.saving.register_keras_serializable("kerascv_course")
-class IdentityCrossentropy(keras.losses.Loss):
+class IdentityCrossentropy(_IdentityLoss):
     """Softmax cross-entropy of logits (batch, identities) with label smoothing (Szegedy et al. 2016, section 7).
 
     Identities without a logit, such as those of the validation split, are wrapped (modulo the number of logits): their loss is finite
@@ -57,6 +66,8 @@ class IdentityCrossentropy(keras.losses.Loss):
     Args:
         smoothing: target probability spread over all identities, 0 to below 1.
     """
+
+    arguments = ("smoothing",)
 
     def __init__(self, smoothing: float = 0.0, name: str = "identity_crossentropy") -> None:
         super().__init__(name=name)
@@ -69,13 +80,9 @@ class IdentityCrossentropy(keras.losses.Loss):
         target = target * (1 - self.smoothing) + self.smoothing / classes
         return keras.losses.categorical_crossentropy(target, y_pred, from_logits=True)
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {"smoothing": self.smoothing, "name": self.name}
-
 
 @keras.saving.register_keras_serializable("kerascv_course")
-class AngularMarginLoss(keras.losses.Loss):
+class AngularMarginLoss(_IdentityLoss):
     """ArcFace and CosFace on the cosines (batch, identities) of a `CosineLogits` layer.
 
     Softmax cross-entropy of scale · cosines with a penalty on the true identity: ``arcface``: cos(θ + margin) (Deng et al. 2019,
@@ -88,6 +95,8 @@ class AngularMarginLoss(keras.losses.Loss):
         scale: of the cosines (64 in the papers).
         smoothing: see `IdentityCrossentropy`.
     """
+
+    arguments = ("kind", "margin", "scale", "smoothing")
 
     def __init__(
         self,
@@ -118,14 +127,9 @@ class AngularMarginLoss(keras.losses.Loss):
         logits = self.scale * (own * harder + (1 - own) * y_pred)
         return IdentityCrossentropy(self.smoothing).call(y_true, logits)
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        config = {"kind": self.kind, "margin": self.margin, "scale": self.scale}
-        return {**config, "smoothing": self.smoothing, "name": self.name}
-
 
 @keras.saving.register_keras_serializable("kerascv_course")
-class CenterLoss(keras.losses.Loss):
+class CenterLoss(_IdentityLoss):
     """Half the squared distance to the center of the true identity (Wen et al. 2016, equation 2).
 
     Predictions are the squared distances (batch, identities) of a `CenterDistances` layer, whose weights, the centers, are trained by
@@ -141,13 +145,9 @@ class CenterLoss(keras.losses.Loss):
         own = ops.one_hot(_classes(y_true) % classes, classes, dtype=y_pred.dtype)
         return 0.5 * ops.sum(own * y_pred, axis=-1)
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {"name": self.name}
-
 
 @keras.saving.register_keras_serializable("kerascv_course")
-class TripletLoss(keras.losses.Loss):
+class TripletLoss(_IdentityLoss):
     """Triplet loss of vectors (batch, width): anchors should be closer to positives than to negatives by a margin.
 
     A triplet costs max(0, d(a, p) − d(a, n) + margin) (Schroff et al. 2015, equation 3), or with a soft margin
@@ -168,6 +168,8 @@ class TripletLoss(keras.losses.Loss):
         soft_margin: use the soft margin; semi-hard mining still uses `margin`.
         distance: Euclidean, or 1 − cosine.
     """
+
+    arguments = ("mining", "margin", "soft_margin", "distance")
 
     def __init__(
         self,
@@ -216,11 +218,6 @@ class TripletLoss(keras.losses.Loss):
 
     def _cost(self, gap: Any) -> Any:
         return ops.softplus(gap) if self.soft_margin else ops.relu(gap + self.margin)
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        config = {"mining": self.mining, "margin": self.margin, "soft_margin": self.soft_margin}
-        return {**config, "distance": self.distance, "name": self.name}
 
 
 def _mean(values: Any, valid: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Retrieval: a network learns to tell identities apart, and is measured by how well it finds others that it has never seen."""
+"""Retrieval: a network learns to tell identities apart and is evaluated by how well it finds new ones."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from kerascv_course.models import create_model
 from kerascv_course.tasks.base import Trained, TrainedTask
 from kerascv_course.tasks.classification.transfer import freeze_before, load_all_but_head
 from kerascv_course.tasks.classification.tta import mean_over_views
-from kerascv_course.tasks.retrieval import figures as retrieval_figures
 from kerascv_course.tasks.retrieval.config import RetrievalRecipe
+from kerascv_course.tasks.retrieval.figures import retrieval_figures, triplet_figure
 from kerascv_course.tasks.retrieval.losses import (
     AngularMarginLoss,
     CenterDistances,
@@ -41,13 +41,11 @@ __all__ = ["RetrievalTask"]
 #: k of R@k.
 KS = (1, 5, 10)
 
-SAME_IMAGES = (
-    "these are the validation images, for the data has no test split: the figures are of identities that were never learnt"
-)
+SAME_IMAGES = "the data has no test split, so these are the validation images; their identities were not used for training"
 
 
 class RetrievalTask(TrainedTask[RetrievalRecipe]):
-    """The task retrieve."""
+    """Retrieval of identities; the predictions are vectors of length 1."""
 
     curve = "R1"
     more_curves: tuple[str, ...] = ("R5", "R10")
@@ -55,18 +53,17 @@ class RetrievalTask(TrainedTask[RetrievalRecipe]):
     evaluation_batch = 128
     targets = "identities"
     captions: Mapping[str, str] = {
-        "learning_curves": "Learning curves. Validation shows identities that are not learnt: R@k is the share of queries with a right "
-        "picture among the k nearest. The validation loss is of the training's own head, which has no place for them: a "
-        "cross-entropy there says nothing (report 000 finds no trend in it), a triplet loss does.",
-        "rank_lists": "Queries of the test split, and what is nearest to each; framed green where it is the right identity, red where "
-        "not. First queries whose nearest is wrong, then right ones.",
-        "cmc": "Share of test queries with a right picture among the k nearest (cumulative matching characteristic).",
-        "distances": "Distances of pairs of test pictures, between vectors of length 1.",
-        "embedding_map": "Vectors of the test pictures in two dimensions (t-SNE; PCA for fewer than 50); a colour an identity, "
-        "twenty of them.",
-        "worst_confusions": "Test queries beside the wrong picture that is nearest, the nearest such pairs first.",
-        "triplets": "Triplets of the first batch: anchor, positive, negative, as the loss takes them, with the distances that the "
-        "finished network gives.",
+        "learning_curves": "Learning curves. R@k is the fraction of queries of new identities with a match among the k nearest images. "
+        "The validation loss uses the classifier of the training identities: a cross-entropy is meaningless there (report 000 finds no "
+        "trend in it), a triplet loss is not.",
+        "rank_lists": "Test queries and their nearest gallery images, framed green for the same identity and red otherwise; queries "
+        "with a wrong nearest image first.",
+        "cmc": "Cumulative matching characteristic: fraction of queries with a match among the k nearest images.",
+        "distances": "Distances between pairs of test images (vectors of length 1).",
+        "embedding_map": "Test images in two dimensions (t-SNE; PCA for fewer than 50); one color per identity, for twenty of them.",
+        "worst_confusions": "Test queries and their nearest image of another identity, closest pairs first.",
+        "triplets": "Triplets of the first batch (anchor, positive, negative) as the loss selects them, with the distances of the "
+        "trained network.",
     }
 
     def __init__(self, recipe: RetrievalRecipe) -> None:
@@ -74,7 +71,7 @@ class RetrievalTask(TrainedTask[RetrievalRecipe]):
         self._embedder: tuple[keras.Model, keras.Model] | None = None
 
     def label(self, data: Dataset, run_dir: Path | None) -> Dataset:
-        """The source's own identities; each split must allow the recipe's protocol, and batches the recipe's identities.
+        """Check that the splits suit the protocol and the batches of the recipe; targets stay as they are.
 
         Raises:
             InputError: they do not.
@@ -85,40 +82,41 @@ class RetrievalTask(TrainedTask[RetrievalRecipe]):
         return data
 
     def protocol(self, split: Split) -> RetrievalProtocol:
-        """The recipe's protocol for the images of a split; leave-one-out where query-gallery finds no marks in the split."""
+        """The protocol of the recipe for a split; leave-one-out if query-gallery finds no marked queries."""
         name = self.recipe.retrieval.protocol
         if name == "query-gallery" and split.queries is None:
             name = "leave-one-out"
         return make_protocol(name, split.targets, cameras=split.cameras, is_query=split.queries)
 
     def order(self, data: Dataset) -> Callable[[tf.Tensor], tf.Tensor] | None:
-        """PK batches, if the recipe has them."""
+        """PK batches, if the recipe uses them."""
         each = self.recipe.retrieval.images_per_identity
         if not each:
             return None
         return pk_order(data.train.targets, self.recipe.batch_size // each, each, self.recipe.seed)
 
     def build(self, data: Dataset) -> keras.Model:
-        """uint8 images to one row of all that the losses take: vector, logits, distances to centres, side by side.
+        """uint8 images to the concatenated inputs of the losses: vector, logits and center distances.
 
-        A network of the registry without its top, behind normalisation; then ``feature``, which triplets and centres compare, and
-        ``embedding``, which identities are classified and found by: the same, or behind batch norm (BNNeck).
+        The network without its top is followed by ``feature``, for triplets and centers, and ``embedding``, for classification and
+        search: the same vector, or after batch normalization (BNNeck).
         """
         recipe, shape = self.recipe, data.info.image_shape
-        config, identities = recipe.retrieval, _learnt(data)
+        config, identities = recipe.retrieval, _identities(data)
         options: dict[str, Any] = dict(recipe.model_options)
         backbone = create_model(recipe.model, None, shape, include_top=False, **options)
         if recipe.weights:
             load_all_but_head(backbone, recipe.weights, recipe.model, has_head=False)
         if recipe.train_from:
             freeze_before(backbone, recipe.train_from)
+        name = recipe.model.split("/")[-1].split("?")[0]
         image = keras.Input(shape, dtype="uint8", name="image")
         x = backbone(normalization(recipe.data.normalize_mean, recipe.data.normalize_std, shape[-1])(image))
         if config.embedding:
             x = keras.layers.Dense(config.embedding, name="projection")(x)
         feature = keras.layers.Activation("linear", name="feature")(x)
         x = feature
-        if config.neck:  # without β: classes are compared by directions from the origin (Luo et al. 2019, section 3.5)
+        if config.neck:  # without β: classes are compared by direction from the origin (Luo et al. 2019, section 3.5)
             x = keras.layers.BatchNormalization(center=False, momentum=0.9, epsilon=1e-5, name="neck")(x)
         embedding = keras.layers.Activation("linear", name="embedding")(x)
         parts = [feature]
@@ -130,17 +128,16 @@ class RetrievalTask(TrainedTask[RetrievalRecipe]):
                 parts.append(CosineLogits(identities, name="cosines")(dropped))
         if config.center_weight:
             parts.append(CenterDistances(identities, name="center_distances")(feature))
-        if len(parts) == 1:
-            return keras.Model(image, embedding, name=recipe.model.split("/")[-1].split("?")[0])
-        return keras.Model(image, keras.layers.Concatenate(name="parts")(parts), name=recipe.model.split("/")[-1].split("?")[0])
+        outputs = keras.layers.Concatenate(name="parts")(parts) if len(parts) > 1 else embedding
+        return keras.Model(image, outputs, name=name)
 
     def compile_arguments(self, data: Dataset) -> dict[str, Any]:
-        """The weighted sum of the recipe's losses; each by itself as a metric, where there are several."""
-        config, identities = self.recipe.retrieval, _learnt(data)
+        """Weighted sum of the losses of the recipe; if there are several, each is a metric as well."""
+        config, identities = self.recipe.retrieval, _identities(data)
         if config.triplet != "none" and replicas() > 1:
             raise InputError(
-                f"retrieval.triplet {config.triplet} compares all images of a batch, of which TensorFlow shows each device a part: "
-                "train it with KERAS_BACKEND=jax, or without --devices"
+                f"retrieval.triplet {config.triplet} compares all images of a batch, but with TensorFlow each device sees only a "
+                "part: use KERAS_BACKEND=jax, or omit --devices"
             )
         losses: list[tuple[str, keras.losses.Loss, float, int]] = []
         if config.identity_loss == "softmax":
@@ -150,7 +147,7 @@ class RetrievalTask(TrainedTask[RetrievalRecipe]):
             losses.append(("id", AngularMarginLoss(config.identity_loss, *margin), 1.0, identities))
         if config.center_weight:
             losses.append(("center", CenterLoss(), config.center_weight, identities))
-        # columns from the right, since the width of the vector is the network's own
+        # columns are counted from the right, since the width of the vector depends on the network
         width = sum(size for *_, size in losses)
         parts: dict[str, tuple[keras.losses.Loss, float, int | None, int | None]] = {}
         begin = -width
@@ -166,7 +163,7 @@ class RetrievalTask(TrainedTask[RetrievalRecipe]):
         return {"loss": loss, "metrics": [PartLoss(loss, name) for name in parts]}
 
     def embedder(self, model: keras.Model) -> keras.Model:
-        """uint8 images to vectors of length 1, of a model that `build` made; averaged over the views of test-time augmentation."""
+        """Model from uint8 images to vectors of length 1, with test-time augmentation, from a model of `build`."""
         if self._embedder is None or self._embedder[0] is not model:
             vectors = keras.Model(model.input, model.get_layer("embedding").output, name=model.name)
             vectors = mean_over_views(vectors, self.recipe.retrieval.tta)
@@ -176,7 +173,7 @@ class RetrievalTask(TrainedTask[RetrievalRecipe]):
         return self._embedder[1]
 
     def predict(self, model: keras.Model, split: Split) -> np.ndarray:
-        """Embeddings (N, size) of length 1."""
+        """Embeddings (N, width) of length 1."""
         embeddings: np.ndarray = super().predict(self.embedder(model), split)
         return embeddings
 
@@ -185,7 +182,7 @@ class RetrievalTask(TrainedTask[RetrievalRecipe]):
         return {"embedding": predictions}
 
     def validate(self, model: keras.Model, data: Dataset) -> dict[str, float]:
-        """R1, R5 and R10 of the validation split; nothing if the network has diverged, which its loss tells."""
+        """R1, R5 and R10 of the validation split; empty if the network has diverged, which the loss shows."""
         vectors = self.predict(model, data.validation)
         if not np.isfinite(vectors).all():
             return {}
@@ -193,9 +190,9 @@ class RetrievalTask(TrainedTask[RetrievalRecipe]):
         return {f"R{k}": value for k, value in report.recalls.items()}
 
     def evaluate(self, trained: Trained) -> dict[str, Any]:
-        """`RetrievalReport` of each split, by the recipe's protocol; of the test split also re-ranked if the recipe asks for it.
+        """`RetrievalReport` of each split, for test also re-ranked if the recipe says so.
 
-        Baselines: a random order, and the images themselves, shrunk to 16×16 pixels.
+        Baselines: a random order, and the images downscaled to 16×16 pixels.
         """
         data = trained.data
         metrics: dict[str, Any] = {}
@@ -210,35 +207,35 @@ class RetrievalTask(TrainedTask[RetrievalRecipe]):
         if data.test is data.validation:
             metrics["test"]["note"] = SAME_IMAGES
         pixels = evaluate(pixel_vectors(data.test.images), data.test.targets, self.protocol(data.test), ks=KS)
-        metrics["floors"] = {"R1 of a random order": pixels.chance}
-        metrics["floors"] |= {f"R{k} of {PIXELS}×{PIXELS} pixels": value for k, value in pixels.recalls.items()}
+        metrics["baselines"] = {"R1 of a random order": pixels.chance}
+        metrics["baselines"] |= {f"R{k} of {PIXELS}×{PIXELS} pixels": value for k, value in pixels.recalls.items()}
         return metrics
 
     def headline(self, metrics: Mapping[str, Any]) -> dict[str, str]:
-        """R1, R5, R10 and mAP of the test split, and what a random order has."""
+        """R1, R5, R10 and mAP of the test split, and R1 of a random order."""
         test = metrics["test"]
         shown = {f"test {key}": f"{test[key]:.4f}" for key in ("R1", "R5", "R10", "mAP")}
         return {**shown, "R1 by chance": f"{test['chance']:.4f}"}
 
     def figures(self, trained: Trained) -> dict[str, Figure]:
-        """Rank lists, CMC curve, histograms of distances, a map, the worst confusions and, if they are trained on, triplets."""
+        """Rank lists, CMC curves, histograms of distances, a map, the worst confusions and, if used for training, triplets."""
         data, vectors, model = trained.data, trained.predictions, trained.model
         labels = data.info.labels
-        figures = retrieval_figures.draw(vectors, data.test, labels, self.protocol(data.test), trained.metrics)
+        figures = retrieval_figures(vectors, data.test, labels, self.protocol(data.test), trained.metrics)
         config, order = self.recipe.retrieval, self.order(data)
         if order is not None and config.triplet != "none":
             batch = data.train.take(order(tf.constant(0, tf.int64)).numpy())
             compared = keras.Model(model.input, model.get_layer("feature").output)
             features = compared.predict_on_batch(batch.images)
-            figures["triplets"] = retrieval_figures.triplets(features, batch, labels, config.triplet, config.distance)
+            figures["triplets"] = triplet_figure(features, batch, labels, config.triplet, config.distance)
         return figures
 
     def samples(self, data: Dataset, count: int) -> dict[str, np.ndarray]:
         """The first test image of each of the first identities."""
         samples, test = {}, data.test
         for target in np.unique(test.targets[test.targets >= 0])[:count].tolist():
-            safe = re.sub(r"[^\w-]+", "_", data.info.labels[target]) or "identity"
-            samples[f"{target}_{safe}"] = test.images[(test.targets == target).argmax()]
+            name = re.sub(r"[^\w-]+", "_", data.info.labels[target]) or "identity"
+            samples[f"{target}_{name}"] = test.images[(test.targets == target).argmax()]
         return samples
 
     def serving_graph(self, model: keras.Model, info: DataInfo) -> keras.Model:
@@ -252,7 +249,7 @@ class RetrievalTask(TrainedTask[RetrievalRecipe]):
         return ()
 
     def describe(self, trained: Trained) -> dict[str, Any]:
-        """A file of embeddings; R@k and mAP of each split."""
+        """The contract's task embed; R@k and mAP of each split."""
         keys, metrics = ("R1", "R5", "R10", "mAP"), trained.metrics
         measured = {split: {key: metrics[split][key] for key in keys} for split in ("train", "validation", "test")}
         return {"task": "embed", "labels": self.labels(trained.data.info), "metrics": measured}
@@ -261,5 +258,5 @@ class RetrievalTask(TrainedTask[RetrievalRecipe]):
 TASK = RetrievalTask
 
 
-def _learnt(data: Dataset) -> int:
+def _identities(data: Dataset) -> int:
     return int(data.train.targets.max()) + 1

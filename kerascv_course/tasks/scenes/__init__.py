@@ -1,1 +1,1 @@
-"""Vision without a network, as Keras graphs: tiny images, dense SIFT, bags of words, pyramids, neighbours, support vectors."""
+"""Scene recognition without a network: features, encoders and classifiers as Keras graphs."""

@@ -109,6 +109,8 @@ class Neighbors(FixedLayer):
         InputError: k is below 1 or above the number of training images.
     """
 
+    arguments = ("references", "values", "classes", "k", "metric", "rule", "power")
+
     def __init__(
         self,
         references: int,
@@ -126,11 +128,6 @@ class Neighbors(FixedLayer):
         self.k, self.metric, self.rule, self.power = k, metric, rule, power
         self.vectors = self.add_weight(shape=(references, values), initializer="zeros", name="vectors")
         self.labels = self.add_weight(shape=(references, classes), initializer="zeros", name="labels")
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        names = ("references", "values", "classes", "k", "metric", "rule", "power")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         """(batch, classes)."""
@@ -196,6 +193,8 @@ class KernelMap(FixedLayer):
         period: sampling step of the spectrum (L in section 5); None: that of VLFeat's ``homkermap``.
     """
 
+    arguments = ("kernel", "order", "period")
+
     def __init__(
         self,
         kernel: Literal["intersection", "chi2"] = "intersection",
@@ -207,10 +206,6 @@ class KernelMap(FixedLayer):
         self.kernel, self.order = kernel, order
         usual = {"intersection": 2.38 * np.log(order + 0.8) + 5.6, "chi2": 5.86 * np.sqrt(order) + 3.65}
         self.period = period or float(2 * np.pi / usual[kernel])
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {**super().get_config(), "kernel": self.kernel, "order": self.order, "period": self.period}
 
     def compute_output_spec(self, vectors: Any) -> keras.KerasTensor:
         """Shape and type of the result."""

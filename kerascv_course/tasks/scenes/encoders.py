@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import keras
 import numpy as np
@@ -71,22 +71,19 @@ class Encoder(FixedLayer):
 
     Args:
         cell_sizes: number of descriptors in each cell of the finest level, from `cell_order`.
+        values: length of the vector of a cell.
         precision: float type of fractional sums; ``"float64"`` before nearest neighbors, whose answer is discontinuous.
     """
 
-    def __init__(self, cell_sizes: Sequence[int], precision: Literal["float32", "float64"] = "float32", **kwargs: Any) -> None:
+    arguments: ClassVar[tuple[str, ...]] = ("cell_sizes", "precision")
+
+    def __init__(
+        self, cell_sizes: Sequence[int], values: int, precision: Literal["float32", "float64"] = "float32", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self.cell_sizes, self.precision = list(cell_sizes), precision
+        self.cell_sizes, self.values, self.precision = list(cell_sizes), values, precision
         self.levels = round(np.log2(len(self.cell_sizes))) // 2 + 1
         self.order = self.add_weight(shape=(sum(cell_sizes),), dtype="int32", initializer="zeros", name="order")
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {**super().get_config(), "cell_sizes": self.cell_sizes, "precision": self.precision}
-
-    def values(self, dimensions: int) -> int:
-        """Length of the vector of a cell, from the length of a descriptor."""
-        raise NotImplementedError
 
     def sums(self, descriptors: Any) -> Any:
         """Sum over the descriptors of one cell: (batch, descriptors, dimensions) to (batch, values)."""
@@ -98,7 +95,7 @@ class Encoder(FixedLayer):
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         """(batch, cells of all levels, values)."""
-        return input_shape[0], sum(4**level for level in range(self.levels)), self.values(int(input_shape[2] or 0))
+        return input_shape[0], sum(4**level for level in range(self.levels)), self.values
 
     def call(self, descriptors: Any) -> Any:
         """Vectors of the cells (batch, cells, values), coarse levels first."""
@@ -123,16 +120,15 @@ class _WordEncoder(Encoder):
     Args:
         words: number of words.
         dimensions: of a word, same as of a descriptor.
+        values: length of the vector of a cell.
     """
 
-    def __init__(self, cell_sizes: Sequence[int], words: int, dimensions: int, **kwargs: Any) -> None:
-        super().__init__(cell_sizes, **kwargs)
+    arguments: ClassVar[tuple[str, ...]] = (*Encoder.arguments, "words", "dimensions")
+
+    def __init__(self, cell_sizes: Sequence[int], words: int, dimensions: int, values: int, **kwargs: Any) -> None:
+        super().__init__(cell_sizes, values, **kwargs)
         self.words, self.dimensions = words, dimensions
         self.centers = self.add_weight(shape=(words, dimensions), initializer="zeros", name="words")
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {**super().get_config(), "words": self.words, "dimensions": self.dimensions}
 
     def closeness(self, descriptors: Any) -> Any:
         """(‖x‖² − ‖x − word‖²) / 2, (batch, descriptors, words), larger for closer words. Exact for integers below 2¹⁶."""
@@ -156,17 +152,11 @@ class BagOfWords(_WordEncoder):
             descriptor units, normalized to a sum of 1 (van Gemert et al. 2008, equation 5: codeword uncertainty).
     """
 
+    arguments: ClassVar[tuple[str, ...]] = (*_WordEncoder.arguments, "soft")
+
     def __init__(self, cell_sizes: Sequence[int], words: int, dimensions: int, soft: float = 0.0, **kwargs: Any) -> None:
-        super().__init__(cell_sizes, words, dimensions, **kwargs)
+        super().__init__(cell_sizes, words, dimensions, words, **kwargs)
         self.soft = soft
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {**super().get_config(), "soft": self.soft}
-
-    def values(self, dimensions: int) -> int:
-        """One count per word."""
-        return self.words
 
     def sums(self, descriptors: Any) -> Any:
         """Counts of the words."""
@@ -180,9 +170,8 @@ class BagOfWords(_WordEncoder):
 class VLAD(_WordEncoder):
     """Sums of differences to the nearest word (Jégou et al. 2010), normalized per word (Arandjelović 2013)."""
 
-    def values(self, dimensions: int) -> int:
-        """One difference per word."""
-        return self.words * dimensions
+    def __init__(self, cell_sizes: Sequence[int], words: int, dimensions: int, **kwargs: Any) -> None:
+        super().__init__(cell_sizes, words, dimensions, words * dimensions, **kwargs)
 
     def sums(self, descriptors: Any) -> Any:
         """Σ (x − word) over the descriptors of each word."""
@@ -207,21 +196,15 @@ class FisherVector(Encoder):
         dimensions: of a descriptor.
     """
 
+    arguments: ClassVar[tuple[str, ...]] = (*Encoder.arguments, "components", "dimensions")
+
     def __init__(self, cell_sizes: Sequence[int], components: int, dimensions: int, **kwargs: Any) -> None:
-        super().__init__(cell_sizes, **kwargs)
+        super().__init__(cell_sizes, 2 * components * dimensions, **kwargs)
         self.components, self.dimensions = components, dimensions
         shape = (components, dimensions)
         self.means = self.add_weight(shape=shape, initializer="zeros", name="means")
         self.variances = self.add_weight(shape=shape, initializer="ones", name="variances")
         self.priors = self.add_weight(shape=(components,), initializer="ones", name="priors")
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {**super().get_config(), "components": self.components, "dimensions": self.dimensions}
-
-    def values(self, dimensions: int) -> int:
-        """Two numbers per component and dimension."""
-        return 2 * self.components * dimensions
 
     def sums(self, descriptors: Any) -> Any:
         """Σ γ, Σ γ x and Σ γ x² of each component: (batch, components · (1 + 2 · dimensions))."""
@@ -245,7 +228,7 @@ class FisherVector(Encoder):
         by_mean = (first - counts * means) / (ops.sqrt(variances) * root)
         squares = second - 2.0 * means * first + (means * means - variances) * counts
         by_deviation = squares / (variances * root * 2**0.5)
-        return ops.reshape(ops.concatenate([by_mean, by_deviation], axis=-1), (-1, cells, self.values(self.dimensions)))
+        return ops.reshape(ops.concatenate([by_mean, by_deviation], axis=-1), (-1, cells, self.values))
 
 
 @keras.saving.register_keras_serializable(package="kerascv_course")
@@ -258,15 +241,13 @@ class Compress(FixedLayer):
         precision: float type.
     """
 
+    arguments = ("inputs", "outputs", "precision")
+
     def __init__(self, inputs: int, outputs: int, precision: Literal["float32", "float64"] = "float32", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.inputs, self.outputs, self.precision = inputs, outputs, precision
         self.mean = self.add_weight(shape=(inputs,), initializer="zeros", name="mean")
         self.axes = self.add_weight(shape=(inputs, outputs), initializer="zeros", name="axes")
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {**super().get_config(), "inputs": self.inputs, "outputs": self.outputs, "precision": self.precision}
 
     def compute_output_spec(self, descriptors: Any) -> keras.KerasTensor:
         """Shape and type of the result."""
@@ -292,18 +273,16 @@ class Normalize(FixedLayer):
     Args:
         norm: ``"l1"``: absolute values sum to 1; ``"l2"``: Euclidean norm 1; ``"hellinger"``: square root after L1; ``"power"``:
             signed square root, then L2 (Perronnin et al. 2010); ``"none"``.
-        weights: of the cells; ``l2``, ``hellinger`` and ``power`` use their square roots, so that dot products are weighted by them.
+        cell_weights: ``l2``, ``hellinger`` and ``power`` use their square roots, so that dot products are weighted by them.
         whole: normalize all cells by the first one (level 0), as Lazebnik's pyramid does; a match then counts as much in a sparse
             cell as in a full one.
     """
 
-    def __init__(self, norm: Norm = "l1", weights: Sequence[float] = (1.0,), whole: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.norm, self.weights_of_cells, self.whole = norm, list(weights), whole
+    arguments = ("norm", "cell_weights", "whole")
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {**super().get_config(), "norm": self.norm, "weights": self.weights_of_cells, "whole": self.whole}
+    def __init__(self, norm: Norm = "l1", cell_weights: Sequence[float] = (1.0,), whole: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.norm, self.cell_weights, self.whole = norm, list(cell_weights), whole
 
     def compute_output_spec(self, cells: Any) -> keras.KerasTensor:
         """Shape and type of the result."""
@@ -320,7 +299,7 @@ class Normalize(FixedLayer):
             x = _divide(x, size)
         if self.norm == "hellinger":
             x = ops.sqrt(x)
-        weights = np.asarray(self.weights_of_cells)
+        weights = np.asarray(self.cell_weights)
         if self.norm in ("l2", "hellinger", "power"):
             weights = np.sqrt(weights)
         vector = ops.reshape(x * weights[:, None], (-1, cells.shape[1] * cells.shape[2]))

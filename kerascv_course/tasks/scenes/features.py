@@ -13,7 +13,7 @@ OpenCV store them. On a GPU, TF32 must be off.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import keras
 import numpy as np
@@ -47,8 +47,15 @@ _LARGEST_GRADIENT = 255 * 2**0.5
 class FixedLayer(keras.layers.Layer):
     """Layer without trainable weights that keeps float64 inputs (Keras would cast them to float32)."""
 
+    #: Constructor arguments, which are attributes as well.
+    arguments: ClassVar[tuple[str, ...]] = ()
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(autocast=False, **{**kwargs, "trainable": False})
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {**super().get_config(), **{name: getattr(self, name) for name in self.arguments}}
 
 
 def to_float32(values: Any, largest: int) -> Any:
@@ -105,13 +112,11 @@ class TinyImage(FixedLayer):
             zero.
     """
 
+    arguments = ("center", "norm")
+
     def __init__(self, center: bool = True, norm: Literal["none", "l1", "l2"] = "l1", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.center, self.norm = center, norm
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {**super().get_config(), "center": self.center, "norm": self.norm}
 
     def compute_output_spec(self, images: Any) -> keras.KerasTensor:
         """Shape and type of the result."""
@@ -214,6 +219,8 @@ class DenseSIFT(FixedLayer):
         InputError: a value out of range, or at the first call images smaller than a descriptor.
     """
 
+    arguments = ("step", "bin_sizes", "window", "weighting", "smooth", "contrast", "color")
+
     def __init__(
         self,
         step: int = 4,
@@ -234,11 +241,6 @@ class DenseSIFT(FixedLayer):
             )
         self.step, self.bin_sizes, self.window = step, tuple(bin_sizes), window
         self.weighting, self.smooth, self.contrast, self.color = weighting, smooth, contrast, color
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        names = ("step", "bin_sizes", "window", "weighting", "smooth", "contrast", "color")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
     def grids(self, height: int, width: int) -> list[Grid]:
         """Grid of each scale for an image size."""

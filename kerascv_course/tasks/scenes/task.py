@@ -1,4 +1,4 @@
-"""Scenes: one label an image, by vision without a network; what is fitted ends as one Keras graph like everything else."""
+"""Scene recognition without a network: features and a classifier, fitted and exported as one Keras graph."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 from matplotlib.figure import Figure
+from sklearn.metrics import confusion_matrix
 
 from kerascv_course import plots
 from kerascv_course.data import DataInfo, Dataset, Split
@@ -20,9 +21,9 @@ from kerascv_course.tasks.scenes.config import SceneRecipe
 from kerascv_course.tasks.scenes.features import Grid
 from kerascv_course.tasks.scenes.pipeline import Features, classifier_fitter, scores
 
-__all__ = ["SHORT_NAMES", "SceneTask", "asymmetry", "confused_pairs", "confusion", "short_names"]
+__all__ = ["SceneTask"]
 
-#: Names of the fifteen scenes as report 002 abbreviates them.
+#: Abbreviations of the fifteen scenes, in the order of report 002: indoor scenes first.
 SHORT_NAMES = {
     "Kitchen": "Kit", "Store": "Sto", "Bedroom": "Bed", "LivingRoom": "Liv", "Office": "Off", "Industrial": "Ind", "Suburb": "Sub",
     "InsideCity": "Cty", "TallBuilding": "Bld", "Street": "St", "Highway": "HW", "OpenCountry": "OC", "Coast": "Cst",
@@ -31,34 +32,26 @@ SHORT_NAMES = {
 
 
 def short_names(labels: tuple[str, ...]) -> tuple[tuple[str, ...], list[int]]:
-    """Names for the axes of a confusion matrix, and the order in which they stand there.
-
-    The fifteen scenes are abbreviated and put into report 002's order, indoor scenes first; other labels stay as they are.
-    """
+    """Axis labels of a confusion matrix and the order of its classes; only those of the fifteen scenes are changed."""
     if set(labels) != set(SHORT_NAMES):
         return labels, list(range(len(labels)))
     return tuple(SHORT_NAMES.values()), [labels.index(name) for name in SHORT_NAMES]
 
 
-def confusion(answers: np.ndarray, targets: np.ndarray, classes: int) -> np.ndarray:
-    """Counts (classes, classes): rows are the true classes, columns the answers."""
-    return np.bincount(targets * classes + answers, minlength=classes**2).reshape(classes, classes)
-
-
 def asymmetry(counts: np.ndarray) -> float:
-    """How one-sided confusions are: Σ |m_ij − m_ji| / Σ (m_ij + m_ji) over pairs i < j of the row-normalised matrix.
+    """Asymmetry of confusions: Σ |m_ij − m_ji| / Σ (m_ij + m_ji) over pairs i < j of the row-normalized matrix.
 
-    0: every pair is confused both ways alike; 1: each only one way.
+    0: all pairs are confused equally both ways; 1: each only one way.
     """
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    upper = np.triu_indices(len(shares), 1)
-    one, other = shares[upper], shares.T[upper]
+    rates = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    upper = np.triu_indices(len(rates), 1)
+    one, other = rates[upper], rates.T[upper]
     total = (one + other).sum()
     return float(np.abs(one - other).sum() / total) if total else 0.0
 
 
 def confused_pairs(counts: np.ndarray, count: int) -> list[tuple[int, int, int]]:
-    """The pairs of classes that are most often taken for one another: (class, class, images), both ways added up."""
+    """The most frequently confused pairs: (class, class, number of images, both ways)."""
     both = counts + counts.T
     rows, columns = np.triu_indices(len(counts), 1)
     order = np.argsort(-both[rows, columns], kind="stable")[:count]
@@ -66,10 +59,10 @@ def confused_pairs(counts: np.ndarray, count: int) -> list[tuple[int, int, int]]
 
 
 class SceneTask(FittedTask[SceneRecipe]):
-    """The task scenes."""
+    """Scene recognition; the predictions are class indices."""
 
     answer = "probabilities"
-    #: Inside, images are run one by one: a batch is a loop, and other sizes of it are the same computation.
+    #: The graph loops over images, so that all batch sizes are the same computation.
     batch_sizes = (7,)
     captions: Mapping[str, str] = {
         "confusion_matrix": "Confusion matrix of the test split; rows are true classes.",
@@ -78,11 +71,11 @@ class SceneTask(FittedTask[SceneRecipe]):
     }
 
     def label(self, data: Dataset, run_dir: Path | None) -> Dataset:
-        """The source's own classes; data that cannot be fitted is refused before hours of work.
+        """Check that the classifier can be fitted, before hours of work; targets stay as they are.
 
         Raises:
             InputError: images smaller than a descriptor, more neighbors than training images, or for support vector machines a
-                class without training images. Neighbors never answer such a class.
+                class without training images (which neighbors never predict).
         """
         config = self.recipe.scenes
         if config.feature != "tiny":
@@ -95,79 +88,70 @@ class SceneTask(FittedTask[SceneRecipe]):
         return data
 
     def fit(self, data: Dataset) -> tuple[keras.Model, list[dict[str, float]], int]:
-        """Learn words, encode, fit a classifier.
+        """Learn words, encode images and fit a classifier.
 
-        The words and each setting of the classifier are learnt from train and measured on validation; the best setting is then
-        fitted once more to both, where the recipe says so.
+        Words and classifiers are fitted to the training split; the setting with the best validation accuracy is chosen and, if the
+        recipe says so, fitted again to both splits.
 
         Returns:
-            The model; a row a setting that was tried; and which of them is best.
+            The model, a row per setting, and the index of the best.
         """
         config, classes = self.recipe.scenes, len(data.info.labels)
         features = Features.learn(config, data.train.images)
-        train, validation = (
-            features.encode(split.images, name) for name, split in (("train", data.train), ("validation", data.validation))
-        )
-        settings = [float(config.k)] if config.classifier == "knn" else list(config.penalties)
+        train, validation = features.encode(data.train.images, "train"), features.encode(data.validation.images, "validation")
+        name, settings = ("k", (float(config.k),)) if config.classifier == "knn" else ("penalty", config.penalties)
         fit, rows = classifier_fitter(config, train, data.train.targets, classes), []
         for number, setting in enumerate(settings, 1):
             started = time.perf_counter()
             classify = fit(setting)
-            accuracies = {
-                name: float((classify(vectors).argmax(axis=1) == split.targets).mean())
-                for name, vectors, split in (("", train, data.train), ("val_", validation, data.validation))
+            row = {
+                "epoch": float(number),
+                name: setting,
+                "accuracy": float((classify(train).argmax(axis=1) == data.train.targets).mean()),
+                "val_accuracy": float((classify(validation).argmax(axis=1) == data.validation.targets).mean()),
             }
-            seconds = round(time.perf_counter() - started, 3)
-            rows.append(
-                {
-                    "epoch": float(number),
-                    "k" if config.classifier == "knn" else "penalty": setting,
-                    **{f"{name}accuracy": value for name, value in accuracies.items()},
-                    "seconds": seconds,
-                }
-            )
+            rows.append({**row, "seconds": round(time.perf_counter() - started, 3)})
         best = int(np.argmax([row["val_accuracy"] for row in rows]))
         if config.refit:
-            vectors = np.concatenate([train, validation])
             targets = np.concatenate([data.train.targets, data.validation.targets])
-            fit = classifier_fitter(config, vectors, targets, classes)
+            fit = classifier_fitter(config, np.concatenate([train, validation]), targets, classes)
         return fit(settings[best]).whole(features), rows, best
 
     def predict(self, model: keras.Model, split: Split) -> np.ndarray:
-        """Class numbers (N,)."""
+        """Class indices (N,)."""
         answers: np.ndarray = scores(model, split.images).argmax(axis=1)
         return answers
 
     def evaluate(self, trained: Trained) -> dict[str, Any]:
-        """Accuracy, confusion matrix and its asymmetry; of test also without the images that are in train or validation as well.
+        """Accuracy, confusion matrix and its asymmetry; for test also without images that occur in train or validation.
 
         Validation is left out if the final classifier was fitted to it.
         """
-        data = trained.data
-        seen = {image.tobytes() for split in (data.train, data.validation) for image in split.images}
+        data, classes = trained.data, np.arange(len(trained.data.info.labels))
+        known = {image.tobytes() for split in (data.train, data.validation) for image in split.images}
         metrics: dict[str, Any] = {}
         for name, split in data.items():
             if name == "validation" and self.recipe.scenes.refit:
                 continue
-            answers = trained.predictions if name == "test" else self.predict(trained.model, split)
-            right, counts = answers == split.targets, confusion(answers, split.targets, len(data.info.labels))
-            metrics[name] = {"images": len(split), "accuracy": float(right.mean())}
+            predicted = trained.predictions if name == "test" else self.predict(trained.model, split)
+            correct, counts = predicted == split.targets, confusion_matrix(split.targets, predicted, labels=classes)
+            metrics[name] = {"images": len(split), "accuracy": float(correct.mean())}
             if name == "test":
-                new = np.array([image.tobytes() not in seen for image in split.images])
+                new = np.array([image.tobytes() not in known for image in split.images])
                 metrics[name] |= {
-                    "accuracy_without_duplicates": float(right[new].mean()) if new.any() else 0.0,
+                    "accuracy_without_duplicates": float(correct[new].mean()) if new.any() else 0.0,
                     "duplicates": int((~new).sum()),
                 }
             totals = counts.sum(axis=1)
             metrics[name] |= {
                 "asymmetry": asymmetry(counts),
                 "confusion": counts.tolist(),
-                "class_accuracy": [float(counts[c, c] / n) if n else None for c, n in enumerate(totals)],
+                "class_accuracy": [float(counts[c, c] / total) if total else None for c, total in enumerate(totals)],
             }
         return metrics
 
     def figures(self, trained: Trained) -> dict[str, Figure]:
-        """Confusion matrix, accuracy by class and the most confused pairs of the test split."""
+        """Confusion matrix, accuracy by class and most confused pairs of the test split."""
         test, split, labels = trained.metrics["test"], trained.data.test, trained.data.info.labels
         names, order = short_names(labels)
         counts = np.array(test["confusion"])
@@ -177,14 +161,14 @@ class SceneTask(FittedTask[SceneRecipe]):
         }
         images, captions = [], []
         for pair in confused_pairs(counts, 6):
-            for true, answer in (pair[:2], pair[1::-1]):
-                found = np.flatnonzero((split.targets == true) & (trained.predictions == answer))
+            for true, predicted in (pair[:2], pair[1::-1]):
+                found = np.flatnonzero((split.targets == true) & (trained.predictions == predicted))
                 if len(found):
                     images.append(split.images[found[0]])
-                    captions.append(f"{labels[true]} taken for\n{labels[answer]} ({len(found)})")
+                    captions.append(f"{labels[true]} as\n{labels[predicted]} ({len(found)})")
         if images:
             figures["confused_pairs"] = plots.image_grid(
-                np.stack(images), captions, title="Most confused pairs of the test split (number of such images)", columns=4
+                np.stack(images), captions, title="Most confused pairs of the test split (number of images)", columns=4
             )
         return figures
 
@@ -193,7 +177,7 @@ class SceneTask(FittedTask[SceneRecipe]):
         return class_samples(data, count)
 
     def serving_graph(self, model: keras.Model, info: DataInfo) -> keras.Model:
-        """uint8 images to probabilities: shares of the votes, or the softmax of margins, which are then an output ``logits``."""
+        """uint8 images to ``probabilities``: fractions of votes, or the softmax of margins, which are then the output ``logits``."""
         image = keras.Input(info.image_shape, dtype="uint8", name="image")
         scores = model(image)
         if self.recipe.scenes.classifier == "knn":
@@ -206,7 +190,7 @@ class SceneTask(FittedTask[SceneRecipe]):
         return keras.Model(image, outputs, name="scenes")
 
     def describe(self, trained: Trained) -> dict[str, Any]:
-        """Labels, accuracies, and that pixels are taken as they are."""
+        """Labels and accuracies; pixels are not preprocessed outside the graph."""
         return {**super().describe(trained), "preprocessing": "pixels"}
 
 

@@ -1,4 +1,4 @@
-"""The retrieval task: a tiny run whole, its pieces, and bad settings."""
+"""The retrieval task: a whole run, its exported file, resuming, weights, bad settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def history(run):
         return [{key: float(value) for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
 
-def test_a_run_is_whole(identity_run):
+def test_run_has_losses_metrics_and_figures(identity_run):
     rows = history(identity_run)
     assert len(rows) == 3
     for row in rows:
@@ -35,14 +35,14 @@ def test_a_run_is_whole(identity_run):
     assert test["R1"] == rows[-1]["val_R1"] > test["chance"] == 0.25  # the last checkpoint, and validation is the test
     assert (test["queries"], test["gallery"], test["unmatched"]) == (20, 4, 0) and "validation images" in test["note"]
     assert {"mAP", "mINP", "MAP@R", "R5", "R10", "reranked mAP"} <= set(test)
-    assert metrics["floors"]["R1 of a random order"] == 0.25
+    assert metrics["baselines"]["R1 of a random order"] == 0.25
     names = {path.stem for path in (identity_run / "plots").iterdir()}
     assert names >= {"rank_lists", "cmc", "distances", "embedding_map", "triplets", "learning_curves", "step_curves", "parity"}
     page = (identity_run / "report.html").read_text()
-    assert "a cross-entropy there says nothing" in page.replace("\n", " ") and "R1, each image queried against" in page
+    assert "a cross-entropy is meaningless there" in page.replace("\n", " ") and "R1, each image queried against" in page
 
 
-def test_the_file_is_the_network(identity_run):
+def test_exported_file_gives_embeddings_and_passes_validation(identity_run):
     from export import OnnxModel
 
     model = OnnxModel(identity_run / "model.onnx")
@@ -56,8 +56,8 @@ def test_the_file_is_the_network(identity_run):
     assert len(rows) == 4 and all(row["agreement"] == 1 for row in rows)
 
 
-def test_resume_gives_the_same_bits(identity_recipe, identity_run, people, tmp_path):
-    """Two epochs, then the third, against three without a stop: PK batches, all losses, R1 of each epoch."""
+def test_resumed_run_is_bit_identical(identity_recipe, identity_run, people, tmp_path):
+    """Two epochs, then the third, against three at once: PK batches, all losses, R1 of each epoch."""
     recipe = with_changes(identity_recipe, {"export.enabled": False})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Experiment, "finish", lambda self: None)
@@ -70,7 +70,7 @@ def test_resume_gives_the_same_bits(identity_recipe, identity_run, people, tmp_p
         np.testing.assert_array_equal(states[0][name], states[1][name])
 
 
-def test_the_reports_network_and_head():
+def test_build_has_the_parameter_counts_of_the_report():
     """11,176,512 of the network, 117,990 of the dense layer for 230 identities (report 000, questions 1 and 6)."""
     from kerascv_course.data import DataInfo, Dataset, Split
 
@@ -84,7 +84,7 @@ def test_the_reports_network_and_head():
     assert sum(int(np.prod(v.shape)) for v in model.get_layer("logits").weights) == 117_990
 
 
-def test_it_begins_with_another_runs_weights(identity_recipe, identity_run, people):
+def test_build_starts_from_the_weights_of_another_run(identity_recipe, identity_run, people):
     changes = {"weights": str(identity_run / "best.keras"), "train_from": "c3", "retrieval.embedding": 5}
     recipe = with_changes(identity_recipe, changes)
     data = load(recipe.data, people)
@@ -108,7 +108,7 @@ def test_it_begins_with_another_runs_weights(identity_recipe, identity_run, peop
         ({"retrieval.margin": 0.0}, r"retrieval.margin must be a number \(above 0\)"),
     ],
 )
-def test_settings_that_cannot_be(identity_recipe, changes, rule):
+def test_recipe_rejects_bad_settings(identity_recipe, changes, rule):
     with pytest.raises(InputError, match=rule):
         with_changes(identity_recipe, changes)
 
@@ -120,7 +120,7 @@ def test_settings_that_cannot_be(identity_recipe, changes, rule):
         ({"batch_size": 21, "retrieval.images_per_identity": 7}, "7 images of each identity; the largest has 6"),
     ],
 )
-def test_batches_that_the_data_does_not_allow(identity_recipe, people, tmp_path, changes, rule):
+def test_run_rejects_batches_that_the_data_does_not_allow(identity_recipe, people, tmp_path, changes, rule):
     with pytest.raises(InputError, match=rule):
         Experiment(with_changes(identity_recipe, changes), tmp_path / "run", Options(data_dir=people)).run()
     assert not (tmp_path / "run").exists()
