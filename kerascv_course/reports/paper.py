@@ -289,7 +289,9 @@ class NetworkForm:
         return weights, outputs, connections
 
     def __str__(self) -> str:
-        forms: list[tuple[object, ...]] = [(str(number), block) for number, block in enumerate(self.blocks, start=1)]
+        forms: list[tuple[str, BlockForm | NetworkForm]] = [
+            (str(number), block) for number, block in enumerate(self.blocks, start=1)
+        ]
         rows = [
             (name, *(format_polynomial(form) for form in (block.weights, block.outputs, block.connections)))
             for name, block in [*forms, ("total", self)]

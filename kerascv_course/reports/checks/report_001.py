@@ -10,6 +10,7 @@ import numpy as np
 from kerascv_course.analysis import summarize
 from kerascv_course.analysis.arithmetic import conv_output
 from kerascv_course.analysis.convolution import SOBEL_X, convolve, correlate
+from kerascv_course.config import TrainedRecipe
 from kerascv_course.models import create_model, model_spec
 from kerascv_course.recipes import get_recipe
 from kerascv_course.reports.answers import IMAGE_001
@@ -174,12 +175,15 @@ def learning_rate() -> list[str]:
     found = re.search(r"(\d+)e\^\{(-?\d+)\}", erratum("E001-10").printed)
     if found is None:
         raise ValueError("the printed rate has another form")
+    recipe = get_recipe("tdt4265-model2")
+    if not isinstance(recipe, TrainedRecipe):
+        raise TypeError(f"{recipe.name} has no optimizer")
     mantissa, exponent = map(int, found.groups())
     literal, meant = mantissa * math.exp(exponent), mantissa * 10.0**exponent
     return [
         f"{found.group()} read as it stands, with Euler's e: {literal:.4f}; as {mantissa}·10^{exponent}: {meant:g}; "
         f"{literal / meant:.0f} times less",
-        f"the rate of our recipe tdt4265-model2, which trains: {get_recipe('tdt4265-model2').optimizer.learning_rate:g}",
+        f"the rate of our recipe tdt4265-model2, which trains: {recipe.optimizer.learning_rate:g}",
     ]
 
 
