@@ -12,12 +12,12 @@ from kerascv_course.core.io import atomic_write
 from kerascv_course.reports.comparison import RunGroup, compare_runs, format_groups, read_history
 from kerascv_course.training.run_dir import Run
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, print the table, draw the curves."""
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     groups = compare_runs([Run.open(path) for path in args.runs])
     print(format_groups(groups, args.metrics))
     if args.plot is not None:
@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(args.plot)
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """The command's parser."""
     parser = Parser(
         prog="python -m kerascv_course.compare",
         description="Print a Markdown table of runs: the settings in which their recipes differ, and their metrics. Runs that differ "
@@ -33,7 +34,9 @@ def _parser() -> Parser:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
     parser.add_argument("--metrics", "--figures", nargs="+", default=(), metavar="NAME", help="metrics to show; default: all")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the runs' curves into this file, one color per row of the table")
+    parser.add_argument(
+        "--plot", type=Path, metavar="PNG", help="draw the runs' curves into this file, one color per row of the table"
+    )
     parser.add_argument(
         "--curves",
         nargs="+",

@@ -209,7 +209,7 @@ def _conv_transpose(runs: RunIndex) -> Section:
     parts: list[Part] = [measured(runs, "csc413-conv-transpose", {"T004-03": _pixel, "T004-04": _loss})]
     if best:
         parts.append(
-            curves(runs, ("loss+val_loss", "val_accuracy"), "curves", "Figure 1 (the report's is lost), for all networks.")
+            curves(best, ("loss+val_loss", "val_accuracy"), "curves", "Figure 1 (the report's is lost), for all networks.")
         )
     return Section(
         "5: strides and transposed convolutions",

@@ -11,7 +11,7 @@ from kerascv_course.core.io import write_text
 from kerascv_course.reports import cose474_p2, csc413_a2, hkust_pa2, ntu_cv_hw2, tdt4265_a3
 from kerascv_course.reports.page import Page, relative_link
 from kerascv_course.reports.parts import build_page
-from kerascv_course.reports.quick import Train, make_small_runs
+from kerascv_course.reports.quick import make_small_runs
 from kerascv_course.reports.runs import FinishedRun, RunIndex
 
 __all__ = ["REPORTS", "make_page", "write_index"]
@@ -20,14 +20,13 @@ __all__ = ["REPORTS", "make_page", "write_index"]
 REPORTS = {module.REPORT.name: module.REPORT for module in (hkust_pa2, tdt4265_a3, ntu_cv_hw2, cose474_p2, csc413_a2)}
 
 
-def make_page(name: str, folders: Sequence[Path], *, quick: Path | None = None, train: Train | None = None) -> Page:
+def make_page(name: str, folders: Sequence[Path], *, quick: Path | None = None) -> Page:
     """Build a report's page.
 
     Args:
         name: of `REPORTS`.
         folders: searched for runs, recursively.
         quick: folder of small runs on embedded data, which are made there and used instead.
-        train: makes the small runs (see `kerascv_course.reports.quick`).
 
     Raises:
         UnknownNameError: no such report.
@@ -37,8 +36,7 @@ def make_page(name: str, folders: Sequence[Path], *, quick: Path | None = None, 
     report = REPORTS[name]
     if quick is None:
         return build_page(report, RunIndex(folders))
-    if train is not None:
-        make_small_runs(report, quick, train)
+    make_small_runs(report, quick)
     return build_page(report, RunIndex([quick], small=report.quick))
 
 

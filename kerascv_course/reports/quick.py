@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from PIL import Image
 from kerascv_course.config import Recipe
 from kerascv_course.core.io import atomic_write
 from kerascv_course.data import load
+from kerascv_course.experiment import Experiment, Options
 from kerascv_course.recipes import get_recipe
 from kerascv_course.recipes.ablations import get_ablation, with_changes
 from kerascv_course.reports.parts import CourseReport
@@ -21,12 +21,9 @@ from kerascv_course.tasks.base import get_task
 from kerascv_course.tasks.scenes.config import SceneRecipe
 from kerascv_course.tasks.scenes.sweeps import format_rows, sweep, variants, write_table
 
-__all__ = ["Train", "embedded_data", "make_small_runs"]
+__all__ = ["embedded_data", "make_small_runs"]
 
 log = logging.getLogger("kerascv_course")
-
-#: Trains a recipe into a run folder: recipe, folder, folder of the dataset, whether to resume.
-Train = Callable[[Recipe, Path, Path | None, bool], object]
 
 #: Side of the images, pixels; number per class for training and test.
 SIDE, TRAIN, TEST = 32, 60, 30
@@ -35,31 +32,31 @@ SIDE, TRAIN, TEST = 32, 60, 30
 TRAINED, IMAGES = 8, 20
 
 
-def make_small_runs(report: CourseReport, folder: Path, train: Train) -> None:
+def make_small_runs(report: CourseReport, folder: Path) -> None:
     """Make a report's small runs; finished ones are kept.
 
     Args:
         report: with its quick runs, switches and sweeps.
         folder: for runs and images.
-        train: makes one run.
     """
     for name, changes in report.quick.items():
         recipe = with_changes(get_recipe(name), changes)
-        _run(recipe, folder / name, folder, train)
+        _run(recipe, folder / name, folder)
         for switch in report.quick_switches.get(name, ()):
-            _run(with_changes(recipe, get_ablation(name).switches[switch]), folder / f"{name}-{switch}", folder, train)
+            _run(with_changes(recipe, get_ablation(name).switches[switch]), folder / f"{name}-{switch}", folder)
         for setting, values in report.quick_sweeps.get(name, {}).items():
             _sweep(recipe, setting, values, folder / f"{name}-{setting}", folder)
 
 
-def _run(recipe: Recipe, path: Path, folder: Path, train: Train) -> None:
+def _run(recipe: Recipe, path: Path, folder: Path) -> None:
     if (path / "report.html").is_file():
         log.info("%s is finished, keeping it", path)
         return
     log.info("\n%s", path)
     # exported files are validated by the full runs
     recipe = dataclasses.replace(recipe, export=dataclasses.replace(recipe.export, enabled=False))
-    train(recipe, path, embedded_data(recipe, folder), (path / "recipe.json").is_file())
+    resume = (path / "recipe.json").is_file()
+    Experiment(recipe, path, Options(data_dir=embedded_data(recipe, folder), resume=resume)).run()
 
 
 def _sweep(recipe: Recipe, setting: str, values: tuple[Any, ...], path: Path, folder: Path) -> None:
