@@ -91,16 +91,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("starting TensorFlow …", flush=True)
     start_tensorflow()
     from kerascv_course.experiment import configure_logging
-    from kerascv_course.reports.ablation import plan, report, run_trials
+    from kerascv_course.reports.ablation import plan, run_all, write_summary
 
     ablation = get_ablation(recipe.name)
     root = arguments.root or Path("runs") / "ablation" / recipe.name
-    trials = plan(recipe, ablation, arguments.switches, arguments.seeds, root)
+    runs = plan(recipe, ablation, arguments.switches, arguments.seeds, root)
     configure_logging()
-    failed = run_trials(trials, data_dir=arguments.data_dir)
-    print(f"\n{report(trials, ablation, root)}\n\n{root / 'ablation.md'}\n{root / 'ablation.png'}")
+    failed = run_all(runs, data_dir=arguments.data_dir)
+    print(f"\n{write_summary(runs, ablation, root)}\n\n{root / 'ablation.md'}\n{root / 'ablation.png'}")
     if failed:
-        raise CourseError(f"{len(failed)} of {len(trials)} runs failed and are not in the table: {', '.join(map(str, failed))}")
+        raise CourseError(f"{len(failed)} of {len(runs)} runs failed and are not in the table: {', '.join(map(str, failed))}")
 
 
 if __name__ == "__main__":

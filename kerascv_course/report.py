@@ -7,72 +7,71 @@ from pathlib import Path
 
 from kerascv_course.core.cli import Parser
 from kerascv_course.core.environment import start_tensorflow
-from kerascv_course.core.errors import InputError, UnknownNameError, run_cli
+from kerascv_course.core.errors import InputError, run_cli
 from kerascv_course.reports.targets import REPORTS
+
+__all__ = ["build_parser", "main"]
+
+RUNS = Path("runs")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, build the pages, print where they are."""
+    args = build_parser().parse_args(argv)
+    missing = [str(folder) for folder in args.runs if not folder.is_dir()]
+    if missing and not args.quick and args.runs != [RUNS]:
+        raise InputError(f"--runs needs existing folders; there is no {missing[0]}")
+    if args.output.exists() and not args.output.is_dir():
+        raise InputError(f"--output needs a folder; {args.output} is a file")
+
+    print("starting TensorFlow …", flush=True)
+    start_tensorflow()
+    from kerascv_course.experiment import configure_logging
+    from kerascv_course.reports.index import make_page, write_index
+    from kerascv_course.reports.page import write_page
+
+    configure_logging()
+    args.output.mkdir(parents=True, exist_ok=True)
+    quick = args.output / "quick" if args.quick else None
+    for name in REPORTS if args.name == "all" else (args.name,):
+        page = make_page(name, args.runs, quick=quick)
+        html, _ = write_page(page, args.output)
+        print(
+            f"{html}: {len(page.numbers())} printed numbers compared with ours, {len(page.evidence())} errata shown, "
+            f"{len(page.missing())} parts missing",
+            flush=True,
+        )
+    print(write_index(args.output, [quick] if quick else args.runs))
 
 
 def build_parser() -> Parser:
     """The command's parser."""
     parser = Parser(
         prog="python -m kerascv_course.report",
-        description="Build a course report's page, or all five: every printed number beside ours, tables and figures from run "
-        "folders and calculators, and every error of the report shown by a computation. Results without a run are marked missing.",
+        description="Build the page of a course report, or of all five: our numbers next to the printed ones, figures and tables from "
+        "run folders and calculators, and every error of the report shown by a computation. Parts without a run are listed as missing.",
     )
-    parser.add_argument("name", metavar="NAME", help=f"{', '.join(REPORTS)}, or all")
+    parser.add_argument("name", choices=[*REPORTS, "all"], metavar="NAME", help=f"{', '.join(REPORTS)}, or all")
     parser.add_argument(
-        "--quick", action="store_true", help="from small runs on embedded data, made in OUTPUT/quick: some minutes, no dataset"
+        "--quick", action="store_true", help="use small runs on embedded data, made in OUTPUT/quick: minutes, and no dataset"
     )
     parser.add_argument(
         "--runs",
-        type=Path,
         nargs="+",
-        default=[Path("runs")],
+        type=Path,
+        default=[RUNS],
         metavar="FOLDER",
-        help="folders to search for finished runs, recursively; of several runs of a recipe the one with the best validation is used",
+        help="folders searched recursively for finished runs; of several runs of a recipe the best on validation is used "
+        "(default: runs)",
     )
     parser.add_argument(
         "--output",
         type=Path,
         default=Path("reports"),
-        help="folder for NAME.html, NAME/README.md with its figures, and index.html; pages of those names are replaced",
+        metavar="FOLDER",
+        help="folder for NAME.html, NAME/README.md with its figures, and index.html, which are replaced (default: %(default)s)",
     )
     return parser
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, build the pages, print where they are."""
-    arguments = build_parser().parse_args(argv)
-    report(arguments.name, quick=arguments.quick, runs=tuple(arguments.runs), output=arguments.output)
-
-
-def report(name: str, *, quick: bool, runs: tuple[Path, ...], output: Path) -> None:
-    """Build one page or all, and the index."""
-    if name != "all" and name not in REPORTS:
-        raise UnknownNameError("report", name, ["all", *REPORTS])
-    lacking = [str(folder) for folder in runs if not folder.is_dir()]
-    if lacking and not quick and runs != (Path("runs"),):
-        raise InputError(f"--runs takes folders with runs; no such folder: {lacking[0]}")
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--output must be a folder; {output} is a file")
-
-    print("starting TensorFlow …", flush=True)
-    start_tensorflow()
-    from kerascv_course.experiment import configure_logging
-    from kerascv_course.reports import make_page
-    from kerascv_course.reports.index import write_index
-    from kerascv_course.reports.page import write_page
-
-    configure_logging()
-    output.mkdir(parents=True, exist_ok=True)
-    for one in REPORTS if name == "all" else (name,):
-        page = make_page(one, runs, quick=output / "quick" if quick else None)
-        html, _ = write_page(page, output)
-        print(
-            f"{html}: {len(page.answers())} printed numbers beside ours, {len(page.findings())} errors shown, "
-            f"{len(page.missing())} parts missing",
-            flush=True,
-        )
-    print(write_index(output, [output / "quick"] if quick else runs))
 
 
 if __name__ == "__main__":

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from kerascv_course.analysis.activations import CAPTIONS
+from kerascv_course.core.html import render_html
 from kerascv_course.tasks.base import get_task
 from kerascv_course.training.run_dir import Run
 
@@ -28,15 +26,10 @@ RUN_CAPTIONS = {
 
 def write_run_page(run: Run) -> None:
     """Write report.html from the files that the run has so far. All text from files is escaped: labels may hold any character."""
-    environment = Environment(
-        loader=PackageLoader("kerascv_course", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     plots = _images(run, "plots", {**RUN_CAPTIONS, **get_task(run.recipe()).captions, **CAPTIONS})
-    page = environment.get_template("run_page.html.jinja").render(
+    page = render_html(
+        "kerascv_course",
+        "run_page.html.jinja",
         run=run.path,
         recipe=_json(run, "recipe.json"),
         environment=_json(run, "environment.json"),
@@ -65,15 +58,10 @@ def _history(run: Run) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _images(run: Run, folder: str, captions: Mapping[str, str]) -> list[dict[str, str]]:
+def _images(run: Run, folder: str, captions: Mapping[str, str]) -> list[dict[str, Any]]:
     """The images of a folder: those with a caption in the order of the captions, then the others by name."""
     paths = {path.stem: path for path in (run / folder).glob("*.png")}
     names = [name for name in captions if name in paths] + sorted(set(paths) - set(captions))
     return [
-        {
-            "name": name,
-            "caption": captions.get(name, name.replace("_", " ")),
-            "data": base64.b64encode(paths[name].read_bytes()).decode("ascii"),
-        }
-        for name in names
+        {"name": name, "caption": captions.get(name, name.replace("_", " ")), "png": paths[name].read_bytes()} for name in names
     ]

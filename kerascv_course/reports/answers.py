@@ -1,8 +1,4 @@
-"""The calculator questions of the course reports, answered by the functions of this package, beside what the reports print.
-
-Every answer is computed when it is asked for; where the report's number is wrong, the findings of `errata` say what was
-printed.
-"""
+"""The calculator questions of the course reports, answered by functions of this package; errata say what a report prints wrongly."""
 
 from __future__ import annotations
 
@@ -45,9 +41,9 @@ class WorkedAnswer:
 
     Attributes:
         where: question or section.
-        question: what is asked, in a line.
-        text: the right answer, computed.
-        errata: findings about the printed answer; empty: the report is right.
+        question: in a line.
+        text: the computed answer.
+        errata: errors of the printed answer; empty: it is correct.
     """
 
     where: str
@@ -75,11 +71,11 @@ def report_text(report: str) -> str:
         lines += [f"    {line}" for line in answer.text.splitlines()]
         for note in answer.errata:
             shown.add(note.id)
-            lines.append(f"    note {note.id}: the report prints {note.printed}; right: {note.correct}")
+            lines.append(f"    note {note.id}: the report prints {note.printed}; correct: {note.correct}")
         lines.append("")
     rest = [e for e in errata_of(report) if e.id not in shown]
     if rest:
-        lines.append("other findings" if lines else "findings")
+        lines.append("other errata" if lines else "errata")
         lines += [f"    {e}" for e in rest]
     return "\n".join(lines).rstrip()
 
@@ -114,10 +110,10 @@ def _report_001() -> list[WorkedAnswer]:
             _notes("E001-01", "E001-02"),
         ),
         WorkedAnswer(
-            "Task 1(b)", "which layers make a network less sensitive to small shifts", "(iii) max pooling", _notes("E001-03")
+            "Task 1(b)", "layer that makes a network less sensitive to small shifts", "(iii) max pooling", _notes("E001-03")
         ),
         WorkedAnswer("Task 1(c)", "padding that keeps the size, 5×5, stride 1", f"{same_padding(5)[0]}"),
-        WorkedAnswer("Task 1(d)", "kernel that brings 512 to 504", "×".join(str(k) for k in kernel_from_sizes(512, 504) * 2)),
+        WorkedAnswer("Task 1(d)", "kernel that maps 512 to 504", "×".join(str(k) for k in kernel_from_sizes(512, 504) * 2)),
         WorkedAnswer("Task 1(e)", "504 after 2×2 pooling, stride 2", str(conv_output(504, 2, 2))),
         WorkedAnswer("Task 1(f)", "252 after 3×3 without padding", str(conv_output(252, 3))),
         WorkedAnswer(

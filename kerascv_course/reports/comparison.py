@@ -1,4 +1,4 @@
-"""Finished runs side by side: what differs between their recipes, and what came of it; seeds are taken together."""
+"""Compare finished runs: the settings in which their recipes differ, and their metrics; runs that differ in the seed are one group."""
 
 from __future__ import annotations
 
@@ -11,43 +11,44 @@ from statistics import mean, stdev
 from typing import Any
 
 from kerascv_course.core.errors import InputError
+from kerascv_course.core.tables import markdown_table
 from kerascv_course.training.run_dir import Run
 
-__all__ = ["Row", "compare_runs", "differences", "format_differences", "format_table", "join_runs", "read_history"]
+__all__ = ["RunGroup", "compare_runs", "differences", "format_differences", "format_groups", "group_runs", "read_history"]
 
-#: Fields of a recipe that name it, and the one that runs of one row may differ in.
+#: Fields of a recipe that describe it, and the one that runs of a group may differ in.
 NAMES, SEED = ("description", "expect"), "seed"
 
 
 @dataclass(frozen=True)
-class Row:
-    """Runs that differ in their seeds alone.
+class RunGroup:
+    """Runs that differ in the seed only.
 
     Attributes:
-        settings: what distinguishes them from the other rows: field of the recipe to value.
+        settings: that distinguish the group from others: field of the recipe to value.
         runs: the folders.
-        seeds: likewise.
-        figures: name to the value of each run: the best epoch, figures of the last and of the best validation, all plain
-            numbers of the test split, parameters and seconds.
+        seeds: of the runs.
+        metrics: name to the value of each run: best epoch, validation metrics of the best and the last epoch, test metrics, number
+            of parameters, and training seconds.
     """
 
     settings: dict[str, Any]
     runs: tuple[Run, ...]
     seeds: tuple[int, ...]
-    figures: dict[str, tuple[float, ...]]
+    metrics: dict[str, tuple[float, ...]]
 
 
-def compare_runs(runs: Sequence[Run]) -> list[Row]:
-    """Group runs by their recipes.
+def compare_runs(runs: Sequence[Run]) -> list[RunGroup]:
+    """Group runs by the settings in which they differ.
 
     Args:
         runs: finished runs, in the order of the table.
 
     Raises:
-        InputError: no runs, one that is not finished, runs measured on other data, or with other figures.
+        InputError: no runs, an unfinished one, runs on different data, or with different metrics.
     """
     if not runs:
-        raise InputError("a comparison takes one run or more: give their folders")
+        raise InputError("compare needs one run or more: give their folders")
     flat = [_flatten(dataclasses.asdict(run.recipe())) for run in runs]
     metrics = _comparable(runs)
     keys = [key for key in dict.fromkeys(key for recipe in flat for key in recipe) if key not in (*NAMES, SEED)]
@@ -56,79 +57,112 @@ def compare_runs(runs: Sequence[Run]) -> list[Row]:
     for number, recipe in enumerate(flat):
         groups.setdefault(repr([recipe.get(key) for key in varying]), []).append(number)
     return [
-        Row(
-            settings={key: flat[members[0]].get(key) for key in varying},
-            runs=tuple(runs[i] for i in members),
-            seeds=tuple(flat[i][SEED] for i in members),
-            figures=_join([_figures(metrics[i]) for i in members]),
-        )
+        _group({key: flat[members[0]].get(key) for key in varying}, [runs[i] for i in members], [metrics[i] for i in members])
         for members in groups.values()
     ]
 
 
-def join_runs(groups: Mapping[str, Sequence[Run]], label: str) -> dict[str, Row]:
-    """Runs that are grouped by name already: a row each, whose one setting is its name.
+def group_runs(groups: Mapping[str, Sequence[Run]], label: str) -> dict[str, RunGroup]:
+    """Groups of runs by name, whose only setting is the name.
 
     Args:
-        groups: name to finished runs, one or more, that differ in their seeds alone.
-        label: what the name is called.
+        groups: name to finished runs, one or more, that differ in the seed only.
+        label: what the name stands for.
 
     Raises:
         InputError: see `compare_runs`.
     """
-    _comparable([run for runs in groups.values() for run in runs])
-    return {
-        name: Row(
-            settings={label: name},
-            runs=tuple(runs),
-            seeds=tuple(run.recipe().seed for run in runs),
-            figures=_join([_figures(run.read_json("metrics.json")) for run in runs]),
-        )
-        for name, runs in groups.items()
-    }
+    metrics = iter(_comparable([run for runs in groups.values() for run in runs]))
+    return {name: _group({label: name}, runs, [next(metrics) for _ in runs]) for name, runs in groups.items()}
 
 
-def differences(row: Row, base: Row, figure: str) -> tuple[float, ...]:
-    """How much a figure differs from the base's, seed by seed, for the seeds that both have."""
-    ours, theirs = (dict(zip(one.seeds, one.figures[figure], strict=True)) for one in (row, base))
+def differences(group: RunGroup, base: RunGroup, metric: str) -> tuple[float, ...]:
+    """Difference of a metric from the base's, seed by seed, for the seeds of both."""
+    ours, theirs = (dict(zip(one.seeds, one.metrics[metric], strict=True)) for one in (group, base))
     return tuple(ours[seed] - theirs[seed] for seed in ours if seed in theirs)
 
 
-def format_differences(rows: Mapping[str, Row], base: str, accuracies: Sequence[str], notes: Mapping[str, str]) -> str:
-    """A Markdown table of switches against a base: mean ± standard deviation (n − 1) of each figure, and for the accuracies the mean ±
-    standard deviation of the differences from the base's run of the same seed, in points (percent).
+def format_groups(groups: Sequence[RunGroup], metrics: Sequence[str] = ()) -> str:
+    """A Markdown table with a row per group: settings, seeds, and each metric as mean ± standard deviation (n − 1).
 
     Args:
-        rows: from `join_runs`, the base among them.
+        groups: from `compare_runs`.
+        metrics: names; none: all.
+
+    Raises:
+        InputError: a metric that the runs do not have.
+    """
+    known = list(groups[0].metrics)
+    for name in metrics:
+        if name not in known:
+            raise InputError(f"the runs have no metric {name!r}; they have {', '.join(known)}")
+    shown = list(metrics or known)
+    rows = [
+        [
+            *(value if isinstance(value, str) else json.dumps(value) for value in group.settings.values()),
+            _seeds(group),
+            *(_spread(group.metrics[name]) for name in shown),
+        ]
+        for group in groups
+    ]
+    return markdown_table([*groups[0].settings, "seeds", *shown], rows)
+
+
+def format_differences(groups: Mapping[str, RunGroup], base: str, accuracies: Sequence[str], notes: Mapping[str, str]) -> str:
+    """A Markdown table of an ablation's switches.
+
+    Metrics are mean ± standard deviation (n − 1) over the seeds; differences of accuracies from the base, in percentage points, are
+    taken seed by seed.
+
+    Args:
+        groups: from `group_runs`, including the base.
         base: its name.
-        accuracies: figures of 0–1 that are compared, such as ``("best_val_accuracy", "test_accuracy")``.
+        accuracies: metrics in 0–1 that are compared, such as ``("best_val_accuracy", "test_accuracy")``.
         notes: what each switch changes.
     """
-    lines = [["switch", "changes", "seeds"]]
+    head = ["switch", "changes", "seeds"]
     for name in accuracies:
-        lines[0] += [name.replace("best_val_", "validation_").replace("_", " "), "difference, points"]
-    lines[0] += ["best epoch", "parameters", "seconds"]
-    for name, row in rows.items():
-        cells = [name, notes.get(name, ""), " ".join(map(str, row.seeds))]
-        for figure in accuracies:
-            found = [] if name == base else differences(row, rows[base], figure)
+        head += [name.replace("best_val_", "validation_").replace("_", " "), "difference, points"]
+    rows = []
+    for name, group in groups.items():
+        row = [name, notes.get(name, ""), _seeds(group)]
+        for metric in accuracies:
+            found = [] if name == base else differences(group, groups[base], metric)
             spread = f" ± {100 * stdev(found):.2f}" if len(found) > 1 else ""
-            cells += [_spread(row.figures[figure]), f"{100 * mean(found):+.2f}{spread}" if found else "–"]
-        cells += [f"{mean(row.figures['best_epoch']):.3g}", *(_spread(row.figures[key]) for key in ("parameters", "seconds"))]
-        lines.append(cells)
-    head, *body = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([head, "|" + " --- |" * len(lines[0]), *body])
+            row += [_spread(group.metrics[metric]), f"{100 * mean(found):+.2f}{spread}" if found else "–"]
+        row.append(f"{mean(group.metrics['best_epoch']):.3g}")
+        rows.append([*row, *(_spread(group.metrics[key]) for key in ("parameters", "seconds"))])
+    return markdown_table([*head, "best epoch", "parameters", "seconds"], rows)
+
+
+def read_history(run: Run) -> list[dict[str, float]]:
+    """Rows of a run's history.csv, one per validation.
+
+    Raises:
+        InputError: the run has none.
+    """
+    path = run / "history.csv"
+    if not path.is_file():
+        raise InputError(f"{path} is missing: the run has no validation yet")
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
 def _comparable(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The metrics of runs, if they were measured on the same data with the same figures."""
+    """metrics.json of runs on the same data with the same metrics."""
     metrics = [run.read_json("metrics.json") for run in runs]
     for run, found in zip(runs, metrics, strict=True):
         if found["data"]["fingerprint"] != metrics[0]["data"]["fingerprint"]:
-            raise InputError(f"runs are compared on one data set; {run.path} was measured on other data than {runs[0].path}")
+            raise InputError(f"compared runs need the same data; {run.path} was evaluated on other data than {runs[0].path}")
         if set(found["test"]) != set(metrics[0]["test"]):
-            raise InputError(f"runs of one task are compared; {run.path} has other figures than {runs[0].path}")
+            raise InputError(f"compared runs need the same task; {run.path} has other metrics than {runs[0].path}")
     return metrics
+
+
+def _group(settings: dict[str, Any], runs: Sequence[Run], metrics: Sequence[dict[str, Any]]) -> RunGroup:
+    flat = [_flat_metrics(one) for one in metrics]
+    values = {key: tuple(each[key] for each in flat) for key in flat[0]}
+    return RunGroup(settings, tuple(runs), tuple(run.recipe().seed for run in runs), values)
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:
@@ -139,7 +173,7 @@ def _flatten(value: Any, path: str = "") -> dict[str, Any]:
     }
 
 
-def _figures(metrics: dict[str, Any]) -> dict[str, float]:
+def _flat_metrics(metrics: dict[str, Any]) -> dict[str, float]:
     best, last = metrics.get("best", {}), metrics.get("last", {})
     return {
         "best_epoch": metrics["best_epoch"],
@@ -151,48 +185,8 @@ def _figures(metrics: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _join(figures: Sequence[dict[str, float]]) -> dict[str, tuple[float, ...]]:
-    return {key: tuple(each[key] for each in figures) for key in figures[0]}
-
-
-def read_history(run: Run) -> list[dict[str, float]]:
-    """A run's history.csv: a mapping a validation.
-
-    Raises:
-        InputError: the run has none.
-    """
-    path = run / "history.csv"
-    if not path.is_file():
-        raise InputError(f"{path} is missing: the run has not come so far")
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-
-
-def format_table(rows: Sequence[Row], figures: Sequence[str] = ()) -> str:
-    """A Markdown table, one line a row: settings, seeds, and each figure as its mean, with ± its standard deviation (n − 1).
-
-    Args:
-        rows: from `compare_runs`.
-        figures: which, by name; none: all.
-
-    Raises:
-        InputError: a figure that the runs do not have.
-    """
-    known = list(rows[0].figures)
-    for name in figures:
-        if name not in known:
-            raise InputError(f"the runs have no figure {name!r}; there are {', '.join(known)}")
-    shown = list(figures or known)
-    lines = [[*rows[0].settings, "seeds", *shown]]
-    for row in rows:
-        settings = [_text(value) for value in row.settings.values()]
-        lines.append([*settings, " ".join(map(str, row.seeds)), *(_spread(row.figures[name]) for name in shown)])
-    head, *body = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([head, "|" + " --- |" * len(lines[0]), *body])
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _seeds(group: RunGroup) -> str:
+    return " ".join(map(str, group.seeds))
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -1,50 +1,52 @@
-"""A report as a page: what it holds, and its two forms, HTML that stands alone and Markdown with pictures beside it."""
+"""The page of a course report: its parts, and its two forms, a single HTML file and Markdown with images beside it."""
 
 from __future__ import annotations
 
-import base64
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from kerascv_course.core.io import atomic_write
+from kerascv_course.core.html import render_html
+from kerascv_course.core.io import atomic_write, write_text
+from kerascv_course.core.tables import markdown_table
+from kerascv_course.reports.checks.evidence import Evidence
 from kerascv_course.reports.targets import Target, difference
 
 __all__ = [
-    "Answer",
-    "Code",
-    "Comparison",
-    "Finding",
-    "Findings",
-    "Missing",
+    "CodePart",
+    "ComparedNumber",
+    "ErrataPart",
+    "FigurePart",
+    "MissingPart",
+    "NumbersPart",
     "Page",
     "Part",
-    "Picture",
     "Section",
     "Source",
-    "Table",
-    "Text",
-    "environment",
+    "TablePart",
+    "TextPart",
     "relative_link",
-    "render_html",
     "write_page",
 ]
+
+SMALL_NOTE = (
+    "This page is made from small runs on embedded data, as a preview within minutes: numbers marked “small run” do not reproduce the "
+    "report's. Without --quick the page uses the best full runs that it finds."
+)
 
 
 @dataclass(frozen=True)
 class Source:
-    """What made a number: a run, or functions of this package.
+    """Where a number comes from: a run, or functions of this package.
 
     Attributes:
         kind: which of the two.
-        name: the run's folder; or the dotted names.
-        command: what made the run; empty for functions.
-        small: a small run on embedded data, which says nothing about the report's figure.
+        name: folder of the run; or dotted names.
+        command: that made the run; empty for functions.
+        small: a small run on embedded data, not comparable with the report.
     """
 
     kind: Literal["run", "function"]
@@ -54,15 +56,15 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Text:
+class TextPart:
     """A paragraph."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Code:
-    """Lines as they are, such as a printed table or a log."""
+class CodePart:
+    """Preformatted lines, such as a printed table or a log."""
 
     text: str
     caption: str
@@ -70,8 +72,8 @@ class Code:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows under a head, with a caption; a long one may be folded, so that the page shows its caption until it is opened."""
+class TablePart:
+    """A table with a caption; a folded one shows only its caption until it is opened."""
 
     caption: str
     head: tuple[str, ...]
@@ -81,13 +83,13 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
+class FigurePart:
     """A figure.
 
     Attributes:
-        name: of the file beside the Markdown page, without its ending.
+        name: of the file beside the Markdown page, without suffix.
         png: its bytes.
-        caption: what is to be seen, with units.
+        caption: what it shows, with units.
         source: what made it.
     """
 
@@ -98,16 +100,16 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A printed number with ours.
+class ComparedNumber:
+    """A printed number and ours.
 
     Attributes:
-        target: what is printed.
+        target: the printed number.
         ours: our value, number or text.
         source: what made ours.
-        note: what else is to be said.
-        holds: of a statement, whether it does; None: the two values are compared.
-        given: the printed number is the course's rule, and ours is what came of it: they are not compared.
+        note: remark.
+        holds: for a statement, whether it holds; None: the two values are compared.
+        given: the printed number is a rule of the course and ours its outcome: they are not compared.
     """
 
     target: Target
@@ -119,14 +121,14 @@ class Answer:
 
     @property
     def shown(self) -> str:
-        """Our value as text; a fraction has as many digits as the printed one, four at least."""
+        """Our value as text; floats with as many decimals as the printed number, at least four."""
         if isinstance(self.ours, float):
             return f"{self.ours:.{max(4, len(self.target.value.partition('.')[2]))}f}"
         return f"{self.ours:,}" if isinstance(self.ours, int) else str(self.ours)
 
     @property
     def difference(self) -> str:
-        """Ours less the printed one; or whether a statement holds. A small run on other data has none."""
+        """Ours minus the printed number; or whether a statement holds; – for small runs and rules."""
         if self.source.small or self.given:
             return "–"
         if self.holds is not None:
@@ -135,49 +137,28 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The report's numbers beside ours."""
+class NumbersPart:
+    """Printed numbers compared with ours."""
 
-    answers: tuple[Answer, ...]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a report prints wrongly, and the computation that shows it.
-
-    Attributes:
-        id: of the erratum.
-        where: question, table or section.
-        printed: what the report says.
-        correct: what is right.
-        lines: the computed evidence.
-        source: what computed it.
-    """
-
-    id: str
-    where: str
-    printed: str
-    correct: str
-    lines: tuple[str, ...]
-    source: Source
+    numbers: tuple[ComparedNumber, ...]
 
 
 @dataclass(frozen=True)
-class Findings:
-    """Errors of the report where they belong."""
+class ErrataPart:
+    """Errors of the report with their evidence."""
 
-    findings: tuple[Finding, ...]
+    evidence: tuple[Evidence, ...]
 
 
 @dataclass(frozen=True)
-class Missing:
-    """What the page has no run or function for.
+class MissingPart:
+    """A part for which there is no run or function.
 
     Attributes:
         what: the figure or number.
-        why: what is lacking.
-        command: what would make it; may be empty.
-        targets: printed numbers that stay unanswered.
+        why: the reason.
+        command: that would make it; may be empty.
+        targets: printed numbers without ours.
     """
 
     what: str
@@ -186,12 +167,12 @@ class Missing:
     targets: tuple[Target, ...] = ()
 
 
-Part = Text | Code | Table | Picture | Comparison | Findings | Missing
+Part = TextPart | CodePart | TablePart | FigurePart | NumbersPart | ErrataPart | MissingPart
 
 
 @dataclass(frozen=True)
 class Section:
-    """A question of the course, in our words, and what answers it."""
+    """A question of the course, in our words, and the parts that answer it."""
 
     title: str
     question: str
@@ -200,12 +181,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """One report.
+    """A report's page.
 
     Attributes:
-        name: as on the command line.
-        title: likewise, in words.
-        about: the course, the report, and what the page is made from.
+        name: of the report on the command line.
+        title: of the report.
+        about: course and assignment, in a sentence.
         sections: in the report's order.
         small: made from small runs on embedded data.
     """
@@ -221,25 +202,25 @@ class Page:
         for section in self.sections:
             yield from section.parts
 
-    def answers(self) -> list[Answer]:
-        """All printed numbers that are answered."""
-        return [answer for part in self.parts() if isinstance(part, Comparison) for answer in part.answers]
+    def numbers(self) -> list[ComparedNumber]:
+        """All compared numbers."""
+        return [number for part in self.parts() if isinstance(part, NumbersPart) for number in part.numbers]
 
-    def findings(self) -> list[Finding]:
-        """All errors of the report that are shown."""
-        return [finding for part in self.parts() if isinstance(part, Findings) for finding in part.findings]
+    def evidence(self) -> list[Evidence]:
+        """All errata with their evidence."""
+        return [one for part in self.parts() if isinstance(part, ErrataPart) for one in part.evidence]
 
-    def missing(self) -> list[Missing]:
-        """All that is lacking."""
-        return [part for part in self.parts() if isinstance(part, Missing)]
+    def missing(self) -> list[MissingPart]:
+        """All missing parts."""
+        return [part for part in self.parts() if isinstance(part, MissingPart)]
 
 
 def write_page(page: Page, folder: Path) -> tuple[Path, Path]:
-    """Write ``NAME.html``, and ``NAME/README.md`` with its pictures; pages of that name are replaced.
+    """Write ``NAME.html``, and ``NAME/README.md`` with its figures; existing pages of that name are replaced.
 
     Args:
-        page: what.
-        folder: an existing folder; links to runs are relative to it where they can be.
+        page: to write.
+        folder: an existing folder; links to runs are relative to it.
 
     Returns:
         The two files.
@@ -247,61 +228,30 @@ def write_page(page: Page, folder: Path) -> tuple[Path, Path]:
     html, markdown = folder / f"{page.name}.html", folder / page.name / "README.md"
     markdown.parent.mkdir(exist_ok=True)
     for part in page.parts():
-        if isinstance(part, Picture):
+        if isinstance(part, FigurePart):
             with atomic_write(markdown.parent / f"{part.name}.png") as path:
                 path.write_bytes(part.png)
-    for target, text in ((html, render_html(page, folder)), (markdown, render_markdown(page, markdown.parent))):
-        with atomic_write(target) as path:
-            path.write_text(text, encoding="utf-8")
+    values = {"page": page, "small_note": SMALL_NOTE, "kind": lambda part: type(part).__name__}
+    write_text(html, render_html("kerascv_course.reports", "report.html.jinja", link=lambda one: _link(one, folder), **values))
+    write_text(markdown, _render_markdown(page, markdown.parent))
     return html, markdown
 
 
-def environment() -> Environment:
-    """Templates of this package; all that is put into them is escaped."""
-    return Environment(
-        loader=PackageLoader("kerascv_course", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def render_html(page: Page, folder: Path) -> str:
-    """A page that needs nothing else: pictures and style are inside.
-
-    Args:
-        page: what.
-        folder: where it will stand, for the links to the runs.
-    """
-    template = environment().get_template("reports/report.html.jinja")
-    return template.render(
-        page=page,
-        small=SMALL,
-        kind=lambda part: type(part).__name__,
-        data=lambda png: base64.b64encode(png).decode("ascii"),
-        link=lambda source: _link(source, folder),
-    )
-
-
-def _link(source: Source, folder: Path) -> str:
-    """Address of a run's page from a folder; empty where there is none."""
-    report = Path(source.name) / "report.html"
-    if source.kind != "run" or not report.is_file():
-        return ""
-    return relative_link(report, folder)
-
-
 def relative_link(path: Path, folder: Path) -> str:
-    """Address of a file from a folder."""
+    """URL of a file relative to a folder."""
     return quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())
 
 
-def render_markdown(page: Page, folder: Path) -> str:
-    """The same page as Markdown."""
+def _link(source: Source, folder: Path) -> str:
+    """URL of a run's page relative to a folder; empty if there is none."""
+    report = Path(source.name) / "report.html"
+    return relative_link(report, folder) if source.kind == "run" and report.is_file() else ""
+
+
+def _render_markdown(page: Page, folder: Path) -> str:
     lines = [f"# {page.title}", "", page.about, ""]
     if page.small:
-        lines += [f"> {SMALL}", ""]
+        lines += [f"> {SMALL_NOTE}", ""]
     for section in page.sections:
         lines += [f"## {section.title}", "", f"*{section.question}*", ""]
         for part in section.parts:
@@ -309,55 +259,39 @@ def render_markdown(page: Page, folder: Path) -> str:
     return "\n".join(lines)
 
 
-SMALL = (
-    "Made from small runs on embedded data, so that everything is to be seen in minutes: figures marked “small run” are no "
-    "reproduction of the report's. Without --quick the page takes the best full runs that it finds."
-)
-
-
 def _markdown(part: Part, folder: Path) -> list[str]:
     match part:
-        case Text():
+        case TextPart():
             return [part.text]
-        case Code():
-            return [f"{part.caption} ({_named(part.source, folder)}):", "", "```text", part.text, "```"]
-        case Table():
-            return [*_rows(part.head, part.rows), "", f"{part.caption} ({_named(part.source, folder)})"]
-        case Picture():
-            return [f"![{part.caption}]({part.name}.png)", "", f"{part.caption} ({_named(part.source, folder)})"]
-        case Comparison():
-            rows = [
-                (
-                    answer.target.text,
-                    answer.target.value,
-                    answer.shown,
-                    answer.difference,
-                    "; ".join(filter(None, [_named(answer.source, folder), answer.note])),
-                )
-                for answer in part.answers
-            ]
-            return _rows(("what", "printed", "ours", "difference", "made by"), rows)
-        case Findings():
+        case CodePart():
+            return [f"{part.caption} ({_name(part.source, folder)}):", "", "```text", part.text, "```"]
+        case TablePart():
+            return [markdown_table(part.head, part.rows), "", f"{part.caption} ({_name(part.source, folder)})"]
+        case FigurePart():
+            return [f"![{part.caption}]({part.name}.png)", "", f"{part.caption} ({_name(part.source, folder)})"]
+        case NumbersPart():
+            rows = []
+            for one in part.numbers:
+                source = "; ".join(filter(None, [_name(one.source, folder), one.note]))
+                rows.append((one.target.text, one.target.value, one.shown, one.difference, source))
+            return [markdown_table(("number", "printed", "ours", "difference", "source"), rows)]
+        case ErrataPart():
             lines = []
-            for one in part.findings:
-                lines += [f"- **{one.id}** ({one.where}): printed “{one.printed}”; right: {one.correct}"]
-                lines += [f"  - {line}" for line in one.lines]
-                lines += [f"  - computed by {_named(one.source, folder)}"]
+            for evidence in part.evidence:
+                erratum = evidence.erratum
+                lines += [f"- **{erratum.id}** ({erratum.where}): printed “{erratum.printed}”; correct: {erratum.correct}"]
+                lines += [f"  - {line}" for line in evidence.lines]
+                lines += [f"  - computed by `{evidence.source.replace('kerascv_course.', '')}`"]
             return lines
-        case Missing():
-            made = f" It is made by `{part.command}`." if part.command else ""
+        case MissingPart():
+            command = f" Run `{part.command}`." if part.command else ""
             printed = "".join(f"\n- {target.text}: printed {target.value}, ours missing" for target in part.targets)
-            return [f"**Missing: {part.what}.** {part.why}{made}{printed}"]
+            return [f"**Missing: {part.what}.** {part.why}{command}{printed}"]
 
 
-def _named(source: Source, folder: Path) -> str:
+def _name(source: Source, folder: Path) -> str:
     if source.kind == "function":
         return f"`{source.name.replace('kerascv_course.', '')}`"
     link = _link(source, folder)
     run = f"[run {Path(source.name).name}]({link})" if link else f"run {Path(source.name).name}"
     return f"small {run}" if source.small else run
-
-
-def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    table = [list(head), ["---"] * len(head), *rows]
-    return ["| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", "<br>") for cell in row) + " |" for row in table]

@@ -1,4 +1,4 @@
-"""Layers on paper: output maps, weights, biases, neurons and connections of a small network, written as one line of text.
+"""Networks counted on paper: outputs, weights, biases, neurons and connections of layers in a line of text; closed forms; triplets.
 
 The text is a list of layers: ``conv5-32`` (5×5, 32 filters, size kept), with ``s2`` for a stride, ``p0`` for a padding and
 ``d2`` for a dilation (``conv4-32s2p2``); ``pool2`` (stride 2 unless ``s`` says otherwise); ``up2``; ``fc64``; ``fc=`` (as many
@@ -52,7 +52,7 @@ class LayerCount:
         output: (height, width, channels) of its output; (1, 1, n) of a dense layer.
         weights, biases: its parameters; poolings have none.
         neurons: its outputs.
-        connections: uses of weights, padding positions counted.
+        connections: uses of weights, including those on padding.
     """
 
     text: str
@@ -87,7 +87,7 @@ class PaperNetwork:
 
     @property
     def neurons(self) -> int:
-        """Outputs of all layers; the input is none of them."""
+        """Outputs of all layers, without the input."""
         return sum(layer.neurons for layer in self.layers)
 
     @property
@@ -109,12 +109,12 @@ class PaperNetwork:
 
 @dataclass(frozen=True)
 class TripletCount:
-    """How many (anchor, positive, negative) there are.
+    """Number of triplets (anchor, positive, negative).
 
     Attributes:
-        identities, images: the data set: images of each identity.
-        ordered: anchor and positive of one identity are different images and their order matters.
-        unordered: without regard to their order.
+        identities, images: of the dataset: identities, and images of each.
+        ordered: with the order of anchor and positive.
+        unordered: without it.
     """
 
     identities: int
@@ -126,7 +126,7 @@ class TripletCount:
         n, m = self.identities, self.images
         return (
             f"{n}·({m}·{m - 1})·{n - 1}·{m} = {self.ordered:,} ordered triplets "
-            f"({self.unordered:,} if anchor and positive are not told apart)"
+            f"({self.unordered:,} without the order of anchor and positive)"
         )
 
 
@@ -134,15 +134,15 @@ def count_layers(network: str | Sequence[str], input_shape: Sequence[int], *, bi
     """Count a network on paper.
 
     Args:
-        network: layers in the notation above, parted by blanks or commas, or a list of them.
+        network: layers in the notation above, separated by blanks or commas, or a list of them.
         input_shape: (height, width, channels).
         biases: convolutions and dense layers have biases.
 
     Raises:
-        InputError: a layer that is not in the notation, or one that does not fit its map.
+        InputError: a layer that is not in the notation, or does not fit its input.
     """
     if len(input_shape) != 3 or any(not isinstance(n, int) or n < 1 for n in input_shape):
-        raise InputError(f"the input is height, width and channels, 1 or more each; received {tuple(input_shape)!r}")
+        raise InputError(f"the input shape is height, width and channels, 1 or more each; received {tuple(input_shape)!r}")
     words = re.split(r"[\s,]+", network.strip()) if isinstance(network, str) else list(network)
     height, width, channels = input_shape
     layers = []
@@ -193,12 +193,12 @@ def dense_parameters(inputs: int, outputs: int, *, bias: bool = True) -> int:
 def fully_connected_equivalent(
     network: str, input_shape: Sequence[int], *, same_outputs: bool = False, biases: bool = False
 ) -> PaperNetwork:
-    """The network in which a dense layer stands for every convolution.
+    """The network with a dense layer in place of every convolution.
 
     Args:
         network, input_shape, biases: as for `count_layers`.
-        same_outputs: the dense layer has all outputs of its convolution. False, the reading of report 004 (question 3.2): it
-            has as many outputs as inputs, so the maps keep the channels of the image.
+        same_outputs: each dense layer has all outputs of its convolution. False, as in report 004 (question 3.2): it has as many
+            outputs as inputs, so the maps keep the channels of the image.
 
     Raises:
         InputError: as for `count_layers`.
@@ -226,7 +226,7 @@ def count_triplets(identities: int, images: int) -> TripletCount:
     n identities of m images give n·m·(m−1) ordered pairs of an anchor and a positive, and (n−1)·m negatives for each.
 
     Raises:
-        InputError: fewer than two identities or two images: there is no triplet then.
+        InputError: fewer than two identities or two images.
     """
     if identities < 2 or images < 2:
         raise InputError(f"a triplet needs two identities and two images of one; received {identities} and {images}")
@@ -289,7 +289,9 @@ class NetworkForm:
         return weights, outputs, connections
 
     def __str__(self) -> str:
-        forms: list[tuple[object, ...]] = [(str(number), block) for number, block in enumerate(self.blocks, start=1)]
+        forms: list[tuple[str, BlockForm | NetworkForm]] = [
+            (str(number), block) for number, block in enumerate(self.blocks, start=1)
+        ]
         rows = [
             (name, *(format_polynomial(form) for form in (block.weights, block.outputs, block.connections)))
             for name, block in [*forms, ("total", self)]

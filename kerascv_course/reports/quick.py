@@ -1,12 +1,10 @@
-"""Small runs on embedded data, so that every page is to be seen in minutes and without a data set."""
+"""Small runs on embedded data, to preview every report within minutes and without a dataset."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,71 +12,70 @@ from PIL import Image
 
 from kerascv_course.config import Recipe
 from kerascv_course.core.io import atomic_write
+from kerascv_course.data import load
 from kerascv_course.experiment import Experiment, Options
 from kerascv_course.recipes import get_recipe
 from kerascv_course.recipes.ablations import get_ablation, with_changes
+from kerascv_course.reports.parts import CourseReport
+from kerascv_course.tasks.base import get_task
+from kerascv_course.tasks.scenes.config import SceneRecipe
+from kerascv_course.tasks.scenes.sweeps import format_rows, sweep, variants, write_table
 
-__all__ = ["small_runs"]
+__all__ = ["embedded_data", "make_small_runs"]
 
 log = logging.getLogger("kerascv_course")
 
-#: Side of the pictures that are cut and enlarged, pixels; and how many of a class there are for training and test.
+#: Side of the images, pixels; number per class for training and test.
 SIDE, TRAIN, TEST = 32, 60, 30
 
-#: Of the digits that stand for identities: how many are learnt, and pictures of each.
-LEARNT, IMAGES = 8, 20
+#: Digits as identities: number of those for training, and images of each.
+TRAINED, IMAGES = 8, 20
 
 
-def small_runs(module: ModuleType, folder: Path) -> None:
-    """Make a report's small runs; those that are finished are kept.
+def make_small_runs(report: CourseReport, folder: Path) -> None:
+    """Make a report's small runs; finished ones are kept.
 
     Args:
-        module: of the report: ``QUICK``, and where it has such ``QUICK_SWITCHES`` and ``QUICK_SWEEPS``.
-        folder: for runs and pictures.
+        report: with its quick runs, switches and sweeps.
+        folder: for runs and images.
     """
-    quick: Mapping[str, Mapping[str, Any]] = module.QUICK
-    for name, changes in quick.items():
+    for name, changes in report.quick.items():
         recipe = with_changes(get_recipe(name), changes)
         _run(recipe, folder / name, folder)
-    for name, switches in getattr(module, "QUICK_SWITCHES", {}).items():
-        for switch in switches:
-            changed = with_changes(with_changes(get_recipe(name), quick[name]), get_ablation(name).switches[switch])
-            _run(changed, folder / f"{name}-{switch}", folder)
-    for name, settings in getattr(module, "QUICK_SWEEPS", {}).items():
-        for setting, values in settings.items():
-            _sweep(with_changes(get_recipe(name), quick[name]), setting, values, folder / f"{name}-{setting}", folder)
+        for switch in report.quick_switches.get(name, ()):
+            _run(with_changes(recipe, get_ablation(name).switches[switch]), folder / f"{name}-{switch}", folder)
+        for setting, values in report.quick_sweeps.get(name, {}).items():
+            _sweep(recipe, setting, values, folder / f"{name}-{setting}", folder)
 
 
 def _run(recipe: Recipe, path: Path, folder: Path) -> None:
     if (path / "report.html").is_file():
-        log.info("%s is finished, and kept", path)
+        log.info("%s is finished, keeping it", path)
         return
     log.info("\n%s", path)
-    # the files are proved by the full runs
+    # exported files are validated by the full runs
     recipe = dataclasses.replace(recipe, export=dataclasses.replace(recipe.export, enabled=False))
-    Experiment(recipe, path, Options(data_dir=embedded(recipe, folder), resume=(path / "recipe.json").is_file())).run()
+    resume = (path / "recipe.json").is_file()
+    Experiment(recipe, path, Options(data_dir=embedded_data(recipe, folder), resume=resume)).run()
 
 
 def _sweep(recipe: Recipe, setting: str, values: tuple[Any, ...], path: Path, folder: Path) -> None:
-    from kerascv_course.data import load
-    from kerascv_course.tasks.base import get_task
-    from kerascv_course.tasks.scenes.sweeps import format_rows, sweep, variants, write_table
-
     if (path / "sweep.json").is_file():
         return
-    data = get_task(recipe).label(load(recipe.data, embedded(recipe, folder)), None)
+    if not isinstance(recipe, SceneRecipe):
+        raise TypeError(f"{recipe.name} is not a recipe of scenes")
+    data = get_task(recipe).label(load(recipe.data, embedded_data(recipe, folder)), None)
     rows = sweep(variants(recipe, {setting: values}), data, test=True)
     write_table(path, recipe, rows, format_rows(rows), f"{recipe.name}: {setting}")
 
 
-def embedded(recipe: Recipe, folder: Path) -> Path | None:
-    """Where a recipe's embedded data stands, made if it is not there: pictures for the folder source, None for other sources."""
+def embedded_data(recipe: Recipe, folder: Path) -> Path | None:
+    """Folder of a recipe's embedded data, created if missing: images for the sources of folders, None for other sources."""
     if recipe.data.source not in ("folder", "identities"):
         return None
-    name, make = {"colorize": ("patches", _patches), "retrieve": ("identities", _identities)}.get(
-        recipe.task, ("digits", _digits)
-    )
-    root = folder / "pictures" / name
+    sources = {"colorize": ("patches", _patches), "retrieve": ("identities", _identities)}
+    name, make = sources.get(recipe.task, ("digits", _digits))
+    root = folder / "images" / name
     if not root.is_dir():
         for path, pixels in make().items():
             with atomic_write(root / path) as file:
@@ -94,33 +91,33 @@ def _digits() -> dict[str, np.ndarray]:
     pixels = np.kron((images * 255 / 16).astype(np.uint8).reshape(-1, 8, 8), np.ones((1, SIDE // 8, SIDE // 8), np.uint8))
     found = {}
     for digit in range(10):
-        for number, picture in enumerate(pixels[targets == digit][: TRAIN + TEST]):
+        for number, image in enumerate(pixels[targets == digit][: TRAIN + TEST]):
             split = "train" if number < TRAIN else "test"
-            found[f"{split}/{digit}/{number:03d}.png"] = picture
+            found[f"{split}/{digit}/{number:03d}.png"] = image
     return found
 
 
 def _identities() -> dict[str, np.ndarray]:
-    """The same digits as if they were identities: eight to learn, two others to find."""
+    """The same digits as identities: eight for training, two others for validation."""
     found = {}
-    for path, picture in _digits().items():
+    for path, image in _digits().items():
         _, digit, file = path.split("/")
         if int(file[:3]) < IMAGES:
-            found[f"{'train' if int(digit) < LEARNT else 'val'}/{digit}/{file}"] = picture
+            found[f"{'train' if int(digit) < TRAINED else 'val'}/{digit}/{file}"] = image
     return found
 
 
 def _patches() -> dict[str, np.ndarray]:
-    """Patches of scikit-learn's two photographs, every second one for the test: path to uint8 (32, 32, 3)."""
+    """Patches of scikit-learn's two photographs, every fourth one for the test: path to uint8 (32, 32, 3)."""
     from sklearn.datasets import load_sample_images
 
     photographs = load_sample_images()
     found = {}
-    for path, picture in zip(photographs.filenames, photographs.images, strict=True):
-        rows, columns = picture.shape[0] // SIDE, picture.shape[1] // SIDE
+    for path, image in zip(photographs.filenames, photographs.images, strict=True):
+        rows, columns = image.shape[0] // SIDE, image.shape[1] // SIDE
         for number in range(rows * columns):
             top, left = divmod(number, columns)
             split = "test" if number % 4 == 3 else "train"
-            patch = picture[top * SIDE : (top + 1) * SIDE, left * SIDE : (left + 1) * SIDE]
+            patch = image[top * SIDE : (top + 1) * SIDE, left * SIDE : (left + 1) * SIDE]
             found[f"{split}/{Path(path).stem}/{number:03d}.png"] = np.ascontiguousarray(patch)
     return found

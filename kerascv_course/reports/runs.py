@@ -1,4 +1,4 @@
-"""Finding the runs that a page is made from."""
+"""Finished runs and sweeps in folders, to build reports from."""
 
 from __future__ import annotations
 
@@ -18,60 +18,66 @@ from kerascv_course.reports.comparison import read_history
 from kerascv_course.reports.page import Source
 from kerascv_course.training.run_dir import Run
 
-__all__ = ["Found", "FoundSweep", "Shelf"]
+__all__ = ["FinishedRun", "FinishedSweep", "RunIndex"]
 
-#: Figures by which the best of several runs is chosen, on validation; the first that a run has.
+#: Validation metrics by which the best of several runs is chosen; the first that a run has.
 CHOSEN_BY = ("accuracy", "R1")
+
+#: Fields in which runs of one recipe may differ.
+FREE = (
+    *("description", "expect", "seed", "epochs", "patience", "precision", "jit_compile", "fused", "deterministic", "weights"),
+    *("log_style", "snapshots", "export"),
+)
 
 
 @dataclass(frozen=True)
-class Found:
+class FinishedRun:
     """A finished run.
 
     Attributes:
-        run: the folder.
-        recipe: what made it.
+        folder: of the run.
+        recipe: of the run.
         metrics: its metrics.json.
         small: one of the small runs of ``--quick``.
     """
 
-    run: Run
+    folder: Run
     recipe: Recipe
     metrics: dict[str, Any]
     small: bool
 
     @property
     def source(self) -> Source:
-        """For the page."""
-        command = self.run.read_json("environment.json").get("command", "")
-        return Source("run", str(self.run.path), command, self.small)
+        """The run as a source of numbers."""
+        command = self.folder.read_json("environment.json").get("command", "")
+        return Source("run", str(self.folder.path), command, self.small)
 
     @functools.cached_property
     def history(self) -> list[dict[str, float]]:
         """Rows of history.csv."""
-        return read_history(self.run)
+        return read_history(self.folder)
 
-    def figure(self, split: str, name: str) -> Any:
-        """One of its measured figures."""
+    def metric(self, split: str, name: str) -> Any:
+        """A metric of a split."""
         return self.metrics[split][name]
 
     @property
     def validation(self) -> float:
-        """What the best run is chosen by: the validation split's own figure, else the test split is no choice and it is 0."""
-        figures = self.metrics.get("validation", {})
-        return next((float(figures[name]) for name in CHOSEN_BY if name in figures), 0.0)
+        """Validation metric by which the best run is chosen; 0 without one, because the test split is no basis for a choice."""
+        metrics = self.metrics.get("validation", {})
+        return next((float(metrics[name]) for name in CHOSEN_BY if name in metrics), 0.0)
 
 
 @dataclass(frozen=True)
-class FoundSweep:
-    """What ``python -m kerascv_course.scenes sweep`` left in a folder.
+class FinishedSweep:
+    """Results of ``python -m kerascv_course.scenes sweep``.
 
     Attributes:
         path: the folder.
-        recipe: name of the recipe whose settings were tried.
-        over: which settings.
-        rows: settings, accuracy on validation and test (None: not asked for), of each variant.
-        command: what made it.
+        recipe: name of the recipe whose settings were varied.
+        over: names of the settings.
+        rows: settings, and accuracy on validation and test (None: not requested), of each variant.
+        command: that made it.
         small: of ``--quick``.
     """
 
@@ -84,103 +90,94 @@ class FoundSweep:
 
     @property
     def source(self) -> Source:
-        """For the page."""
+        """The sweep as a source of numbers."""
         return Source("run", str(self.path), self.command, self.small)
 
 
-class Shelf:
-    """All finished runs under some folders.
+class RunIndex:
+    """All finished runs in some folders.
 
-    A run stands for a recipe, or for one of its ablation's switches, if it was made with the same settings; `FREE` fields may differ.
+    A run belongs to a recipe, or to a switch of its ablation, if it has the same settings; `FREE` fields may differ.
 
     Args:
-        folders: they and all below are searched; missing ones are empty.
-        small: what the small runs of ``--quick`` change in each recipe; None: full runs.
+        folders: searched recursively; missing ones are empty.
+        small: changes of the small runs of ``--quick`` to each recipe; None: full runs.
     """
 
     def __init__(self, folders: Sequence[Path], *, small: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         self.small = small is not None
         self._changes = small or {}
-        self._runs: dict[str, list[Found]] = {}
-        for found in _finished(folders, self.small):
-            self._runs.setdefault(found.recipe.name, []).append(found)
+        self._runs: dict[str, list[FinishedRun]] = {}
+        for run in _finished(folders, self.small):
+            self._runs.setdefault(run.recipe.name, []).append(run)
         self._sweeps = list(_sweeps(folders, self.small))
 
     def recipe(self, name: str) -> Recipe:
-        """A recipe as this shelf's runs are made."""
+        """A recipe with the settings of these runs."""
         return with_changes(get_recipe(name), self._changes.get(name, {}))
 
-    def all(self, name: str, changes: Mapping[str, Any] | None = None) -> list[Found]:
-        """Finished runs of a recipe, the one that validation chooses first.
+    def all(self, name: str, changes: Mapping[str, Any] | None = None) -> list[FinishedRun]:
+        """Finished runs of a recipe, the best on validation first.
 
         Args:
             name: of the recipe.
             changes: to the recipe, as `kerascv_course.recipes.ablations.with_changes` takes them.
         """
         wanted = _settings(with_changes(self.recipe(name), changes or {}))
-        runs = [found for found in self._runs.get(name, []) if _settings(found.recipe) == wanted]
-        return sorted(runs, key=lambda found: -found.validation)
+        runs = [run for run in self._runs.get(name, []) if _settings(run.recipe) == wanted]
+        return sorted(runs, key=lambda run: -run.validation)
 
-    def best(self, name: str) -> Found | None:
-        """The run of a recipe that validation chooses."""
+    def best(self, name: str) -> FinishedRun | None:
+        """The run of a recipe that is best on validation."""
         return next(iter(self.all(name)), None)
 
     def gains(self, name: str) -> dict[str, float]:
-        """What each switch of a recipe's ablation adds to the best validation accuracy: mean over the seeds that both have."""
-        base = {found.recipe.seed: found for found in self.all(name)}
-        found_gains = {}
+        """Gain in best validation accuracy of each switch of a recipe's ablation, averaged over the seeds of both."""
+        base = {run.recipe.seed: run for run in self.all(name)}
+        gains = {}
         for switch, changes in get_ablation(name).switches.items():
-            gains = [
-                found.validation - base[found.recipe.seed].validation
-                for found in self.all(name, changes)
-                if found.recipe.seed in base
+            found = [
+                run.validation - base[run.recipe.seed].validation for run in self.all(name, changes) if run.recipe.seed in base
             ]
-            if gains:
-                found_gains[switch] = mean(gains)
-        return found_gains
+            if found:
+                gains[switch] = mean(found)
+        return gains
 
-    def switch(self, name: str, switch: str) -> tuple[Found, Found] | None:
-        """A run of a recipe and one with a switch of its ablation, of the same seed; None: there is no such pair."""
-        with_it = {found.recipe.seed: found for found in self.all(name, get_ablation(name).switches[switch])}
+    def switch(self, name: str, switch: str) -> tuple[FinishedRun, FinishedRun] | None:
+        """A run of a recipe, and one of the same seed with a switch of its ablation; None: there is no such pair."""
+        with_it = {run.recipe.seed: run for run in self.all(name, get_ablation(name).switches[switch])}
         return next(((base, with_it[base.recipe.seed]) for base in self.all(name) if base.recipe.seed in with_it), None)
 
-    def sweep(self, recipe: str, setting: str) -> FoundSweep | None:
-        """A sweep of a recipe over one setting, with accuracies on the test split; the last of several."""
+    def sweep(self, recipe: str, setting: str) -> FinishedSweep | None:
+        """A sweep of a recipe over one setting with test accuracies; the last of several."""
         found = [one for one in self._sweeps if one.recipe == recipe and one.over == (setting,)]
         return next((one for one in reversed(found) if all(row["test"] is not None for row in one.rows)), None)
 
-    def __iter__(self) -> Iterator[Found]:
-        return (found for runs in self._runs.values() for found in runs)
-
-
-#: Fields of a recipe that runs of it may differ in.
-FREE = (
-    *("description", "expect", "seed", "epochs", "patience", "precision", "jit_compile", "fused", "deterministic", "weights"),
-    *("log_style", "snapshots", "export"),
-)
+    def __iter__(self) -> Iterator[FinishedRun]:
+        return (run for runs in self._runs.values() for run in runs)
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     return {field.name: getattr(recipe, field.name) for field in fields(recipe) if field.name not in FREE}
 
 
-def _finished(folders: Sequence[Path], small: bool) -> Iterator[Found]:
+def _finished(folders: Sequence[Path], small: bool) -> Iterator[FinishedRun]:
     paths = {path.parent.resolve() for folder in folders for path in folder.rglob("recipe.json")}
     for path in sorted(paths):
         run = Run.open(path)
         if not ((run / "metrics.json").is_file() and (run / "report.html").is_file()):
             continue
         try:
-            yield Found(run, run.recipe(), run.read_json("metrics.json"), small)
-        except CourseError:  # of another version: it cannot be told what it is
+            yield FinishedRun(run, run.recipe(), run.read_json("metrics.json"), small)
+        except CourseError:  # of another version: the recipe cannot be read
             continue
 
 
-def _sweeps(folders: Sequence[Path], small: bool) -> Iterator[FoundSweep]:
+def _sweeps(folders: Sequence[Path], small: bool) -> Iterator[FinishedSweep]:
     for path in sorted({path.resolve() for folder in folders for path in folder.rglob("sweep.json")}):
         try:
             facts = json.loads(path.read_bytes())
-            yield FoundSweep(
+            yield FinishedSweep(
                 path.parent,
                 str(facts["recipe"]["name"]),
                 tuple(facts["over"]),

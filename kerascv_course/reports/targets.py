@@ -84,7 +84,7 @@ class Erratum:
     evidence: str
 
     def __str__(self) -> str:
-        return f"{self.id} ({self.where}): printed {self.printed!r}; right: {self.correct}"
+        return f"{self.id} ({self.where}): printed {self.printed!r}; correct: {self.correct}"
 
 
 def targets_of(report: str) -> tuple[Target, ...]:

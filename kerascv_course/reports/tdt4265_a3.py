@@ -11,49 +11,35 @@ from kerascv_course.analysis import summarize
 from kerascv_course.analysis.arithmetic import conv_output, kernel_from_sizes, same_padding
 from kerascv_course.analysis.convolution import SOBEL_X, convolve, correlate
 from kerascv_course.config import Data
+from kerascv_course.models import create_model
 from kerascv_course.reports.answers import BASE_001, IMAGE_001, report_text
-from kerascv_course.reports.building import (
-    build,
+from kerascv_course.reports.page import CodePart, ComparedNumber, MissingPart, NumbersPart, Part, Section, TablePart, TextPart
+from kerascv_course.reports.paper import count_layers
+from kerascv_course.reports.parts import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    CourseReport,
+    best_figure,
     computed,
     curves,
-    findings,
+    errata,
     function,
     measured,
     missing_run,
-    picture,
-    test,
-    train,
-    validation,
 )
-from kerascv_course.reports.page import Answer, Code, Comparison, Missing, Page, Part, Section, Table, Text
-from kerascv_course.reports.paper import count_layers
-from kerascv_course.reports.runs import Shelf
+from kerascv_course.reports.runs import RunIndex
 from kerascv_course.reports.targets import target
+from kerascv_course.tasks.classification.transfer import freeze_before
 
-NAME, REPORT, TITLE = "tdt4265_a3", "001", "TDT4265, assignment 3: convolutional networks on CIFAR-10"
-
-#: Small runs on the embedded digits: recipe to what is changed in it.
+#: Small runs on the embedded digits.
 QUICK: Mapping[str, Mapping[str, Any]] = {
     "tdt4265-base": {"data": Data("digits"), "model_options.width": 0.5, "patience": 0},
     "tdt4265-model1": {"data": Data("digits"), "model_options.width": 0.25, "epochs": 4},
     "tdt4265-model2": {"data": Data("digits"), "model_options.width": 0.125, "epochs": 4},
 }
 
-#: Switches of the small runs' ablation.
-QUICK_SWITCHES = {"tdt4265-base": ("batch-norm",)}
-
-STEPS = "Training loss (mean of ten steps, band: one standard deviation) and validation loss; beside them validation accuracy."
-
-
-def page(shelf: Shelf) -> Page:
-    """The page from the runs of a shelf."""
-    return build(
-        NAME,
-        TITLE,
-        "Norwegian University of Science and Technology, computer vision and deep learning; report of March 2022.",
-        (_by_hand(), _base(shelf), _models(shelf), _batch_norm(shelf), _transfer(shelf), _inside(shelf)),
-        shelf,
-    )
+STEPS = "Training loss (mean of ten steps, band: one standard deviation) and validation loss; right: validation accuracy."
 
 
 def _by_hand() -> Section:
@@ -69,20 +55,20 @@ def _by_hand() -> Section:
     ids = ("T001-05", "T001-06", "T001-07", "T001-08", "T001-09")
     return Section(
         "Task 1: by hand",
-        "Convolve a small picture by hand; find paddings, kernels and map sizes; count the parameters of a small network; say which "
-        "layer makes a network less sensitive to small shifts.",
+        "Convolve a small image by hand; find paddings, kernels and map sizes; count the parameters of a small network; name the layer "
+        "that makes a network less sensitive to small shifts.",
         (
             computed(
                 function(correlate, convolve),
                 rows,
-                {name: f"convolution, which the task asks for: {row}" for name, row in zip(rows, asked, strict=True)},
+                {name: f"convolution, as the task asks: {row}" for name, row in zip(rows, asked, strict=True)},
             ),
             computed(function(same_padding), {"T001-04": same_padding(5)[0]}),
             computed(function(kernel_from_sizes), {"T001-01": f"{first}x{first}"}),
             computed(function(conv_output), {"T001-02": f"{pooled}x{pooled}", "T001-03": f"{second}x{second}"}),
             computed(function(count_layers), {**dict(zip(ids, counts, strict=True)), "T001-10": network.parameters}),
-            Code(report_text(REPORT), "All of task 1, computed", function(report_text)),
-            findings("E001-01", "E001-02", "E001-03", "E001-04", "E001-05", "E001-06"),
+            CodePart(report_text("001"), "All of task 1, computed", function(report_text)),
+            errata("E001-01", "E001-02", "E001-03", "E001-04", "E001-05", "E001-06"),
         ),
     )
 
@@ -91,166 +77,188 @@ def _row(values: np.ndarray) -> str:
     return " ".join(str(int(value)) for value in values)
 
 
-def _base(shelf: Shelf) -> Section:
+def _base(runs: RunIndex) -> Section:
     return Section(
         "Task 2: the base network",
-        "Train three stages of 5×5 convolution, ReLU and pooling with two dense layers; stop early; plot losses and accuracy; report "
-        "the final accuracies.",
+        "Train three stages of 5×5 convolution, ReLU and pooling with two dense layers and early stopping; plot losses and accuracy; "
+        "report the final accuracies.",
         (
-            measured(shelf, "tdt4265-base", {"T001-11": train, "T001-12": validation, "T001-13": test}),
-            picture(shelf, "tdt4265-base", "step_curves", f"Figure 1 of the report, which is lost: the base network. {STEPS}"),
-            picture(shelf, "tdt4265-base", "confusion_matrix", "Which classes the base network takes for which (test split)."),
-            findings("E001-07"),
+            measured(
+                runs,
+                "tdt4265-base",
+                {"T001-11": TRAIN, "T001-12": VALIDATION, "T001-13": TEST},
+            ),
+            best_figure(runs, "tdt4265-base", "step_curves", f"Figure 1 (the report's is lost): the base network. {STEPS}"),
+            best_figure(runs, "tdt4265-base", "confusion_matrix", "Confusion matrix of the base network on the test split."),
+            errata("E001-07"),
         ),
     )
 
 
-def _models(shelf: Shelf) -> Section:
-    loss = lambda found: float(found.figure("train", "loss"))  # noqa: E731
-    cross_entropy = "ours is the cross-entropy alone, without the L2 penalty"
+def _models(runs: RunIndex) -> Section:
+    loss = lambda found: float(found.metric("train", "loss"))  # noqa: E731
+    cross_entropy = "ours is the cross-entropy without the L2 penalty"
     return Section(
         "Task 3: two better networks",
-        "Improve the network in two ways, to 75 % and then to 80 % on the test images; say what helped; discuss over-fitting.",
+        "Improve the network to 75 % and then to 80 % on the test images; say what helped; discuss overfitting.",
         (
             measured(
-                shelf,
+                runs,
                 "tdt4265-model1",
-                {"T001-14": loss, "T001-15": train, "T001-16": validation, "T001-17": test},
+                {"T001-14": loss, "T001-15": TRAIN, "T001-16": VALIDATION, "T001-17": TEST},
                 {"T001-14": cross_entropy},
             ),
             measured(
-                shelf,
+                runs,
                 "tdt4265-model2",
                 {
                     "T001-18": loss,
-                    "T001-19": train,
-                    "T001-20": validation,
-                    "T001-21": test,
-                    "T001-22": test,
-                    "T001-23": train,
+                    "T001-19": TRAIN,
+                    "T001-20": VALIDATION,
+                    "T001-21": TEST,
+                    "T001-22": TEST,
+                    "T001-23": TRAIN,
                 },
             ),
-            picture(shelf, "tdt4265-model2", "step_curves", f"Figure 2 of the report, which is lost: model 2. {STEPS}"),
-            _best(shelf),
-            findings("E001-08", "E001-09", "E001-10", "E001-11", "E001-12", "E001-13"),
+            best_figure(runs, "tdt4265-model2", "step_curves", f"Figure 2 (the report's is lost): model 2. {STEPS}"),
+            _best(runs),
+            errata("E001-08", "E001-09", "E001-10", "E001-11", "E001-12", "E001-13"),
         ),
     )
 
 
-def _best(shelf: Shelf) -> Part:
+def _best(runs: RunIndex) -> Part:
     rows = []
-    names = [name for name in ("tdt4265-base-best", "tdt4265-model1-best", "tdt4265-model2-best") if shelf.best(name)]
+    names = [name for name in ("tdt4265-base-best", "tdt4265-model1-best", "tdt4265-model2-best") if runs.best(name)]
     if not names:
         return missing_run("tdt4265-base-best")
     for name in names:
-        found = shelf.best(name)
+        found = runs.best(name)
         if found:
-            rows.append((name, *(f"{read(found):.4f}" for read in (train, validation, test)), f"{found.metrics['epochs']:g}"))
-    first = shelf.best(names[0])
+            rows.append(
+                (
+                    name,
+                    *(f"{read(found):.4f}" for read in (TRAIN, VALIDATION, TEST)),
+                    f"{found.metrics['epochs']:g}",
+                )
+            )
+    first = runs.best(names[0])
     source = first.source if first else function(_best)
-    return Table(
-        "The same networks trained better (momentum, one cycle, label smoothing, shifts, mirror images)",
+    return TablePart(
+        "The same networks with better training (momentum, one-cycle schedule, label smoothing, shifts, flips)",
         ("recipe", "train", "validation", "test", "epochs"),
         tuple(rows),
         source,
     )
 
 
-def _batch_norm(shelf: Shelf) -> Section:
-    with_and_without = shelf.switch("tdt4265-base", "batch-norm")
+def _batch_norm(runs: RunIndex) -> Section:
+    with_and_without = runs.switch("tdt4265-base", "batch-norm")
     parts: list[Part] = []
     if with_and_without is None:
         parts.append(
-            Missing(
-                "figure 3 of the report, losses with and without batch norm",
+            MissingPart(
+                "figure 3, losses with and without batch normalization",
                 "The ablation of the base network has not been run.",
                 "python -m kerascv_course.ablate tdt4265-base --switches batch-norm",
                 (target("T001-24"),),
             )
         )
     else:
-        gains = shelf.gains("tdt4265-base")
+        gains = runs.gains("tdt4265-base")
         largest = max(gains, key=lambda name: gains[name])
         source = with_and_without[0].source
         parts += [
             curves(
-                {"without batch norm": with_and_without[0], "with batch norm": with_and_without[1]},
+                {"without batch normalization": with_and_without[0], "with batch normalization": with_and_without[1]},
                 ("loss+val_loss",),
                 "batch-norm",
-                "Figure 3 of the report, which is lost: training and validation loss with and without batch norm.",
+                "Figure 3 (the report's is lost): training and validation loss with and without batch normalization.",
             ),
-            Comparison(
+            NumbersPart(
                 (
-                    Answer(
-                        target("T001-24"), "batch normalisation" if largest == "batch-norm" else largest, source, _gains(gains)
+                    ComparedNumber(
+                        target("T001-24"), "batch normalization" if largest == "batch-norm" else largest, source, _gains(gains)
                     ),
                 )
             ),
         ]
     return Section(
         "Task 3 (c) to (e): one change at a time",
-        "Switch one thing at a time (batch norm, filters, their size, L2, dropout, augmentation, pooling against stride, the "
-        "optimiser) and say what helps.",
+        "Change one thing at a time (batch normalization, filters, their size, L2, dropout, augmentation, pooling or stride, the "
+        "optimizer) and say what helps.",
         tuple(parts),
     )
 
 
 def _gains(gains: Mapping[str, float]) -> str:
     shown = ", ".join(f"{name} {100 * gain:+.1f}" for name, gain in sorted(gains.items(), key=lambda item: -item[1]))
-    return f"points of validation accuracy against the base, mean over the seeds: {shown}"
+    return f"gain in validation accuracy over the base, percentage points, mean over the seeds: {shown}"
 
 
-def _transfer(shelf: Shelf) -> Section:
-    ours = shelf.best("tdt4265-transfer-tune")
+def _transfer(runs: RunIndex) -> Section:
+    ours = runs.best("tdt4265-transfer-tune")
     parts: list[Part] = [
-        measured(shelf, "tdt4265-transfer", {"T001-25": test}),
-        Text(
-            "The report fine-tunes ImageNet's ResNet-18 at 224×224. The weights come from a hub; where they cannot be had, the "
-            "recipes tdt4265-transfer-probe and -tune do the same in two phases with MobileNet at 96×96."
+        measured(runs, "tdt4265-transfer", {"T001-25": TEST}),
+        TextPart(
+            "The report fine-tunes an ImageNet ResNet-18 at 224×224, with weights from a hub. If they are not available, the recipes "
+            "tdt4265-transfer-probe and -tune do the same in two phases with MobileNet at 96×96."
         ),
     ]
     if ours:
         parts.append(
-            Table(
-                "Transfer in two phases with ImageNet's MobileNet: the head alone, then everything",
+            TablePart(
+                "Transfer learning in two phases with an ImageNet MobileNet: first the head, then all layers",
                 ("recipe", "train", "validation", "test"),
-                (("tdt4265-transfer-tune", *(f"{read(ours):.4f}" for read in (train, validation, test))),),
+                (("tdt4265-transfer-tune", *(f"{read(ours):.4f}" for read in (TRAIN, VALIDATION, TEST))),),
                 ours.source,
             )
         )
-    parts += [_trainable(), findings("E001-14")]
+    parts += [_trainable(), errata("E001-14")]
     return Section(
         "Task 4 (a): transfer learning",
-        "Take a ResNet-18 that knows ImageNet, train its last stage and a new head on CIFAR-10 and report the test accuracy.",
+        "Take an ImageNet ResNet-18, train its last stage and a new head on CIFAR-10, and report the test accuracy.",
         tuple(parts),
     )
 
 
 def _trainable() -> Part:
-    from kerascv_course.models import create_model
-    from kerascv_course.tasks.classification.transfer import freeze_before
-
     network = create_model("resnet18", 10)
     everything = summarize(network).trainable
     freeze_before(network, "stage4_block1_conv1")
-    learning = summarize(network).trainable
-    return Table(
-        "ResNet-18 with ten outputs, all before its last stage frozen",
-        ("parameters that learn", "of"),
-        ((f"{learning:,}", f"{everything:,}"),),
+    trainable = summarize(network).trainable
+    return TablePart(
+        "ResNet-18 with ten outputs, frozen up to its last stage",
+        ("trainable parameters", "of"),
+        ((f"{trainable:,}", f"{everything:,}"),),
         function(freeze_before, summarize),
     )
 
 
-def _inside(shelf: Shelf) -> Section:
-    recipe = next((name for name in ("tdt4265-transfer", "tdt4265-transfer-tune") if shelf.best(name)), "tdt4265-base")
+def _inside(runs: RunIndex) -> Section:
+    recipe = next((name for name in ("tdt4265-transfer", "tdt4265-transfer-tune") if runs.best(name)), "tdt4265-base")
     return Section(
-        "Task 4 (b) and (c): a look inside",
-        "Draw filters of the first convolution with what they answer to one picture, and maps of the last one; say what they see.",
+        "Task 4 (b) and (c): filters and activations",
+        "Plot filters and activations of the first convolution for one image, and activations of the last one; say what they detect.",
         (
-            picture(
-                shelf, recipe, "first_convolution", f"Figure 6 of the report, which is lost: filters and answers ({recipe})."
+            best_figure(
+                runs, recipe, "first_convolution", f"Figure 6 (the report's is lost): filters and activations ({recipe})."
             ),
-            picture(shelf, recipe, "last_convolution", f"Figure 7 of the report, which is lost: the last maps ({recipe})."),
+            best_figure(
+                runs,
+                recipe,
+                "last_convolution",
+                f"Figure 7 (the report's is lost): last activations ({recipe}).",
+            ),
         ),
     )
+
+
+REPORT = CourseReport(
+    "tdt4265_a3",
+    "TDT4265, assignment 3: convolutional networks on CIFAR-10",
+    "Norwegian University of Science and Technology, computer vision and deep learning; report of March 2022.",
+    lambda runs: (_by_hand(), _base(runs), _models(runs), _batch_norm(runs), _transfer(runs), _inside(runs)),
+    QUICK,
+    quick_switches={"tdt4265-base": ("batch-norm",)},
+)

@@ -11,15 +11,15 @@ from kerascv_course.experiment import Experiment, Interrupted
 from kerascv_course.models import create_model
 from kerascv_course.recipes import get_recipe
 from kerascv_course.recipes.ablations import ABLATIONS, BASE, Ablation, get_ablation, with_changes
-from kerascv_course.reports.ablation import plan, report, run_trials
+from kerascv_course.reports.ablation import plan, run_all, write_summary
 from kerascv_course.training import callbacks
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_every_switch_of_every_ablation_makes_a_recipe(name, tmp_path):
-    trials = plan(get_recipe(name), get_ablation(name), (), (0,), tmp_path)
-    assert [trial.switch for trial in trials] == [BASE, *ABLATIONS[name].switches]
-    assert len({repr(trial.recipe) for trial in trials}) == len(trials)
+    runs = plan(get_recipe(name), get_ablation(name), (), (0,), tmp_path)
+    assert [run.switch for run in runs] == [BASE, *ABLATIONS[name].switches]
+    assert len({repr(run.recipe) for run in runs}) == len(runs)
 
 
 def test_the_assignments_switches_change_one_thing():
@@ -63,12 +63,12 @@ def quick(tiny_recipe):
     )
 
 
-def test_finished_runs_are_kept_and_interrupted_ones_resumed(quick, tmp_path, monkeypatch):
+def test_run_all_keeps_finished_runs_and_resumes_interrupted_ones(quick, tmp_path, monkeypatch):
     monkeypatch.setattr(Experiment, "plot", lambda self: None)
     ablation = Ablation({"no-dropout": {"model_options.dropout": 0.0}, "wild": {"optimizer.learning_rate": 1e30}}, "a test")
     both = plan(quick, ablation, (), (0, 1), tmp_path)
-    assert [trial.folder.name for trial in both[:4]] == ["base-seed0", "no-dropout-seed0", "wild-seed0", "base-seed1"]
-    trials = both[:3]
+    assert [run.folder.name for run in both[:4]] == ["base-seed0", "no-dropout-seed0", "wild-seed0", "base-seed1"]
+    runs = both[:3]
     with monkeypatch.context() as patch:
         commit = callbacks.save_checkpoint
 
@@ -78,40 +78,40 @@ def test_finished_runs_are_kept_and_interrupted_ones_resumed(quick, tmp_path, mo
             commit(path, model, progress)
 
         patch.setattr(callbacks, "save_checkpoint", stopping)
-        with pytest.raises(Interrupted, match="the same command goes on"):
-            run_trials(trials, data_dir=None)
+        with pytest.raises(Interrupted, match="Resume with the same command"):
+            run_all(runs, data_dir=None)
     first = (tmp_path / "base-seed0" / "last.npz").stat().st_mtime_ns
-    failed = run_trials(trials)
-    assert [folder.name for folder in failed] == ["wild-seed0"] and "diverged" in failed[trials[2].folder]
+    failed = run_all(runs)
+    assert [folder.name for folder in failed] == ["wild-seed0"] and "diverged" in failed[runs[2].folder]
     assert (tmp_path / "base-seed0" / "last.npz").stat().st_mtime_ns == first
-    table = report(trials, ablation, tmp_path)
-    assert [line.split(" | ")[0] for line in table.splitlines()] == ["| switch", "| ---", "| base", "| no-dropout"]
+    table = write_summary(runs, ablation, tmp_path)
+    assert [line.split("|")[1].strip(" :-") for line in table.splitlines()] == ["switch", "", "base", "no-dropout"]
     page = (tmp_path / "ablation.md").read_text()
     assert table in page and "lenet5-digits (a test)" in page and (tmp_path / "ablation.png").is_file()
-    with pytest.raises(InputError, match=r"base-seed0 was made with other settings than those asked for now.*another --root"):
-        run_trials(plan(dataclasses.replace(quick, batch_size=64), ablation, (), (0,), tmp_path))
+    with pytest.raises(InputError, match=r"base-seed0 holds a run with other settings.*another --root"):
+        run_all(plan(dataclasses.replace(quick, batch_size=64), ablation, (), (0,), tmp_path))
 
 
-def test_what_cannot_be_tried(quick, tmp_path):
+def test_plan_refuses_invalid_switches_and_seeds(quick, tmp_path):
     ablation = get_ablation("lenet5-digits")
     with pytest.raises(UnknownNameError, match="unknown switch of lenet5-digits 'dropout'; did you mean 'no-dropout'"):
         plan(quick, ablation, ("dropout",), (0,), tmp_path)
-    with pytest.raises(InputError, match="--seeds are one or more, each once; received 1 1"):
+    with pytest.raises(InputError, match="--seeds needs one or more different seeds; received 1 1"):
         plan(quick, ablation, (), (1, 1), tmp_path)
-    with pytest.raises(InputError, match="no-smoothing changes nothing against this base"):
+    with pytest.raises(InputError, match="no-smoothing changes nothing in this base"):
         plan(with_changes(quick, {"classification.label_smoothing": 0.0}), ablation, (), (0,), tmp_path)
     with pytest.raises(CourseError, match="no run of the base is finished"):
-        report(plan(quick, ablation, (), (0,), tmp_path), ablation, tmp_path)
+        write_summary(plan(quick, ablation, (), (0,), tmp_path), ablation, tmp_path)
     with pytest.raises(UnknownNameError, match="unknown ablation of a recipe 'tdt4265-bas'; did you mean 'tdt4265-base'"):
         get_ablation("tdt4265-bas")
 
 
-def test_the_command(command):
+def test_command(command):
     listed = command("kerascv_course.ablate", "--list")
     assert listed.returncode == 0 and "batch-norm    model_options.norm True" in listed.stdout
     for words, told in (
         (["csc413-unet"], "unknown ablation of a recipe 'csc413-unet'"),
-        (["--seed", 3], "an ablation has --seeds; received --seed 3: write --seeds 3"),
+        (["--seed", 3], "did you mean --seeds"),
         (["tdt4265-base", "--data-dir", "nowhere"], "no such data folder: nowhere"),
     ):
         done = command("kerascv_course.ablate", *words)

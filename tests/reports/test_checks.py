@@ -57,7 +57,7 @@ def shown():
     return {identifier: show(identifier) for identifier in IDS}
 
 
-def test_every_erratum_is_shown_with_lines_and_a_function_that_exists(shown):
+def test_every_erratum_has_evidence_and_an_existing_source(shown):
     assert set(CHECKS) == set(IDS) and len(IDS) == 47
     for identifier, one in shown.items():
         assert one.erratum is erratum(identifier)
@@ -69,18 +69,18 @@ def test_every_erratum_is_shown_with_lines_and_a_function_that_exists(shown):
 
 
 @pytest.mark.parametrize("identifier", IDS)
-def test_the_right_values_come_out(shown, identifier):
+def test_correct_values_are_computed(shown, identifier):
     assert not missing(identifier, shown[identifier].lines)
 
 
 @pytest.mark.parametrize("identifier", STRICT)
-def test_the_right_values_of_wrong_answers_come_out_in_order(shown, identifier):
+def test_correct_values_are_computed_in_order(shown, identifier):
     lines = shown[identifier].lines
     text = "\n".join(lines)
     right = erratum(identifier).correct
     if identifier == "E001-03":
         assert (
-            re.search(r"max-pool answers the same 64 times", text) and "convolution 0 times" in text and "max pooling" in right
+            re.search(r"max pooling is unchanged 64 times", text) and "convolution 0 times" in text and "max pooling" in right
         )
     elif identifier == "E001-13":
         gaps = [float(n) for n in re.findall(r"([\d.]+) points", text)]
@@ -112,10 +112,10 @@ def test_the_right_values_of_wrong_answers_come_out_in_order(shown, identifier):
         assert numbers(right) and in_order(identifier, lines)
 
 
-def test_truths_that_carry_no_number(shown):
+def test_evidence_without_numbers(shown):
     text = {identifier: "\n".join(one.lines) for identifier, one in shown.items()}
     assert "is the sum over the channels: True" in text["E000-01"]
-    assert "share stride 1 on 16×16 are equal: True" in text["E000-02"]
+    assert "with stride 1 on 16×16 are equal: True" in text["E000-02"]
     assert (
         "unused: fc.weight and fc.bias" in text["E000-03"] and "0 variables of the modified network missing" in text["E000-03"]
     )
@@ -136,7 +136,7 @@ def test_truths_that_carry_no_number(shown):
     assert text["E004-14"].count("True") == 2
 
 
-def test_the_report_s_wrong_gradient_gives_the_report_s_wrong_end(shown):
+def test_printed_values_follow_from_the_printed_error(shown):
     """The printed end follows from the printed gradient and settings: the slip is in the gradient alone."""
     assert re.search(r"w=\(.*?\)", erratum("E004-06").printed).group() in shown["E004-06"].lines[0]
     assert erratum("E001-06").printed in shown["E001-06"].lines[1]
@@ -144,7 +144,7 @@ def test_the_report_s_wrong_gradient_gives_the_report_s_wrong_end(shown):
         assert erratum(identifier).printed.split(" = ")[1] in shown[identifier].lines[1]
 
 
-def test_a_wrong_computation_does_not_pass(monkeypatch):
+def test_wrong_computations_are_detected(monkeypatch):
     assert in_order("E001-01", show("E001-01").lines)
     monkeypatch.setattr(checks.report_001, "SOBEL_X", tuple(zip(*checks.report_001.SOBEL_X, strict=True)))
     assert not in_order("E001-01", show("E001-01").lines)
@@ -152,7 +152,7 @@ def test_a_wrong_computation_does_not_pass(monkeypatch):
     assert missing("E001-04", show("E001-04").lines) and missing("E001-06", show("E001-06").lines)
 
 
-def test_no_right_value_is_typed_in():
+def test_checks_contain_no_correct_values():
     """Neither as text nor as number: four characters or more of a right value stand in no constant, and `correct` is not read."""
     tokens = {token.lstrip("-") for found in all_errata() for token in NUMBER.findall(found.correct)}
     right = {float(token.replace(",", "")) for token in tokens if len(token) >= 4}
@@ -170,7 +170,7 @@ def test_no_right_value_is_typed_in():
 
 
 @pytest.mark.parametrize("identifier", IDS)
-def test_a_source_is_a_function_that_the_finding_calls(shown, identifier):
+def test_source_functions_are_called(shown, identifier):
     compute = CHECKS[identifier].compute
     tree = ast.parse(inspect.getsource(compute))
     called = {
@@ -186,7 +186,7 @@ def test_a_source_is_a_function_that_the_finding_calls(shown, identifier):
         assert name.rpartition(".")[2] in called | {compute.__name__}
 
 
-def test_what_needs_no_network_imports_no_tensorflow(shown):
+def test_checks_without_network_import_no_tensorflow(shown):
     light = [identifier for identifier in IDS if "create_model" not in CHECKS[identifier].source]
     assert len(light) > 35
     code = (
@@ -197,7 +197,7 @@ def test_what_needs_no_network_imports_no_tensorflow(shown):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_printed_values_are_the_report_s():
+def test_printed_values():
     rows = list(csv.DictReader((files("kerascv_course.reports") / "targets.csv").read_text(encoding="utf-8").splitlines()))
     assert {row["report"] for row in rows} == {"000", "001", "002", "003", "004"}
     assert printed("001", "Task 1(c)") == ["2"]
@@ -206,6 +206,6 @@ def test_printed_values_are_the_report_s():
         printed("001", "Task 1(c)", "speed")
 
 
-def test_an_unknown_erratum_is_named():
+def test_unknown_erratum():
     with pytest.raises(UnknownNameError, match="did you mean"):
         show("E001-99")

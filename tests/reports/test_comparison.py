@@ -9,8 +9,8 @@ from kerascv_course.reports.comparison import (
     compare_runs,
     differences,
     format_differences,
-    format_table,
-    join_runs,
+    format_groups,
+    group_runs,
     read_history,
 )
 from kerascv_course.training.run_dir import Run
@@ -32,61 +32,63 @@ def make(tiny_run, tiny_recipe, tmp_path):
     return run
 
 
-def test_seeds_are_taken_together_and_settings_kept_apart(make):
+def test_compare_runs_groups_seeds(make):
     runs = [make("a", seed=0, accuracy=0.8), make("b", seed=1, accuracy=0.9), make("c", batch_size=64, accuracy=0.7)]
     first, second = compare_runs(runs)
-    assert (first.settings, first.seeds, first.figures["test_accuracy"]) == ({"batch_size": 128}, (0, 1), (0.8, 0.9))
-    assert (second.settings, second.seeds, second.figures["test_accuracy"]) == ({"batch_size": 64}, (0,), (0.7,))
-    table = format_table([first, second], ["test_accuracy", "parameters"]).splitlines()
-    assert table == [
-        "| batch_size | seeds | test_accuracy | parameters |",
-        "| --- | --- | --- | --- |",
-        "| 128 | 0 1 | 0.8500 ± 0.0707 | 61,706 |",
-        "| 64 | 0 | 0.7000 | 61,706 |",
+    assert (first.settings, first.seeds, first.metrics["test_accuracy"]) == ({"batch_size": 128}, (0, 1), (0.8, 0.9))
+    assert (second.settings, second.seeds, second.metrics["test_accuracy"]) == ({"batch_size": 64}, (0,), (0.7,))
+    table = format_groups([first, second], ["test_accuracy", "parameters"]).splitlines()
+    assert [[cell.strip() for cell in line.strip("|").split("|")] for line in (table[0], *table[2:])] == [
+        ["batch_size", "seeds", "test_accuracy", "parameters"],
+        ["128", "0 1", "0.8500 ± 0.0707", "61,706"],
+        ["64", "0", "0.7000", "61,706"],
     ]
     assert [row["epoch"] for row in read_history(runs[0])] == [0.5, 1, 1.5, 2, 2.5, 3]
 
 
-def test_a_single_run_is_named(make, tiny_recipe):
+def test_single_run_is_labeled_by_recipe(make, tiny_recipe):
     assert compare_runs([make("a")])[0].settings == {"name": tiny_recipe.name}
 
 
-def test_differences_are_taken_seed_by_seed(make):
+def test_differences_are_per_seed(make):
     base = [make("a", seed=0, accuracy=0.5), make("b", seed=1, accuracy=0.6), make("c", seed=2, accuracy=0.7)]
     other = [make("d", seed=2, accuracy=0.75), make("e", seed=1, accuracy=0.63)]
-    rows = join_runs({"base": base, "dropout": other}, "switch")
+    rows = group_runs({"base": base, "dropout": other}, "switch")
     assert differences(rows["dropout"], rows["base"], "test_accuracy") == pytest.approx((0.05, 0.03))
     lines = format_differences(rows, "base", ["test_accuracy"], {"dropout": "dropout 0.2"}).splitlines()
     head, _, first, second = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert head[:5] == ["switch", "changes", "seeds", "test accuracy", "difference, points"]
     assert first[:5] == ["base", "", "0 1 2", "0.6000 ± 0.1000", "–"]
     assert second[:5] == ["dropout", "dropout 0.2", "2 1", "0.6900 ± 0.0849", "+4.00 ± 1.41"]
-    with pytest.raises(InputError, match="measured on other data than"):
-        join_runs({"base": base, "dropout": [make("f", fingerprint="sha256:0")]}, "switch")
+    with pytest.raises(InputError, match="evaluated on other data than"):
+        group_runs({"base": base, "dropout": [make("f", fingerprint="sha256:0")]}, "switch")
 
 
-def test_what_cannot_be_compared(make, color_run):
+def test_compare_runs_refuses_other_data_and_unfinished_runs(make, color_run):
     with pytest.raises(InputError, match="one run or more"):
         compare_runs([])
-    with pytest.raises(InputError, match="measured on other data than"):
+    with pytest.raises(InputError, match="evaluated on other data than"):
         compare_runs([make("a"), make("b", fingerprint="sha256:0")])
-    with pytest.raises(InputError, match="measured on other data than"):
+    with pytest.raises(InputError, match="evaluated on other data than"):
         compare_runs([make("c"), color_run])
-    with pytest.raises(InputError, match="the runs have no figure 'test_acuracy'; there are best_epoch"):
-        format_table(compare_runs([make("d")]), ["test_acuracy"])
+    with pytest.raises(InputError, match="the runs have no metric 'test_acuracy'; they have best_epoch"):
+        format_groups(compare_runs([make("d")]), ["test_acuracy"])
     unfinished = make("e")
     (unfinished / "metrics.json").unlink()
     (unfinished / "history.csv").unlink()
-    with pytest.raises(InputError, match="has not come so far"):
+    with pytest.raises(InputError, match="the run is unfinished"):
         compare_runs([unfinished])
-    with pytest.raises(InputError, match="has not come so far"):
+    with pytest.raises(InputError, match="no validation yet"):
         read_history(unfinished)
 
 
-def test_the_command_draws_the_curves(color_run, command, tmp_path):
-    done = command("kerascv_course.compare", color_run.path, "--plot", "curves.png", "--figures", "test_accuracy", "seconds")
+def test_command_draws_curves(color_run, command, tmp_path):
+    done = command("kerascv_course.compare", color_run.path, "--plot", "curves.png", "--metrics", "test_accuracy", "seconds")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == "| name | seeds | test_accuracy | seconds |" and (tmp_path / "curves.png").is_file()
+    assert (
+        done.stdout.splitlines()[0].replace(" ", "") == "|name|seeds|test_accuracy|seconds|"
+        and (tmp_path / "curves.png").is_file()
+    )
     done = command("kerascv_course.compare", color_run.path, "--plot", "curves.png", "--curves", "val_los")
     assert done.returncode == 2 and "the histories have no column 'val_los'; they have epoch" in done.stderr
     done = command("kerascv_course.compare", "nowhere")

@@ -1,4 +1,4 @@
-"""Registry of the checks: a function for every erratum, and what these functions share."""
+"""Registry of the checks: a function for every erratum, and what the checks share."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Evidence:
     """An erratum with its evidence.
 
     Attributes:
-        erratum: what the report prints, and what is right.
+        erratum: the printed and the correct text.
         lines: the evidence; every number is computed, or is one that the report prints.
         source: dotted names of the functions that computed it, separated by commas.
     """

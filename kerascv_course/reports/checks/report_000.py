@@ -1,4 +1,4 @@
-"""Report 000 (identity retrieval with a modified ResNet-18): its errata, computed."""
+"""Checks of report 000: identity retrieval with a modified ResNet-18."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from kerascv_course.reports.checks.evidence import check, network
 from kerascv_course.reports.paper import count_triplets
 from kerascv_course.reports.targets import erratum
 
-#: What the training set of the report is: identities, and images of each.
+#: Training set of the report: identities, and images of each.
 _IDENTITIES, _IMAGES = 230, 10
 
 
 @check("E000-01", check_average_pooling, average_pool, pooling_kernel)
 def dense_kernel_is_no_pool() -> list[str]:
-    """The convolution with all weights equal sums over the channels; the depthwise one is the pool."""
+    """A dense convolution with equal weights sums over the channels; only the depthwise one is average pooling."""
     kernel, channels = 8, 2
     maps = np.random.default_rng(0).uniform(0, 1, (1, kernel, kernel, channels)) * [1, 3]
     pool = average_pool(maps, kernel).ravel()
@@ -32,10 +32,10 @@ def dense_kernel_is_no_pool() -> list[str]:
     dense = np.einsum("nhwc,hwco->o", maps, np.full((kernel, kernel, channels, channels), 1 / kernel**2))
     check = check_average_pooling(kernel, 1, channels, kernel)
     return [
-        f"the pool of two made 8×8 channels: {pool[0]:.4f} and {pool[1]:.4f}; depthwise kernel 1/{kernel**2}: "
+        f"average pooling of two random 8×8 channels: {pool[0]:.4f} and {pool[1]:.4f}; depthwise kernel 1/{kernel**2}: "
         f"{depthwise[0]:.4f} and {depthwise[1]:.4f}",
-        f"dense all-equal kernel 1/{kernel**2}: {dense[0]:.4f} and {dense[1]:.4f}; the sum of the pool's channels: {pool.sum():.4f}",
-        f"on random integer maps, largest difference from the pool: depthwise {check.depthwise:.1e}, dense with zeros between "
+        f"dense all-equal kernel 1/{kernel**2}: {dense[0]:.4f} and {dense[1]:.4f}; the sum of the pooled channels: {pool.sum():.4f}",
+        f"on random integer maps, largest difference from average pooling: depthwise {check.depthwise:.1e}, dense with zeros between "
         f"channels {check.diagonal:.1e}, dense all-equal {check.all_equal:.4g}; the last is the sum over the channels: "
         f"{check.all_equal_is_sum}",
     ]
@@ -43,7 +43,7 @@ def dense_kernel_is_no_pool() -> list[str]:
 
 @check("E000-02", conv_output, check_average_pooling)
 def stride_of_the_pool() -> list[str]:
-    """On an 8×8 map any stride gives one position; on a larger one the strides part."""
+    """On an 8×8 map any stride gives one position; on larger maps the strides differ."""
     kernel = 8
     positions = {conv_output(kernel, kernel, stride).output for stride in range(1, kernel + 1)}
     larger = 2 * kernel
@@ -51,15 +51,15 @@ def stride_of_the_pool() -> list[str]:
     return [
         f"{kernel}×{kernel} window on an {kernel}×{kernel} map, strides 1 to {kernel}: "
         + " or ".join(f"{n}×{n}" for n in sorted(positions)),
-        f"on a {larger}×{larger} map: {one}×{one} with stride 1, {eight}×{eight} with stride {kernel}: another output",
-        f"pool and convolution that share stride 1 on {larger}×{larger} are equal: "
+        f"on a {larger}×{larger} map: {one}×{one} with stride 1, {eight}×{eight} with stride {kernel}: different outputs",
+        f"pooling and convolution with stride 1 on {larger}×{larger} are equal: "
         f"{check_average_pooling(kernel, 1, size=larger).equal}",
     ]
 
 
 @check("E000-03", create_model, load_weights)
 def every_layer_loads() -> list[str]:
-    """A checkpoint with the entries of an ImageNet ResNet-18 is loaded into the modified network without a head."""
+    """Load a checkpoint with the entries of an ImageNet ResNet-18 into the modified network without head."""
     in_torch = {"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
     in_torch |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
     standard = create_model("resnet18")
@@ -89,7 +89,7 @@ def every_layer_loads() -> list[str]:
 
 @check("E000-04", create_model, summarize, torch_rows, block_diagram)
 def block_with_a_projection() -> list[str]:
-    """The first 512-channel block: its shortcut, its stride, and what the diagram calls it."""
+    """The first 512-channel block: its shortcut, its stride, and its name in the diagram."""
     summary = network("resnet18_reid", include_top=False)
     convs = [row for row in summary.rows if row.name.endswith("_shortcut")]
     last = convs[-1]
@@ -100,21 +100,21 @@ def block_with_a_projection() -> list[str]:
     return [
         f"rows {rows[at].index} and {rows[at + 1].index}: a {last.kernel[0]}×{last.kernel[1]} convolution of stride {last.stride[0]} "
         f"with {rows[at].parameters:,} parameters and a batch norm with {rows[at + 1].parameters:,}",
-        f"it brings {'×'.join(map(str, before))} to {'×'.join(map(str, after))}; the other {len(convs) - 1} projections have "
+        f"it maps {'×'.join(map(str, before))} to {'×'.join(map(str, after))}; the other {len(convs) - 1} projections have "
         f"stride {' and '.join(sorted({str(row.stride[0]) for row in convs[:-1]}))}",
-        f"blocks of the diagram, -D where the map gets smaller: {', '.join(boxes)}",
+        f"blocks of the diagram, -D where the map shrinks: {', '.join(boxes)}",
     ]
 
 
 @check("E000-05")
 def curves_of_question_8() -> list[str]:
-    """Which training losses the sentence names, beside the two series that one training has."""
+    """The training losses named in the sentence, and the two series of one training."""
     return _curves("E000-05")
 
 
 @check("E000-06")
 def curves_of_question_11() -> list[str]:
-    """The same for the other sentence."""
+    """The same for the sentence of question 11."""
     return _curves("E000-06")
 
 
@@ -127,24 +127,24 @@ def _curves(identifier: str) -> list[str]:
     means = loss.reshape(epochs, steps).mean(axis=1)
     falls = [float((np.diff(series) < 0).mean()) for series in (loss, means)]
     return [
-        f"losses that the sentence names: per iteration {text.count('per iteration')}, per epoch {text.count('per epoch')}; one "
+        f"losses named in the sentence: per iteration {text.count('per iteration')}, per epoch {text.count('per epoch')}; one "
         "training has one of each:",
-        f"a made loss over {epochs} epochs of {_IDENTITIES * _IMAGES:,} images in batches of {batch}: {len(loss)} points per "
+        f"a synthetic loss over {epochs} epochs of {_IDENTITIES * _IMAGES:,} images in batches of {batch}: {len(loss)} points per "
         f"iteration, {len(means)} points per epoch, each the mean of {steps}",
-        f"both come down ({loss[0]:.3f} to {loss[-1]:.3f}, {means[0]:.3f} to {means[-1]:.3f}); from one point to the next the loss "
-        f"per iteration falls in {falls[0]:.0%} of cases, the loss per epoch in {falls[1]:.0%}: two curves, not one",
+        f"both decrease ({loss[0]:.3f} to {loss[-1]:.3f}, {means[0]:.3f} to {means[-1]:.3f}); from one point to the next the loss "
+        f"per iteration decreases in {falls[0]:.0%} of cases, the loss per epoch in {falls[1]:.0%}: two curves, not one",
     ]
 
 
 @check("E000-07", count_triplets)
 def ordered_triplets() -> list[str]:
-    """The report's product, with and without the order of anchor and positive."""
+    """The report's product, and the count of unordered pairs of anchor and positive."""
     count, small = count_triplets(_IDENTITIES, _IMAGES), count_triplets(3, 3)
     images = [(identity, image) for identity in range(3) for image in range(3)]
     listed = [t for t in itertools.product(images, repeat=3) if t[0] != t[1] and t[0][0] == t[1][0] != t[2][0]]
     unordered = {(frozenset(t[:2]), t[2]) for t in listed}
     return [
         f"ordered (anchor, positive): {count.ordered:,}; unordered: {count.unordered:,}",
-        f"all triplets of 3 identities with 3 images listed one by one: {len(listed)} ordered, {len(unordered)} unordered; "
+        f"all triplets of 3 identities with 3 images enumerated: {len(listed)} ordered, {len(unordered)} unordered; "
         f"the formula: {small.ordered} and {small.unordered}",
     ]

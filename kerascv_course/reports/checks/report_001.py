@@ -1,4 +1,4 @@
-"""Report 001 (CNNs on CIFAR-10): its errata, computed."""
+"""Checks of report 001: CNNs on CIFAR-10."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from kerascv_course.analysis import summarize
 from kerascv_course.analysis.arithmetic import conv_output
 from kerascv_course.analysis.convolution import SOBEL_X, convolve, correlate
+from kerascv_course.config import TrainedRecipe
 from kerascv_course.models import create_model, model_spec
 from kerascv_course.recipes import get_recipe
 from kerascv_course.reports.answers import IMAGE_001
@@ -27,7 +28,7 @@ def _row(values: object) -> str:
 
 @check("E001-01", correlate, convolve)
 def first_row() -> list[str]:
-    """The first row afresh, and that no image gives the printed one."""
+    """The first row recomputed, and a proof that no image gives the printed one."""
     got = [int(n) for n in printed("001", "Task 1(a)", "output row 1")[0].split()]
     # With zeros above, out[j] = S[j+1] − S[j−1], S the column sums 2·(first row) + (second row): two equations for S[3].
     from_third, from_fifth = got[2] + got[0], -got[4]
@@ -41,7 +42,7 @@ def first_row() -> list[str]:
 
 @check("E001-02", convolve, correlate)
 def all_signs() -> list[str]:
-    """Convolution beside correlation, entry by entry."""
+    """Convolution against correlation, entry by entry."""
     convolution, correlation = convolve(IMAGE_001, SOBEL_X), correlate(IMAGE_001, SOBEL_X)
     lines = [f"convolution, row {at}: {_row(row)}" for at, row in enumerate(convolution, start=1)]
     flipped = int((convolution == -correlation).sum())
@@ -55,7 +56,7 @@ def all_signs() -> list[str]:
 
 @check("E001-03", correlate)
 def small_shifts() -> list[str]:
-    """One bright pixel moved by one: what a convolution and a max-pool answer."""
+    """Outputs of a convolution and of max pooling when one bright pixel moves by one."""
     size, same = 16, {"convolution": 0, "max-pool": 0}
     places = [(i, j) for i in range(4, size - 4) for j in range(4, size - 4)]
     moves = 0
@@ -72,21 +73,21 @@ def small_shifts() -> list[str]:
             same["max-pool"] += int(np.array_equal(*pooled))
     trials = 2 * len(places)
     return [
-        f"one bright pixel moved by one, {trials} times: the 2×2 max-pool answers the same {same['max-pool']} times "
+        f"one bright pixel moved by one, {trials} times: the output of 2×2 max pooling is unchanged {same['max-pool']} times "
         f"({same['max-pool'] / trials:.0%}), the 3×3 convolution {same['convolution']} times",
-        f"the convolution's answer moves along with the pixel {moves} times: it is equivariant, not less sensitive",
+        f"the convolution's output moves with the pixel {moves} times: it is equivariant, not less sensitive",
     ]
 
 
 @check("E001-04", count_layers)
 def second_layer() -> list[str]:
-    """Parameters of the second convolution: its input is the first one's maps, not the image."""
+    """Parameters of the second convolution: its input is the first one's output, not the image."""
     return _convolution(1)
 
 
 @check("E001-05", count_layers)
 def third_layer() -> list[str]:
-    """The same of the third convolution."""
+    """The same for the third convolution."""
     return _convolution(2)
 
 
@@ -96,14 +97,13 @@ def _convolution(index: int) -> list[str]:
     return [
         f"layer {index} makes {channels} maps, so layer {index + 1} has (5·5·{channels} + 1)·{filters} = {convs[index].parameters:,} "
         f"parameters ({convs[index].weights:,} weights and {convs[index].biases} biases)",
-        f"with the image's 3 channels for the {channels} maps it would be "
-        f"{dense_parameters(5 * 5 * 3, filters):,}, which is printed",
+        f"with the image's 3 channels for the {channels} maps it would be {dense_parameters(5 * 5 * 3, filters):,}, as printed",
     ]
 
 
 @check("E001-06", count_layers)
 def total_of_the_base_network() -> list[str]:
-    """The sum over the layers, and the printed sum of the wrong terms."""
+    """The sum over the layers, and the printed sum of wrong terms."""
     count = count_layers(_BASE, (32, 32, 3))
     terms = [layer.parameters for layer in count.layers if layer.parameters]
     wrong = printed_numbers("001", "Task 1(g)", "parameters")
@@ -143,7 +143,7 @@ def threshold_of_table_1() -> list[str]:
 
 @check("E001-09", create_model)
 def loss_with_a_penalty() -> list[str]:
-    """What cross-entropy can be at that accuracy, and cross-entropy and penalty of a fresh model 1 apart."""
+    """Possible cross-entropy at that accuracy, and cross-entropy and penalty of an untrained model 1."""
     loss, accuracy = printed_numbers("001", _TABLE_2, model="model 1")[:2]
     miss, classes = 1 - accuracy, 10
     # A calibrated network is right as often as it is sure; the largest entropy at that is 1 − accuracy spread over the rest.
@@ -161,8 +161,8 @@ def loss_with_a_penalty() -> list[str]:
         f"is {loss}: at least {loss - largest:.3f} is something else",
         f"as a plain mean the wrong {miss:.2%} would cost {loss / miss:.1f} each, even if the right ones cost nothing: "
         f"a probability of {math.exp(-loss / miss):.0e} for the truth",
-        f"soft-max applied twice cannot go below {floor:.4f}, above what is printed ({loss}): not the cause",
-        f"a fresh model 1 apart: cross-entropy {entropy:.1f} on noise (log {classes} = {math.log(classes):.1f}), L2 penalty "
+        f"softmax applied twice cannot go below {floor:.4f}, above the printed {loss}: not the cause",
+        f"an untrained model 1: cross-entropy {entropy:.1f} on noise (log {classes} = {math.log(classes):.1f}), L2 penalty "
         f"{penalty:.2f} with λ = {penalty / squares:.0e}, as Σw² = {squares:.0f}; that Σw² and λ = {(loss - largest) / squares:.1e} "
         f"would add the {loss - largest:.3f}",
     ]
@@ -170,16 +170,19 @@ def loss_with_a_penalty() -> list[str]:
 
 @check("E001-10", get_recipe)
 def learning_rate() -> list[str]:
-    """The typed rate read as it stands, and as the usual notation."""
+    """The typed learning rate read literally, and in the usual notation."""
     found = re.search(r"(\d+)e\^\{(-?\d+)\}", erratum("E001-10").printed)
     if found is None:
         raise ValueError("the printed rate has another form")
+    recipe = get_recipe("tdt4265-model2")
+    if not isinstance(recipe, TrainedRecipe):
+        raise TypeError(f"{recipe.name} has no optimizer")
     mantissa, exponent = map(int, found.groups())
     literal, meant = mantissa * math.exp(exponent), mantissa * 10.0**exponent
     return [
-        f"{found.group()} read as it stands, with Euler's e: {literal:.4f}; as {mantissa}·10^{exponent}: {meant:g}; "
+        f"{found.group()} read literally, with Euler's e: {literal:.4f}; as {mantissa}·10^{exponent}: {meant:g}; "
         f"{literal / meant:.0f} times less",
-        f"the rate of our recipe tdt4265-model2, which trains: {get_recipe('tdt4265-model2').optimizer.learning_rate:g}",
+        f"the rate of our recipe tdt4265-model2, which trains: {recipe.optimizer.learning_rate:g}",
     ]
 
 
@@ -193,7 +196,7 @@ def place_of_dropout() -> list[str]:
     at = order.index("dropout")
     sizes = [row.output_shape[-1] for row in rows if row.kind == "dense" and row.output_shape]
     return [
-        f"model 2 in order: {', '.join(order)}; Dropout({rate}) stands between {order[at - 1]} ({sizes[0]} units) and "
+        f"model 2 in order: {', '.join(order)}; Dropout({rate}) is between {order[at - 1]} ({sizes[0]} units) and "
         f"{order[at + 1]} ({sizes[1]} units)",
         f"{len(weighted)} layers have weights: {weighted[-1]} is number {len(weighted)}, dropout has no weights and no number",
     ]
@@ -201,13 +204,13 @@ def place_of_dropout() -> list[str]:
 
 @check("E001-12", create_model, summarize)
 def unspecified_settings() -> list[str]:
-    """Model 1 with other dropout and L2: nothing that the table prints would change."""
+    """Model 1 with other dropout and L2: nothing printed in the table changes."""
     counts = {}
     for dropout, l2 in ((0.0, 0.0), (0.2, 1e-4), (0.5, 1e-2)):
         counts[dropout, l2] = network("tdt4265_model1", dropout=dropout, l2=l2).trainable
     return [
         "parameters of model 1: " + "; ".join(f"dropout {d:g}, λ {l2:g}: {count:,}" for (d, l2), count in counts.items()),
-        f"different counts: {len(set(counts.values()))}; the table fits every rate and coefficient alike, so it does not tell them",
+        f"different counts: {len(set(counts.values()))}; the table fits every rate and coefficient, so it does not determine them",
     ]
 
 
@@ -219,7 +222,7 @@ def gap_of_model_2() -> list[str]:
     ratio = (1 - test) / (1 - train)
     return [
         f"train {train} − validation {validation} = {gaps[0]:.1f} points; train − test {test} = {gaps[1]:.1f} points",
-        f"it errs {ratio:.1f} times as often on test images as on those it was trained on",
+        f"its error rate on test images is {ratio:.1f} times that on training images",
     ]
 
 

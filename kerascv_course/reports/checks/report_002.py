@@ -1,4 +1,4 @@
-"""Report 002 (scene recognition, MyNet and ResNet-18): its errata, computed."""
+"""Checks of report 002: scene recognition, MyNet and ResNet-18."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def two_accuracies_of_one_model() -> list[str]:
 
 @check("E002-03")
 def gain_that_is_not_shown() -> list[str]:
-    """GoogLeNet's accuracy beside the final MyNet's."""
+    """GoogLeNet's accuracy against the final MyNet's."""
     before = printed_numbers("002", "2.4", "accuracy", "GoogLeNet")[0]
     dense = printed_numbers("002", "2.4", "accuracy", "DenseNet")[0]
     after = printed_numbers("002", "2.1 Table 5", "validation accuracy", "myNet")[0]
@@ -78,7 +78,7 @@ def padding_left_over() -> list[str]:
             f"convolution see padding only; {stem.parameters:,} parameters"
         )
     seven = [p for p in range(8) if conv_output(32, 7, 1, p).output == 32]
-    return [*lines, f"a 7×7 kernel of stride 1 keeps 32 with padding {seven[0]}: where the 3 comes from"]
+    return [*lines, f"a 7×7 kernel of stride 1 keeps 32 with padding {seven[0]}: the origin of the 3"]
 
 
 @check("E002-05", conv_output)
@@ -94,30 +94,30 @@ def step_of_k_means() -> list[str]:
     return [
         f"of the {len(settings)} settings of scikit-learn's k-means {len(steps)} are called step; its tunable is n_clusters: "
         f"{'n_clusters' in settings}",
-        f"here the vocabulary is {fields['words']} words; the step ({fields['step']} pixels unless told otherwise) is dense "
-        f"SIFT's: it sets how many descriptors a {size}×{size} picture has ({span}-pixel windows, step {', '.join(counts)})",
+        f"here the vocabulary is {fields['words']} words; the step ({fields['step']} pixels by default) is dense "
+        f"SIFT's: it sets how many descriptors a {size}×{size} image has ({span}-pixel windows, step {', '.join(counts)})",
     ]
 
 
 @check("E002-06")
 def norm_of_a_matrix() -> list[str]:
-    """NumPy's norm of order 1 of a picture as a matrix and as a vector."""
-    picture = np.array([[1.0, -2.0, 3.0], [4.0, 0.0, -6.0]])
+    """NumPy's norm of order 1 of an image as a matrix and as a vector."""
+    image = np.array([[1.0, -2.0, 3.0], [4.0, 0.0, -6.0]])
     lines = []
     for order, name in ((1, "L1"), (2, "L2")):
-        matrix, vector = float(np.linalg.norm(picture, ord=order)), float(np.linalg.norm(picture.ravel(), ord=order))
-        lines.append(f"{name} of the picture {picture.tolist()}: as a matrix {matrix:.4g}, flattened {vector:.4g}")
-    sums = np.abs(picture).sum(axis=0)
+        matrix, vector = float(np.linalg.norm(image, ord=order)), float(np.linalg.norm(image.ravel(), ord=order))
+        lines.append(f"{name} of the image {image.tolist()}: as a matrix {matrix:.4g}, flattened {vector:.4g}")
+    sums = np.abs(image).sum(axis=0)
     return [
         *lines,
         f"the former L1 is its largest column sum, of {', '.join(f'{n:g}' for n in sums)}: "
-        f"{float(np.linalg.norm(picture, ord=1)) == sums.max()}; the latter the sum of all, {np.abs(picture).sum():g}",
+        f"{float(np.linalg.norm(image, ord=1)) == sums.max()}; the latter the sum of all, {np.abs(image).sum():g}",
     ]
 
 
 @check("E002-07")
 def symmetry_and_accuracy() -> list[str]:
-    """A symmetric confusion matrix of low accuracy beside a one-sided one of high accuracy."""
+    """A symmetric confusion matrix of low accuracy, and an asymmetric one of high accuracy."""
     symmetric = np.array([[10, 45, 45], [45, 10, 45], [45, 45, 10]])
     lopsided = np.array([[80, 20, 0], [0, 80, 20], [20, 0, 80]])
     lines = []
@@ -149,7 +149,7 @@ def k_above_the_baseline() -> list[str]:
 
 @check("E002-09", create_model, summarize, torch_summary)
 def line_numbers() -> list[str]:
-    """What the damaged pages hold, made afresh: convolutions, totals, and lines of the tables."""
+    """Content of the damaged pages, recomputed: convolutions, totals, and lines of the tables."""
     lines = []
     for name, model in (("mynet", "myNet"), ("resnet18_cifar", "resnet18")):
         summary = network(name)
@@ -168,5 +168,5 @@ def line_numbers() -> list[str]:
         )
     return [
         *lines,
-        "lost brackets of a copied page are nothing that can be computed; the networks above are whole without them",
+        "brackets lost in copying cannot be computed; the networks above are complete without them",
     ]

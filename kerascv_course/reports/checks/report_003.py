@@ -1,4 +1,4 @@
-"""Report 003 (VGG16 and a shortened ResNet-50): its errata, computed."""
+"""Checks of report 003: VGG16 and a shortened ResNet-50."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kerascv_course.reports.targets import printed_numbers
 
 @check("E003-01")
 def running_means() -> list[str]:
-    """The loss of each hundred steps from the printed running means; and a made loss beside its running mean."""
+    """The loss of each hundred steps from the printed running means, and a synthetic loss with its running mean."""
     lines = []
     for model in ("VGG16", "ResNet50_layer4"):
         means = np.array(printed_numbers("003", "1 epoch", "running mean", model))
@@ -28,7 +28,7 @@ def running_means() -> list[str]:
     loss = np.where(np.arange(steps) < jump, 0.2, 0.1)
     running = loss.cumsum() / np.arange(1, steps + 1)
     lines.append(
-        f"a made loss that drops by half at step {jump}: {loss[0]:.4f} to {loss[-1]:.4f} a step, the running mean at step {steps} "
+        f"a synthetic loss that drops by half at step {jump}: {loss[0]:.4f} to {loss[-1]:.4f} a step, the running mean at step {steps} "
         f"still {running[-1]:.4f}"
     )
     # gradient descent on w²/2 at its minimum, with noise: the loss that is left grows with the rate
@@ -40,9 +40,7 @@ def running_means() -> list[str]:
             w -= rate * (w + push)
             total += w * w / 2
         left.append(f"{rate:g}: {total / len(noise):.4f}")
-    lines.append(
-        f"noisy gradient descent that has converged, mean loss by rate: {', '.join(left)}: a larger rate makes it larger"
-    )
+    lines.append(f"converged noisy gradient descent, mean loss by learning rate: {', '.join(left)}: a larger rate increases it")
     return lines
 
 

@@ -17,7 +17,7 @@ from kerascv_course.reports.checks.evidence import check, network
 from kerascv_course.reports.paper import closed_form, count_layers, format_polynomial, fully_connected_equivalent
 from kerascv_course.reports.targets import erratum
 
-#: Samples, features and mini-batch of the made least-squares problem: more features than samples.
+#: Samples, features and mini-batch of a random least-squares problem: more features than samples.
 _N, _D, _B = 6, 10, 2
 
 
@@ -44,7 +44,7 @@ def _product(*factors: np.ndarray) -> str:
 
 @check("E004-01")
 def sign_of_the_first_step() -> list[str]:
-    """The first SGD step from zero, by a numerical gradient, beside the formula with both signs."""
+    """The first SGD step from zero, by a numerical gradient, against the formula with both signs."""
     x, t = _problem()
     batch, target, rate = x[:_B], t[:_B], 0.1
 
@@ -68,7 +68,7 @@ def sign_of_the_first_step() -> list[str]:
 
 @check("E004-02")
 def shapes_of_the_batch_terms() -> list[str]:
-    """Which of the products are defined, and that the right two are equal."""
+    """Which products are defined, and that the correct two are equal."""
     x, t = _problem()
     rows = (1, 4)
     s, batch, target = _selection(rows), x[list(rows)], t[list(rows)]
@@ -145,7 +145,7 @@ def _root(value: Fraction) -> Fraction:
 
 
 def _rmsprop(gradient: tuple[Fraction, ...], rate: Fraction) -> tuple[Fraction, ...]:
-    """The first step from 0 with β = 0.91 and ε = 0.2 beside the root."""
+    """The first step from 0 with β = 0.91 and ε = 0.2 added to the root."""
     decay, epsilon = Fraction(91, 100), Fraction(1, 5)
     return tuple(-rate * g / (_root((1 - decay) * g**2) + epsilon) for g in gradient)
 
@@ -172,7 +172,7 @@ def gradient_at_zero() -> list[str]:
 
 @check("E004-06")
 def rmsprop_counter_example() -> list[str]:
-    """RMSProp's first step in fractions: with the printed and the right gradient, and with the rate that ends on the line."""
+    """RMSProp's first step in fractions: with the printed and the correct gradient, and with the rate that reaches a solution."""
     zero = (Fraction(0), Fraction(0))
     gradient, rate = _gradient(zero), Fraction(2, 7)
     wrong = _rmsprop(tuple(g / 4 for g in gradient), rate)
@@ -184,7 +184,7 @@ def rmsprop_counter_example() -> list[str]:
     norms = [sum((a**2 for a in w), Fraction(0)) for w in (reached, minimum)]
     return [
         f"with the printed gradient and eta={rate}: w=({_pair(wrong)}), loss {_loss(wrong)}",
-        f"with the right gradient: w=({float(given[0]):.5f},{float(given[1]):.5f}), loss {float(_loss(given)):.5f}",
+        f"with the correct gradient: w=({float(given[0]):.5f},{float(given[1]):.5f}), loss {float(_loss(given)):.5f}",
         f"eta={right_rate}: w=({_pair(reached)}), loss {_loss(reached)}, gradient [{_pair(_gradient(reached))}], so it stays there; "
         f"norm^2 {float(norms[0]):.4f} > {float(norms[1])} of the minimum-norm solution ({_pair(minimum)}): {norms[0] > norms[1]}",
     ]
@@ -220,8 +220,8 @@ def memory_of_the_forward_pass() -> list[str]:
 
 
 @check("E004-08")
-def unregularised_loss() -> list[str]:
-    """The formula of 2.2.1 is the loss without a penalty, L; the regularised one has another value."""
+def unregularized_loss() -> list[str]:
+    """The formula of 2.2.1 is the loss without a penalty, L; the regularized one differs."""
     x, t = _problem()
     w, rate, weight = np.linspace(-1, 1, _D), 0.02, 0.1
     a = x @ w - t
@@ -240,7 +240,7 @@ def unregularised_loss() -> list[str]:
 
 @check("E004-09", field_of_chain, correlate)
 def nine_neurons() -> list[str]:
-    """What one output of two 3×3 layers sees, by the formula and by counting."""
+    """Receptive field of two 3×3 layers, by the formula and by counting."""
     kernel = np.ones((3, 3), int)
     pixel = np.zeros((9, 9), int)
     pixel[4, 4] = 1
@@ -249,7 +249,7 @@ def nine_neurons() -> list[str]:
     rows, columns = (len(set(places)) for places in np.nonzero(second))
     field = field_of_chain([(3,), (3,)]).size
     return [
-        f"one output of a 3×3 layer joins {int((first > 0).sum())} neurons of the layer before",
+        f"one output of a 3×3 layer connects {int((first > 0).sum())} neurons of the layer before",
         f"receptive field of two: {field}×{field} by the formula; counted on a map with one bright pixel: {rows}×{columns}, "
         f"{int((second > 0).sum())} pixels",
     ]
@@ -257,21 +257,21 @@ def nine_neurons() -> list[str]:
 
 @check("E004-10", count_layers, fully_connected_equivalent)
 def no_convolution_in_it() -> list[str]:
-    """A slip of the pen: the nearest that can be computed are the kinds of layers of the network that is meant."""
+    """A slip of the pen: computed are the kinds of layers of the intended network."""
     words = ("fully", "connected", "neural", "network")
     layers = fully_connected_equivalent("conv3-32 pool2 conv3-64 pool2 conv3-3", (32, 32, 3)).layers
     dense, conv = (sum(layer.text.startswith(kind) for layer in layers) for kind in ("fc", "conv"))
     return [
         f"the first letters of “{' '.join(words)}”: {''.join(word[0] for word in words).upper()}; "
         f"printed: {erratum('E004-10').printed}",
-        f"the network that is meant has {dense} fully connected layers and {conv} convolutions, "
+        f"the intended network has {dense} fully connected layers and {conv} convolutions, "
         f"{sum(layer.parameters for layer in layers):,} parameters",
     ]
 
 
 @check("E004-11", create_model, summarize, closed_form)
 def equal_parameters() -> list[str]:
-    """Parameters of both networks, from their graphs and in closed form; and what nearest up-sampling repeats."""
+    """Parameters of both networks, from their graphs and in closed form; and what nearest upsampling repeats."""
     names = ("pool_upsample_net", "conv_transpose_net")
     forms = [closed_form(name).weights for name in names]
     lines = [
@@ -285,7 +285,7 @@ def equal_parameters() -> list[str]:
     return [
         *lines,
         f"the closed forms are equal for every k, NIC, NF and NC: {forms[0] == forms[1]}",
-        f"nearest up-sampling of a {maps.shape[0]}×{maps.shape[1]} map: {inside:.0%} of the {nearest.size} values are values of the "
+        f"nearest upsampling of a {maps.shape[0]}×{maps.shape[1]} map: {inside:.0%} of the {nearest.size} values are values of the "
         f"map, each {nearest.size // maps.size} times; height {nearest.shape[0]} and width {nearest.shape[1]}",
     ]
 

@@ -16,14 +16,23 @@ from kerascv_course.core.errors import InputError, UnknownNameError
 from kerascv_course.core.schema import to_json
 from kerascv_course.recipes import get_recipe
 from kerascv_course.recipes.ablations import get_ablation, with_changes
-from kerascv_course.report import report
-from kerascv_course.reports import REPORTS, make_page
-from kerascv_course.reports.building import curves, measured, missing_run, picture
-from kerascv_course.reports.building import test as read_test
-from kerascv_course.reports.index import write_index
-from kerascv_course.reports.page import Answer, Comparison, Missing, Page, Picture, Section, Source, Table, Text, write_page
-from kerascv_course.reports.runs import Shelf
-from kerascv_course.reports.targets import difference, errata_of, target, targets_of
+from kerascv_course.report import main
+from kerascv_course.reports.index import make_page, write_index
+from kerascv_course.reports.page import (
+    ComparedNumber,
+    FigurePart,
+    MissingPart,
+    NumbersPart,
+    Page,
+    Section,
+    Source,
+    TablePart,
+    TextPart,
+    write_page,
+)
+from kerascv_course.reports.parts import TEST, best_figure, curves, measured, missing_run
+from kerascv_course.reports.runs import RunIndex
+from kerascv_course.reports.targets import REPORTS, difference, errata_of, target, targets_of
 
 FUNCTION = Source("function", "kerascv_course.reports.paper.count_layers")
 
@@ -57,7 +66,7 @@ def make_run(folder: Path, name: str, accuracy: float, *, changes=None, finished
 # --- what is printed --------------------------------------------------------------------------------------------------
 
 
-def test_every_printed_number_has_an_id_of_its_own():
+def test_targets_have_unique_ids():
     targets = [one for report in REPORTS.values() for one in targets_of(report)]
     assert len(targets) == 133 and len({one.id for one in targets}) == 133
     assert (
@@ -66,7 +75,7 @@ def test_every_printed_number_has_an_id_of_its_own():
     )
 
 
-def test_another_report_is_refused():
+def test_unknown_report():
     with pytest.raises(UnknownNameError, match="report '005'"):
         targets_of("005")
     with pytest.raises(UnknownNameError, match="did you mean 'tdt4265_a3'"):
@@ -90,8 +99,8 @@ def test_difference(printed, ours, text):
     assert difference(printed, ours) == text
 
 
-def test_a_small_run_and_a_rule_of_the_course_are_not_compared():
-    answer = Answer(target("T001-13"), 0.9, Source("run", "x", small=True))
+def test_small_runs_and_rules_are_not_compared():
+    answer = ComparedNumber(target("T001-13"), 0.9, Source("run", "x", small=True))
     assert answer.difference == "–" and dataclasses.replace(answer, source=FUNCTION).difference == "+0.1578"
     assert dataclasses.replace(answer, source=FUNCTION, given=True).difference == "–"
     assert dataclasses.replace(answer, source=FUNCTION, holds=False).difference == "does not hold"
@@ -100,7 +109,7 @@ def test_a_small_run_and_a_rule_of_the_course_are_not_compared():
 # --- finding runs -----------------------------------------------------------------------------------------------------
 
 
-def test_the_run_that_validation_chooses(tmp_path):
+def test_best_run_is_chosen_on_validation(tmp_path):
     make_run(tmp_path / "a/seed0", "tdt4265-base", 0.70)
     best = make_run(tmp_path / "b", "tdt4265-base", 0.74, seed=1, epochs=12)
     make_run(tmp_path / "unfinished", "tdt4265-base", 0.99, finished=False)
@@ -108,28 +117,28 @@ def test_the_run_that_validation_chooses(tmp_path):
     make_run(tmp_path / "other-rate", "tdt4265-base", 0.99, changes={"optimizer.learning_rate": 0.1})
     damaged = make_run(tmp_path / "damaged", "tdt4265-base", 0.99)
     (damaged / "recipe.json").write_text("{")
-    shelf = Shelf([tmp_path, tmp_path / "b", tmp_path / "missing"])
-    assert [found.run.path for found in shelf.all("tdt4265-base")] == [best, tmp_path / "a/seed0"]
-    assert shelf.best("tdt4265-base").source == Source("run", str(best), "train tdt4265-base", False)
-    assert shelf.best("tdt4265-model1") is None
+    runs = RunIndex([tmp_path, tmp_path / "b", tmp_path / "missing"])
+    assert [found.folder.path for found in runs.all("tdt4265-base")] == [best, tmp_path / "a/seed0"]
+    assert runs.best("tdt4265-base").source == Source("run", str(best), "train tdt4265-base", False)
+    assert runs.best("tdt4265-model1") is None
 
 
-def test_switches_of_an_ablation(tmp_path):
+def test_runs_of_ablation_switches(tmp_path):
     switches = get_ablation("tdt4265-base").switches
     for seed, accuracy in ((0, 0.70), (1, 0.72)):
         make_run(tmp_path / f"base{seed}", "tdt4265-base", accuracy, seed=seed)
         make_run(tmp_path / f"norm{seed}", "tdt4265-base", accuracy + 0.05, changes=switches["batch-norm"], seed=seed)
     make_run(tmp_path / "l2", "tdt4265-base", 0.71, changes=switches["l2"])
     make_run(tmp_path / "other-seed", "tdt4265-base", 0.9, changes=switches["dropout"], seed=7)
-    shelf = Shelf([tmp_path])
-    assert shelf.gains("tdt4265-base") == pytest.approx({"batch-norm": 0.05, "l2": 0.01})
-    base, switched = shelf.switch("tdt4265-base", "batch-norm")
+    runs = RunIndex([tmp_path])
+    assert runs.gains("tdt4265-base") == pytest.approx({"batch-norm": 0.05, "l2": 0.01})
+    base, switched = runs.switch("tdt4265-base", "batch-norm")
     assert (base.recipe.seed, switched.recipe.model_options["norm"]) == (1, True)
-    assert shelf.switch("tdt4265-base", "dropout") is None
-    assert all(found.recipe.model_options == {"init": "lecun"} for found in shelf.all("tdt4265-base"))
+    assert runs.switch("tdt4265-base", "dropout") is None
+    assert all(found.recipe.model_options == {"init": "lecun"} for found in runs.all("tdt4265-base"))
 
 
-def test_sweeps(tmp_path):
+def test_finished_sweeps(tmp_path):
     for number, test in ((1, None), (2, 0.5)):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -142,33 +151,33 @@ def test_sweeps(tmp_path):
         (folder / "sweep.json").write_text(json.dumps(facts))
     (tmp_path / "1/damaged").mkdir()
     (tmp_path / "1/damaged/sweep.json").write_text("[]")
-    shelf = Shelf([tmp_path])
-    assert shelf.sweep("ntu-tiny-knn", "k").path == tmp_path / "2"
-    assert shelf.sweep("ntu-tiny-knn", "step") is None and shelf.sweep("ntu-bag-of-sift", "k") is None
+    runs = RunIndex([tmp_path])
+    assert runs.sweep("ntu-tiny-knn", "k").path == tmp_path / "2"
+    assert runs.sweep("ntu-tiny-knn", "step") is None and runs.sweep("ntu-bag-of-sift", "k") is None
 
 
 # --- parts of pages ---------------------------------------------------------------------------------------------------
 
 
-def test_numbers_and_plots_come_from_the_run(tmp_path):
+def test_parts_from_a_run(tmp_path):
     run = make_run(tmp_path / "run", "tdt4265-base", 0.7312)
-    shelf = Shelf([tmp_path])
-    part = measured(shelf, "tdt4265-base", {"T001-13": read_test}, {"T001-13": "said besides"})
-    assert part == Comparison((Answer(target("T001-13"), 0.7312, shelf.best("tdt4265-base").source, "said besides"),))
-    drawn = picture(shelf, "tdt4265-base", "step_curves", "Losses.")
-    assert isinstance(drawn, Picture) and drawn.png == PIXEL and drawn.source.name == str(run)
-    assert isinstance(picture(shelf, "tdt4265-base", "palette", "Colours."), Missing)
-    both = curves({"base": shelf.best("tdt4265-base")}, ("loss+val_loss",), "curves", "Losses.")
+    runs = RunIndex([tmp_path])
+    part = measured(runs, "tdt4265-base", {"T001-13": TEST}, {"T001-13": "said besides"})
+    assert part == NumbersPart((ComparedNumber(target("T001-13"), 0.7312, runs.best("tdt4265-base").source, "said besides"),))
+    drawn = best_figure(runs, "tdt4265-base", "step_curves", "Losses.")
+    assert isinstance(drawn, FigurePart) and drawn.png == PIXEL and drawn.source.name == str(run)
+    assert isinstance(best_figure(runs, "tdt4265-base", "palette", "Colours."), MissingPart)
+    both = curves({"base": runs.best("tdt4265-base")}, ("loss+val_loss",), "curves", "Losses.")
     assert both.png.startswith(b"\x89PNG") and both.caption == "Losses. Runs: run."
 
 
-def test_what_has_no_run_is_missing_with_its_command():
-    part = measured(Shelf([]), "tdt4265-base", {"T001-13": read_test})
+def test_missing_run_shows_its_command():
+    part = measured(RunIndex([]), "tdt4265-base", {"T001-13": TEST})
     assert part == missing_run("tdt4265-base", "T001-13")
     assert part.command == "python -m kerascv_course.train tdt4265-base" and part.targets == (target("T001-13"),)
 
 
-def test_both_forms_of_a_page(tmp_path):
+def test_write_page_html_and_markdown(tmp_path):
     run = make_run(tmp_path / "runs/a run", "tdt4265-base", 0.7312)
     source = Source("run", str(run), "train", small=True)
     page = Page(
@@ -180,11 +189,13 @@ def test_both_forms_of_a_page(tmp_path):
                 "First",
                 "Why?",
                 (
-                    Text("5 < 6 & so on"),
-                    Table("Folded", ("a|b",), (("1",),), FUNCTION, folded=True),
-                    Picture("pixel", PIXEL, "A pixel.", source),
-                    Comparison((Answer(target("T001-13"), 0.9, source), Answer(target("T001-10"), 390410, FUNCTION))),
-                    Missing("a thing", "Nobody ran it.", "python -m that", (target("T001-11"),)),
+                    TextPart("5 < 6 & so on"),
+                    TablePart("Folded", ("a|b",), (("1",),), FUNCTION, folded=True),
+                    FigurePart("pixel", PIXEL, "A pixel.", source),
+                    NumbersPart(
+                        (ComparedNumber(target("T001-13"), 0.9, source), ComparedNumber(target("T001-10"), 390410, FUNCTION))
+                    ),
+                    MissingPart("a thing", "Nobody ran it.", "python -m that", (target("T001-11"),)),
                 ),
             ),
         ),
@@ -200,11 +211,11 @@ def test_both_forms_of_a_page(tmp_path):
     lines = markdown.read_text()
     assert "![A pixel.](pixel.png)" in lines and (output / "some_page/pixel.png").read_bytes() == PIXEL
     assert "| a\\|b |" in lines and "small [run a run](../../runs/a%20run/report.html)" in lines
-    assert "**Missing: a thing.** Nobody ran it. It is made by `python -m that`." in lines
+    assert "**Missing: a thing.** Nobody ran it. Run `python -m that`." in lines
     assert "printed 0.8677, ours missing" in lines
 
 
-def test_the_index_shows_reports_and_runs(tmp_path):
+def test_write_index(tmp_path):
     make_run(tmp_path / "runs/one", "tdt4265-base", 0.7312)
     (tmp_path / "csc413_a2.html").write_text("a page")
     text = write_index(tmp_path, [tmp_path / "runs"]).read_text()
@@ -226,24 +237,24 @@ COMPUTED = {"hkust_pa2": 3, "tdt4265_a3": 13, "ntu_cv_hw2": 13, "cose474_p2": 0,
 
 
 @pytest.mark.parametrize("name", REPORTS)
-def test_no_printed_number_is_passed_over(pages, name):
+def test_every_printed_number_is_compared_or_missing(pages, name):
     page = pages[name]
-    answered = [answer.target.id for answer in page.answers()]
+    answered = [answer.target.id for answer in page.numbers()]
     missing = [one.id for part in page.missing() for one in part.targets]
     assert sorted(answered + missing) == [one.id for one in targets_of(REPORTS[name])], "each is answered or missing, once"
-    assert len(answered) == COMPUTED[name] and all(answer.source.kind == "function" for answer in page.answers())
+    assert len(answered) == COMPUTED[name] and all(answer.source.kind == "function" for answer in page.numbers())
 
 
 @pytest.mark.parametrize("name", REPORTS)
-def test_every_erratum_is_shown_where_it_belongs(pages, name):
-    shown = [finding.id for finding in pages[name].findings()]
+def test_every_erratum_is_on_its_page(pages, name):
+    shown = [one.erratum.id for one in pages[name].evidence()]
     assert sorted(shown) == [erratum.id for erratum in errata_of(REPORTS[name])]
-    assert all(finding.lines for finding in pages[name].findings())
+    assert all(one.lines for one in pages[name].evidence())
 
 
 @pytest.mark.parametrize("name", REPORTS)
-def test_what_a_page_names_exists(pages, name):
-    sources = [answer.source for answer in pages[name].answers()]
+def test_source_functions_exist(pages, name):
+    sources = [answer.source for answer in pages[name].numbers()]
     for source in {source.name for source in sources if source.kind == "function"}:
         for dotted in source.split(", "):
             module, _, function = dotted.rpartition(".")
@@ -251,7 +262,7 @@ def test_what_a_page_names_exists(pages, name):
 
 
 @pytest.mark.parametrize("name", REPORTS)
-def test_no_answer_is_typed_in(name):
+def test_reports_contain_no_printed_numbers(name):
     """No number of a report's module is one that the report prints; small whole numbers are sizes and indices."""
     module = importlib.import_module(f"kerascv_course.reports.{name}")
     constants = {
@@ -265,11 +276,11 @@ def test_no_answer_is_typed_in(name):
     assert not {number for number in constants & printed if number > 10 or number != int(number)}
 
 
-def test_right_values_where_the_report_is_wrong(pages):
-    answers = {answer.target.id: answer for answer in pages["tdt4265_a3"].answers()}
+def test_computed_numbers(pages):
+    answers = {answer.target.id: answer for answer in pages["tdt4265_a3"].numbers()}
     assert answers["T001-10"].ours == 390_410 and answers["T001-10"].difference == "+241,600"
     assert answers["T001-26"].ours == "2 -1 11 -2 -13" and answers["T001-27"].difference == "equal"
-    answers = {answer.target.id: answer for answer in pages["csc413_a2"].answers()}
+    answers = {answer.target.id: answer for answer in pages["csc413_a2"].numbers()}
     assert answers["T004-19"].ours == "0.87912, 0.81633" and answers["T004-20"].difference == "equal"
     assert answers["T004-21"].difference == answers["T004-22"].difference == "holds"
     assert answers["T004-27"].ours.startswith("none symmetric")
@@ -279,11 +290,12 @@ def test_right_values_where_the_report_is_wrong(pages):
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_what_the_command_refuses(tmp_path):
-    with pytest.raises(UnknownNameError, match="report 'tdt'"):
-        report("tdt")
+def test_command_refuses_invalid_arguments(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["tdt4265"])
+    assert stopped.value.code == 2 and "did you mean tdt4265_a3" in capsys.readouterr().err
     with pytest.raises(InputError, match="there is no"):
-        report("tdt4265_a3", runs=(tmp_path / "none",))
+        main(["tdt4265_a3", "--runs", str(tmp_path / "none")])
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="--output is a folder"):
-        report("tdt4265_a3", runs=(tmp_path,), output=tmp_path / "file")
+    with pytest.raises(InputError, match="--output needs a folder"):
+        main(["tdt4265_a3", "--runs", str(tmp_path), "--output", str(tmp_path / "file")])
