@@ -25,6 +25,9 @@ LAZY: dict[str, str] = {
     "kerascv_course.calc": "matplotlib, for scaling --plot",
     "export.benchmark.engines": "onnxruntime, in the processes of other engines",
     "kerascv_course.ablate": "TensorFlow, whose start is silenced",
+    "kerascv_course.evaluate": "TensorFlow, whose start is silenced",
+    "kerascv_course.scenes": "TensorFlow, whose start is silenced",
+    "kerascv_course.train": "TensorFlow, whose start is silenced",
     "kerascv_course.compare": "matplotlib, for --plot",
     "kerascv_course.report": "TensorFlow, whose start is silenced",
     "kerascv_course.theory.__main__": "matplotlib",
@@ -35,19 +38,6 @@ LAZY: dict[str, str] = {
     "export.commands.run": "TensorFlow, for --help and galleries",
     "export.diagnostics.doctor": "Keras, without a model",
 }
-
-#: Modules that still do so without need; this list only gets shorter.
-UNFINISHED: set[str] = {
-    "kerascv_course.evaluate",
-    "kerascv_course.scenes",
-    "kerascv_course.train",
-}
-
-#: Modules that break another rule, for now.
-BREACHES: set[str] = set()
-
-#: Cycles that are still there, of modules and of packages; this list only gets shorter.
-CYCLES: list[set[str]] = []
 
 COMMANDS = ("train", "ablate", "evaluate", "compare", "look", "analyze", "calc", "report", "scenes", "theory.__main__", "cli")
 
@@ -116,13 +106,9 @@ def cycles(graph: Mapping[str, set[str]]) -> list[list[str]]:
     return sorted(sorted(group) for group in groups if len(group) > 1)
 
 
-def new(groups: list[list[str]]) -> list[list[str]]:
-    return [group for group in groups if not any(set(group) <= known for known in CYCLES)]
-
-
 def test_no_cycles_of_modules():
     graph = {name: {found for found in imports(name) if found in MODULES and found != name} for name in MODULES}
-    assert new(cycles(graph)) == []
+    assert cycles(graph) == []
 
 
 def test_no_cycles_of_packages():
@@ -134,7 +120,7 @@ def test_no_cycles_of_packages():
     for name in MODULES:
         if name not in PACKAGES:  # their lazy public names refer to every room
             graph.setdefault(package(name), set()).update(package(found) for found in imports(name) if found in MODULES)
-    assert new(cycles({name: found - {name} for name, found in graph.items()})) == []
+    assert cycles({name: found - {name} for name, found in graph.items()}) == []
 
 
 @pytest.mark.parametrize("module", list(MODULES))
@@ -143,8 +129,6 @@ def test_no_imports_of_our_own_inside_functions(module):
     ours = {name for name in inside if is_within(name, *PACKAGES)}
     if module in LAZY:
         assert ours, f"{module} has none any more: take it from the list"
-    elif module in UNFINISHED:
-        assert ours, f"{module} is finished: take it from the list"
     else:
         assert not ours
 
@@ -155,7 +139,7 @@ def outside_core(modules: frozenset[str]) -> set[str]:
 
 @pytest.mark.parametrize("module", within("export"))
 def test_export_imports_core_only(module):
-    if not is_within(module, "export.commands") and module not in BREACHES:
+    if not is_within(module, "export.commands"):
         assert outside_core(imports(module)) <= {"kerascv_course", "kerascv_course._version"}
 
 
@@ -196,8 +180,7 @@ def test_models_import_core_only(module):
 
 @pytest.mark.parametrize("module", within("kerascv_course.data", "kerascv_course.training"))
 def test_data_and_training_import_neither_models_nor_tasks(module):
-    if module not in BREACHES:
-        assert not {name for name in imports(module) if is_within(name, "kerascv_course.models", "kerascv_course.tasks")}
+    assert not {name for name in imports(module) if is_within(name, "kerascv_course.models", "kerascv_course.tasks")}
 
 
 @pytest.mark.parametrize("module", within("kerascv_course.analysis"))
