@@ -111,7 +111,7 @@ def test_command(command):
     assert listed.returncode == 0 and "batch-norm    model_options.norm True" in listed.stdout
     for words, told in (
         (["csc413-unet"], "unknown ablation of a recipe 'csc413-unet'"),
-        (["--seed", 3], "did you mean --seeds"),
+        (["--seed", 3], "an ablation takes --seeds; received --seed 3: write --seeds 3"),
         (["tdt4265-base", "--data-dir", "nowhere"], "no such data folder: nowhere"),
     ):
         done = command("kerascv_course.ablate", *words)

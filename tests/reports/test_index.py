@@ -210,7 +210,7 @@ def test_write_page_html_and_markdown(tmp_path):
     assert "http" not in re.sub(r"data:image/png;base64,\S+", "", text), "a page needs no network"
     lines = markdown.read_text()
     assert "![A pixel.](pixel.png)" in lines and (output / "some_page/pixel.png").read_bytes() == PIXEL
-    assert "| a\\|b |" in lines and "small [run a run](../../runs/a%20run/report.html)" in lines
+    assert "a\\|b" in lines and "small [run a run](../../runs/a%20run/report.html)" in lines
     assert "**Missing: a thing.** Nobody ran it. Run `python -m that`." in lines
     assert "printed 0.8677, ours missing" in lines
 
