@@ -14,7 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 from PIL import Image
@@ -44,6 +44,9 @@ from kerascv_course.training.distributed import agree, leave
 from kerascv_course.training.precision import choose_for_device, describe_choice
 from kerascv_course.training.run_dir import Run
 from kerascv_course.training.trainer import Training, prepare, train
+
+if TYPE_CHECKING:
+    from export.validation import GateOptions, ParityReport
 
 __all__ = ["Experiment", "Interrupted", "Options", "configure_logging"]
 
@@ -346,7 +349,7 @@ class Experiment:
         log.info("exporting, and validating the file on all %d test images", len(self.data.test))
         recipe, info, described = self.recipe, self.data.info, self.task.describe(self)
         path, rejected = self.folder / "model.onnx", self.folder / "model.rejected.onnx"
-        gate = {**self._gate(), "predictions": self.task.outputs(self.predictions)}
+        gate: GateOptions = {**self._gate(), "predictions": self.task.outputs(self.predictions)}
         options = {
             "name": recipe.name,
             "recipe": dataclasses.asdict(recipe),
@@ -385,7 +388,7 @@ class Experiment:
         """Labels of the exported file; a file of embeddings has none."""
         return list(self.task.labels(self.data.info))
 
-    def validate(self, path: Path | None = None) -> export.ParityReport:
+    def validate(self, path: Path | None = None) -> ParityReport:
         """Validate an exported file against the best weights on the whole test split; nothing is written.
 
         Args:
@@ -395,9 +398,10 @@ class Experiment:
             ParityError: the file and Keras give different outputs.
         """
         graph, images, path = self.serving_graph(), self.data.test.images, path or self.folder / "model.onnx"
-        return export.check_parity(graph, path, images, labels=self.labels(), **self._gate())
+        gate: GateOptions = {**self._gate(), "labels": self.labels()}
+        return export.check_parity(graph, path, images, **gate)
 
-    def _gate(self) -> dict[str, Any]:
+    def _gate(self) -> GateOptions:
         """Options of the parity gate."""
         return {
             "targets": self.data.test.targets,

@@ -145,7 +145,8 @@ def apply_options(default: T, arguments: argparse.Namespace, *, skip: Sequence[s
                 if option.annotation is not bool:
                     words = parse_words(option.annotation, [words] if isinstance(words, str) else words, what=option.flag)
                 given[option.path] = words
-    return _replace(default, given)
+    replaced: T = _replace(default, given)
+    return replaced
 
 
 def _replace(default: Any, given: dict[str, Any]) -> Any:

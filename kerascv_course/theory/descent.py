@@ -74,16 +74,16 @@ class LeastSquares:
     @property
     def rows(self) -> int:
         """n."""
-        return self.inputs.shape[0]
+        return int(self.inputs.shape[0])
 
     @property
     def columns(self) -> int:
         """d."""
-        return self.inputs.shape[1]
+        return int(self.inputs.shape[1])
 
     def residual(self, w: np.ndarray) -> np.ndarray:
         """a = Xw − t, (n,)."""
-        return self.inputs @ w - self.targets
+        return np.subtract(self.inputs @ w, self.targets)
 
     def loss(self, w: np.ndarray) -> float:
         """(1/n)‖Xw − t‖²."""

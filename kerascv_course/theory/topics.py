@@ -45,7 +45,13 @@ def least_squares(
     problem = read_problem(data) if data is not None else random_problem(rows, columns, rank=rank, seed=seed)
     study = study_least_squares(problem, tuple(optimizers) or (*STAY, *LEAVE), seed=seed, **descent)  # type: ignore[arg-type]
     steps = len(study.runs[0].losses) - 1
-    settings = {"rows": problem.rows, "columns": problem.columns, "batch size": study.batch_size, "steps": steps, "seed": seed}
+    settings: dict[str, object] = {
+        "rows": problem.rows,
+        "columns": problem.columns,
+        "batch size": study.batch_size,
+        "steps": steps,
+        "seed": seed,
+    }
     settings |= {"data": data.name} if data is not None else {}
     settings |= {"learning rate": descent["rate"]} if descent.get("rate") is not None else {}
     table = NumberTable(
