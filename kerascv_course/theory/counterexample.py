@@ -106,7 +106,7 @@ class CounterExample:
     epsilons: np.ndarray
     ends: tuple[np.ndarray, np.ndarray]
 
-    def claims(self) -> tuple[Claim, ...]:
+    def claims(self) -> tuple[Claim, ...]:  # noqa: C901
         """The report's numbers, printed and corrected, and where the paths end."""
         where, note = "1.2.1", "E004-06"
         found: list[Claim] = []

@@ -52,7 +52,8 @@ class Pair:
     @property
     def differences(self) -> np.ndarray:
         """‖w_penalty − w_decay‖ at every step, float64 (steps + 1,)."""
-        return np.linalg.norm(self.penalized - self.decayed, axis=1)
+        distances: np.ndarray = np.linalg.norm(self.penalized - self.decayed, axis=1)
+        return distances
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +104,7 @@ def equivalent_penalty(decay: float, rate: float) -> float:
     return decay / (2 * rate)
 
 
-def study_decay(
+def study_decay(  # noqa: PLR0913
     *, rate: float = 0.05, decay: float = 0.01, steps: int = 200, rows: int = 20, columns: int = 8, batch_size: int | None = None,
     seed: int = 0, keras: bool = True,
 ) -> DecayStudy:  # fmt: skip

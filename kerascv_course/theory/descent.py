@@ -83,7 +83,8 @@ class LeastSquares:
 
     def residual(self, w: np.ndarray) -> np.ndarray:
         """a = Xw − t, (n,)."""
-        return np.subtract(self.inputs @ w, self.targets)
+        residual: np.ndarray = self.inputs @ w - self.targets
+        return residual
 
     def loss(self, w: np.ndarray) -> float:
         """(1/n)‖Xw − t‖²."""
@@ -92,7 +93,8 @@ class LeastSquares:
     def gradient(self, w: np.ndarray, batch: np.ndarray | None = None) -> np.ndarray:
         """(2/b) X_Bᵀ(X_B w − t_B), (d,); of all rows if no batch of row indices is given."""
         x, t = (self.inputs, self.targets) if batch is None else (self.inputs[batch], self.targets[batch])
-        return 2 / len(t) * (x.T @ (x @ w - t))
+        gradient: np.ndarray = 2 / len(t) * (x.T @ (x @ w - t))
+        return gradient
 
     @cached_property
     def _svd(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -120,12 +122,14 @@ class LeastSquares:
                 f"Xᵀ(XXᵀ)⁻¹t needs rows that are linearly independent; the {self.rows} rows of {self.columns} columns have rank "
                 f"{self.rank}: drop dependent rows, or use more columns than rows"
             )
-        return np.linalg.pinv(self.inputs) @ self.targets
+        solution: np.ndarray = np.linalg.pinv(self.inputs) @ self.targets
+        return solution
 
     def outside(self, w: np.ndarray) -> np.ndarray:
         """The part of w that is orthogonal to every row of X: w − V Vᵀ w; takes (…, d)."""
         basis = self._svd[2][: self.rank]
-        return w - (w @ basis.T) @ basis
+        outside: np.ndarray = w - (w @ basis.T) @ basis
+        return outside
 
 
 def check_rate(rate: float, name: str = "the learning rate") -> float:

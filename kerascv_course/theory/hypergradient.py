@@ -176,7 +176,7 @@ class HypergradientStudy:
         return tuple(found)
 
 
-def study_hypergradients(
+def study_hypergradients(  # noqa: PLR0913
     *, rows: int = 12, columns: int = 8, steps: int = 100, rate: float | None = None, decay: float = 0.01, seed: int = 0,
     tape: bool = True, times: Sequence[int] = (1, 2, 5, 20),
 ) -> HypergradientStudy:  # fmt: skip

@@ -99,7 +99,8 @@ class Unrolled:
     def curve(self, v: np.ndarray) -> np.ndarray:
         """The Hessian of L̃ times a vector, without the matrix: (2/n) Xᵀ(Xv) + 2λ̃v."""
         x = self.problem.inputs
-        return 2 / self.problem.rows * (x.T @ (x @ v)) + 2 * self.decay * v
+        product: np.ndarray = 2 / self.problem.rows * (x.T @ (x @ v)) + 2 * self.decay * v
+        return product
 
     def weights(self, start: np.ndarray, steps: int, first: int = 0) -> Iterator[np.ndarray]:
         """The weights before each of `steps` steps, and after the last.
