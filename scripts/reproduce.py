@@ -43,6 +43,12 @@ MUON = (
 #: What the runs on 279 pedestrians change; they are 64 pixels wide and 128 high.
 MARKET = "--data.image-size 128 64 --epochs 16 --precision auto --fused --data-dir $MARKET279_DIR"
 
+#: What the runs from ImageNet's weights change besides; the file holds ResNet-18 under torchvision's names.
+IMAGENET = (
+    "--weights $RESNET18_IMAGENET --data.normalize-mean 0.485 0.456 0.406 --data.normalize-std 0.229 0.224 0.225 "
+    "--schedule.name cosine"
+)
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -61,6 +67,8 @@ RUNS = [
     Entry("ntu-lenet", "ntu-lenet"),
     Entry("hkust-id-market279", f"hkust-id {MARKET}", (0, 1, 2)),
     Entry("hkust-triplet-market279", f"hkust-triplet {MARKET}", (0, 1, 2)),
+    Entry("hkust-id-market279-imagenet", f"hkust-id {MARKET} {IMAGENET}"),
+    Entry("hkust-triplet-market279-imagenet", f"hkust-triplet {MARKET} {IMAGENET}"),
     Entry("tdt4265-base-best", "tdt4265-base-best"),
     Entry("tdt4265-model1", "tdt4265-model1", (0, 1, 2)),
     Entry("fastnet-cifar10", "fastnet-cifar10", (0, 1, 2)),
