@@ -123,12 +123,11 @@ def test_read_recipe_rejects_invalid_json(text, message):
     ],
 )
 def test_model_options_are_merged_with_the_recipes(words, options):
-    for parse in (train.parse, ablate.parse):
+    for parse in (train.COMMAND.parse, ablate.COMMAND.parse):
         found = parse(["tdt4265-base", *words])[0].model_options
         assert found == options and list(map(type, found.values())) == list(map(type, options.values()))
 
 
-def test_model_options_must_be_pairs(capsys):
-    with pytest.raises(SystemExit, match="2"):
-        train.parse(["tdt4265-base", "--model-options", "init"])
-    assert "pairs of NAME and" in capsys.readouterr().err
+def test_model_options_must_be_pairs():
+    with pytest.raises(InputError, match="must be pairs of NAME and VALUE; received init"):
+        train.COMMAND.parse(["tdt4265-base", "--model-options", "init"])

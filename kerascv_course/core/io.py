@@ -39,9 +39,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-write_beside = atomic_write  # former name, for modules that still import it
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically.
 

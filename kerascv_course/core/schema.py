@@ -25,7 +25,6 @@ __all__ = [
     "Count",
     "Counts",
     "Kernel",
-    "Length",
     "OddKernel",
     "Range",
     "Share",
@@ -96,12 +95,10 @@ class Range:
         return f"{text}, odd" if self.odd else text
 
 
-#: The same for the number of items of a tuple.
-Length = Range
 #: Number of channels, units or layers.
 Count = Annotated[int, Range(1)]
 #: Such numbers of consecutive layers, one or more.
-Counts = Annotated[tuple[Count, ...], Length(1)]
+Counts = Annotated[tuple[Count, ...], Range(1)]
 #: Share of values, such as a dropout rate.
 Share = Annotated[float, Range(0, below=1)]
 #: Weight of a penalty.

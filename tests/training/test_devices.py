@@ -149,7 +149,7 @@ def test_norm_groups_must_divide_among_devices(tiny_recipe):
     recipe = dataclasses.replace(tiny_recipe, batch_size=12, norm_groups=3)
     with pytest.raises(InputError, match="norm_groups must be 1 or a multiple of the devices"):
         training_copy(built, recipe, Devices(local=2))
-    with pytest.raises(InputError, match="norm_groups are equal parts of a batch; received 5 of 12"):
+    with pytest.raises(InputError, match="norm_groups must divide batch_size; received 5 for 12 images"):
         dataclasses.replace(recipe, norm_groups=5)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from kerascv_course.config import Natural, Positive, Recipe
 from kerascv_course.core.errors import InputError
-from kerascv_course.core.schema import Count, Length, Range, Weight, check_fields
+from kerascv_course.core.schema import Count, Range, Weight, check_fields
 
 __all__ = ["RECIPE", "SceneRecipe", "Scenes"]
 
@@ -24,7 +24,7 @@ class Scenes:
     """tiny: normalization of the pixels."""
     step: Count = 4
     """SIFT: distance between descriptors, pixels."""
-    bin_sizes: Annotated[tuple[Annotated[int, Range(1, 14)], ...], Length(1)] = (4,)
+    bin_sizes: Annotated[tuple[Annotated[int, Range(1, 14)], ...], Range(1)] = (4,)
     """SIFT: side length of a spatial bin for each scale, pixels; a descriptor has 4x4 bins."""
     window: Literal["triangular", "gaussian"] = "triangular"
     """SIFT: weighting of the pixels around the center of a bin."""
@@ -64,7 +64,7 @@ class Scenes:
     """knn: majority vote with ties to the first class (mode) or the nearest neighbor, or votes weighted by 1/distance."""
     kernel: Literal["linear", "intersection", "chi2"] = "linear"
     """linear: kernel, approximated by a feature map unless linear."""
-    penalties: Annotated[tuple[Positive, ...], Length(1)] = (1.0,)
+    penalties: Annotated[tuple[Positive, ...], Range(1)] = (1.0,)
     """linear: values of C to choose from on the validation split."""
     refit: bool = True
     """Fit the final classifier to training and validation images together."""
