@@ -196,7 +196,6 @@ def benchmark(
             size: take_turns({n: partial(p.turn, batch_size=size) for n, p in enumerate(processes)}, seconds=seconds)
             for size in batch_sizes
         }
-    classifies = models[0].contract.classifies
     rows = tuple(
         EngineRow(
             engine=process.spec.engine,
@@ -205,7 +204,7 @@ def benchmark(
             load_seconds=process.load,
             first_seconds=process.first,
             peak_bytes=process.peak,
-            difference=_difference(processes[0].scores, process.scores) if classifies else None,
+            difference=_difference(processes[0].scores, process.scores) if models[0].contract.classifies else None,
             speeds=tuple(BatchSpeed.of(size, times[size][number]) for size in batch_sizes),
         )
         for number, process in enumerate(processes)

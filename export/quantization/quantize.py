@@ -125,13 +125,7 @@ def quantize_model(
         raise InputError(f"batch sizes must be 1 or more; received {list(batch_sizes)}")
     original = OnnxModel(source, provider=provider)
     answer = _answer(original, options.get("answer"))
-    if kind == "int8" and len(calibration) < MIN_CALIBRATION:
-        raise InputError(f"calibration needs {MIN_CALIBRATION} images or more; received {len(calibration)}")
-    for name, images, targets in (validation, test):
-        if len(images) < MIN_LABELED or len(targets) != len(images):
-            raise InputError(
-                f"accuracy needs {MIN_LABELED} labeled images or more; received {len(images)} {name} images, {len(targets)} targets"
-            )
+    _check_images(kind, calibration, (validation, test))
     if source.resolve() == target.resolve():
         raise InputError(f"the new file must not replace the float32 file; received {target} for both")
     with tempfile.TemporaryDirectory() as folder:
@@ -302,6 +296,21 @@ def _answer(original: OnnxModel, answer: str | None) -> str:
             "with logits or probabilities can be quantized"
         )
     return answer or names[0]
+
+
+def _check_images(kind: Kind, calibration: np.ndarray, labeled: Sequence[LabeledImages]) -> None:
+    """Refuse too few images.
+
+    Raises:
+        InputError: too few images, or images without targets.
+    """
+    if kind == "int8" and len(calibration) < MIN_CALIBRATION:
+        raise InputError(f"calibration needs {MIN_CALIBRATION} images or more; received {len(calibration)}")
+    for name, images, targets in labeled:
+        if len(images) < MIN_LABELED or len(targets) != len(images):
+            raise InputError(
+                f"accuracy needs {MIN_LABELED} labeled images or more; received {len(images)} {name} images, {len(targets)} targets"
+            )
 
 
 def _method_in_words(kind: Kind, method: str, images: int) -> str:

@@ -73,7 +73,7 @@ class Draw:
     ink: bool = True
 
 
-#: The embedded digits (kerascv_course/data/sources.py): 8×8 pixels of 17 greys, filled from top to bottom, and enlarged.
+#: The embedded digits (kerascv_course/data/sources.py): 8×8 pixels of 17 gray levels, filled from top to bottom, and enlarged.
 DIGITS = Draw(margin=0, line=0.13, detail=8, levels=17, ink=False)
 
 
