@@ -46,7 +46,7 @@ def test_kmeans_palette_finds_clusters_and_is_deterministic():
 
 
 def test_kmeans_palette_rejects_images_with_too_few_colors():
-    with pytest.raises(DataError, match=r"the training images have 1, requested were 24: use other images or --colorize"):
+    with pytest.raises(DataError, match=r"the training images have 1, requested were 24: use other images or --colorization"):
         kmeans_palette(np.full((3, 8, 8, 3), 7, np.uint8), 24, 0)
 
 

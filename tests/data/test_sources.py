@@ -131,7 +131,7 @@ def test_load_cifar10_reports_damage(cifar10_dir, tmp_path):
 
 
 def test_data_refuses_normalization_of_other_channels():
-    with pytest.raises(ValueError, match="normalize_mean must have as many values as channels, or 1: 1;"):
+    with pytest.raises(ValueError, match="normalize_mean must have one value, or one for each of 1 channels; received"):
         dataclasses.replace(Data("digits", channels=1), normalize_mean=(0.1, 0.2, 0.3))
 
 

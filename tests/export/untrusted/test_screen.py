@@ -203,7 +203,7 @@ run_cli(lambda: guard.run_guarded(globals()[sys.argv[1]], seconds=0.4 if sys.arg
     ("what", "code", "words"),
     [
         ("crash", 1, r"error: the file made the program crash (SIGSEGV)"),
-        ("hang", 1, "error: no answer for 0.4 s"),
+        ("hang", 1, "error: no progress for 0.4 s"),
         ("fill", 1, "error: the file needs more memory"),
         ("refuse", 2, "error: no such thing"),
         ("work", 0, "worked"),
