@@ -34,7 +34,7 @@ _DATA_FORMATS = ("csv", "json", "svg")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, analyze, print; 0, or 1 if ``--limit-mb`` is exceeded."""
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     summary = summarize(find_network(args.network, args.input_shape, args.num_classes), args.input_shape)
     text = FORMATS[args.format](summary).rstrip("\n") + _counts(summary, args)
     if args.output:
@@ -66,7 +66,8 @@ def _counts(summary: Summary, args: argparse.Namespace) -> str:
     return f"\n\ncounted with {', '.join(switches)}: {shown}"
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """The parser of the command line."""
     parser = Parser(
         prog="python -m kerascv_course.analyze",
         description="Parameters, neurons, connections, MACs, memory and receptive field of every layer of a network.",

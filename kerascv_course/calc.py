@@ -37,12 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, print the answer; 0. Raises InputError for what cannot be computed."""
     words = sys.argv[1:] if argv is None else list(argv)
     # argparse takes "-1,0,1; -2,0,2" for an option unless it begins with a space
-    args = _parser().parse_args([f" {word}" if re.match(r"-\d", word) else word for word in words])
+    args = build_parser().parse_args([f" {word}" if re.match(r"-\d", word) else word for word in words])
     print(args.run(args))
     return 0
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """The parser of the command line."""
     parser = Parser(
         prog="python -m kerascv_course.calc",
         description="Convolution arithmetic, convolutions of small images, and training on many devices.",

@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+import export.commands
 from kerascv_course.core.cli import Parser
 from kerascv_course.core.errors import run_cli
 
@@ -27,21 +28,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("export.__main__", "export a run or a .keras file to ONNX and validate the file"),
 }
 
-#: Commands of the export layer that need no word in front.
-EXPORT_COMMANDS = {
-    "check": "validate a run's ONNX file against its Keras model",
-    "doctor": "find out why an ONNX file answers differently from its model",
-    "predict": "predict images with an ONNX file",
-    "predict-many": "predict very many images with Ray",
-    "quantize": "int8 or float16 files, kept only if accurate and fast",
-    "benchmark": "latency, throughput, memory and size beside other engines",
-    "inspect": "print the contract and contents of an ONNX file",
-    "page": "a static page that runs an ONNX file in the browser",
-    "embed": "embed images into a gallery on disk",
-    "search": "search a gallery",
-    "index": "build an approximate index of a gallery",
-    "schema": "print the JSON Schema of the contract",
-}
+#: Commands of the export layer that need no word in front; ``run`` is ``kerascv export``.
+EXPORT_COMMANDS = {name: text for name, (_, text) in export.commands.COMMANDS.items() if name != "run"}
 
 
 def build_parser() -> Parser:
@@ -60,14 +48,13 @@ def _full_parser() -> Parser:
     """The parser with every command's own options, for shell completion."""
     parser = Parser(prog="kerascv")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, (module, text) in COMMANDS.items():
-        child = importlib.import_module(module).build_parser()
-        commands.add_parser(name, help=text, parents=[child], add_help=False, conflict_handler="resolve")
-        if name == "export":
-            (actions,) = (action for action in child._actions if isinstance(action, argparse._SubParsersAction))
-            for command, help_text in EXPORT_COMMANDS.items():
-                own = actions.choices[command]
-                commands.add_parser(command, help=help_text, parents=[own], add_help=False, conflict_handler="resolve")
+    children = {name: importlib.import_module(module).build_parser() for name, (module, _) in COMMANDS.items()}
+    for name in EXPORT_COMMANDS:
+        every = importlib.import_module("export.__main__").build_parser(name)
+        children[name] = next(a for a in every._actions if isinstance(a, argparse._SubParsersAction)).choices[name]
+    helps = {**{name: text for name, (_, text) in COMMANDS.items()}, **EXPORT_COMMANDS}
+    for name, child in children.items():
+        commands.add_parser(name, help=helps[name], parents=[child], add_help=False, conflict_handler="resolve")
     return parser
 
 

@@ -25,7 +25,7 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, draw, print the name of the figure; 0."""
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     if not args.image.is_file():
         raise InputError(f"no such image: {args.image}")
     found = find_network(args.network, weights=args.weights or None)
@@ -61,7 +61,8 @@ def _as_input(model: keras.Model, pixels: np.ndarray, mean: Sequence[float], std
     return np.asarray((pixels / 255 - np.asarray(mean)) / np.asarray(std), np.float32)
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """The parser of the command line."""
     parser = Parser(
         prog="python -m kerascv_course.look",
         description="Draw the output of a layer for an image: a map per channel, below the filters if the layer convolves the image.",

@@ -37,7 +37,7 @@ MAX_BYTES, MAX_STEPS = 200_000, 500
 #: What the short flavors of report 002's and 003's networks change: Muon with a linear schedule, no cutout, test-time flip.
 MUON = (
     "--batch-size 500 --optimizer.name muon --optimizer.learning-rate 0.2 --optimizer.momentum 0.6 --optimizer.norm-rate 0.1 "
-    "--optimizer.head-rate 0.05 --schedule.name linear --schedule.warmup-epochs 0.2 --augmentation.cutout 0 --views flip"
+    "--optimizer.head-rate 0.05 --schedule.name linear --schedule.warmup-epochs 0.2 --augmentation.cutout 0 --classification.tta flip"
 )
 
 #: What the runs on 279 pedestrians change; they are 64 pixels wide and 128 high.

@@ -32,7 +32,7 @@ TOPICS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, compute, print and write; 0, or 1 if a claim does not hold."""
     words = sys.argv[1:] if argv is None else list(argv)
-    args = vars(_parser().parse_args(words))
+    args = vars(build_parser().parse_args(words))
     name, output = args.pop("topic"), args.pop("output")
     folder = free_path(Path("runs") / "theory" / name) if output is None else output
     check_new_folder(folder, "choose another --output")
@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
+    """The parser of the command line."""
     parser = Parser(
         prog="python -m kerascv_course.theory",
         description="Compute the theory of report 004: every statement as a number with its expected value, with figures.",

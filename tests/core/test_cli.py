@@ -156,3 +156,11 @@ def test_kerascv_answers_a_mistyped_command_with_the_nearest():
 def test_kerascv_version():
     done = kerascv("--version")
     assert done.returncode == 0 and done.stdout.startswith("kerascv_course 0.")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_kerascv_prints_a_completion_script(shell):
+    pytest.importorskip("shtab", reason="the extra [completion] is not installed")
+    done = kerascv("completion", shell)
+    assert done.returncode == 0, done.stderr
+    assert "learning-rate" in done.stdout and "predict-many" in done.stdout

@@ -45,7 +45,7 @@ def pk_order(targets: np.ndarray, identities: int, images: int, seed: int) -> Ca
     if images > sizes.max():
         raise InputError(
             f"a batch needs {images} images of each identity; the largest has {sizes.max()}: use a smaller "
-            "--retrieve.images-per-identity"
+            "--retrieval.images-per-identity"
         )
     members = np.full((len(usable), sizes.max()), -1, np.int32)
     for row, number in enumerate(usable):
