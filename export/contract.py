@@ -56,23 +56,23 @@ Meaning = Literal["logits", "probabilities", "classes", "picture", "embedding", 
 
 
 class ContractError(InputError):
-    """A file without our contract, or with one that does not hold together."""
+    """A file without our contract, or with an inconsistent one."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """The one input.
+    """The input.
 
     Attributes:
         name: of the tensor.
         dtype: ``uint8`` (0–255), or ``float32`` where preprocessing happens before the graph.
         layout: order of the axes; N is the batch.
-        height: rows, pixels; None: any number, and so the width.
-        width: columns, pixels.
+        height: in pixels; None: any height, and then any width.
+        width: in pixels.
         channels: 1 or 3.
-        color: ``gray`` or ``RGB``: order of the channels of what is fed.
+        color: ``gray`` or ``RGB``: order of the input's channels.
         range: smallest and largest value of a pixel, before preprocessing.
-        resize: resampling filter for pictures of another size, antialiased as Pillow does it; the aspect ratio is not kept.
+        resize: resampling filter for images of another size, antialiased as in Pillow; the aspect ratio is not kept.
     """
 
     name: str
@@ -88,14 +88,14 @@ class Input:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to pixels of 0–255: ``(pixel · scale − mean) / std``, per channel.
+    """Preprocessing of pixels 0–255: ``(pixel · scale − mean) / std``, per channel.
 
     Attributes:
-        where: ``graph``: inside the file, feed raw pixels; ``caller``: before it, the input takes the result.
+        where: ``graph``: inside the file, which takes raw pixels; ``caller``: before the file, which takes the result.
         scale: factor.
-        mean: one value, or one for each channel in the order of `channels`; None: it is in the graph, but what it does is not known.
+        mean: one value, or one per channel in the order of `channels`; None: inside the graph, unknown.
         std: likewise.
-        channels: order of the channels that the network gets: ``BGR``: pixels are reversed first; ``as fed``: they are not.
+        channels: channel order of the network: ``BGR``: the channels are reversed first; ``as fed``: they are not.
     """
 
     where: Literal["graph", "caller"]
@@ -107,16 +107,16 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Output:
-    """One output.
+    """An output.
 
     Attributes:
         name: of the tensor.
-        meaning: ``logits``: unnormalised scores; ``probabilities``: scores of 0 to 1, their softmax or shares of votes; ``classes``:
-            whole numbers, the class answered at each position; ``picture``: uint8 RGB of the input's height and width;
-            ``embedding``: a vector that distances are taken of; ``neighbors``: numbers of gallery entries, nearest first;
+        meaning: ``logits``: unnormalized scores; ``probabilities``: scores of 0 to 1, their softmax or fractions of votes; ``classes``:
+            integers, the class predicted at each position; ``picture``: a uint8 RGB image of the input's height and width;
+            ``embedding``: a vector to be compared by distance; ``neighbors``: numbers of gallery entries, nearest first;
             ``distances``: to these; ``values``: anything else.
-        shape: after the batch axis; None where it varies.
-        activation: what the last step was: ``softmax``, ``sigmoid``, ``l2`` (vectors of length 1), or ``none``.
+        shape: without the batch axis; None for a size that varies.
+        activation: the last step: ``softmax``, ``sigmoid``, ``l2`` (vectors of unit length), or ``none``.
     """
 
     name: str
@@ -127,12 +127,11 @@ class Output:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a large picture can be answered in pieces, which then give what the whole would have given.
+    """How a large image can be processed in tiles with the same result as the whole.
 
     Attributes:
-        multiple: pieces begin at multiples of it, pixels.
-        overlap: a piece is run with so many pixels more on every side where the picture goes on, and these answers are dropped:
-            no answer depends on anything farther away.
+        multiple: tiles start at multiples of this many pixels.
+        overlap: pixels added on every inner side of a tile, whose outputs are dropped: no output depends on pixels farther away.
     """
 
     multiple: int
@@ -141,12 +140,12 @@ class Tiling:
 
 @dataclass(frozen=True)
 class Metric:
-    """A measured figure.
+    """A measured metric.
 
     Attributes:
-        name: such as ``accuracy``, a share of 0 to 1.
+        name: such as ``accuracy``, a fraction of 0 to 1.
         split: images it was measured on: ``train``, ``validation``, ``test``, or another name.
-        value: the figure.
+        value: of the metric.
     """
 
     name: str
@@ -156,14 +155,14 @@ class Metric:
 
 @dataclass(frozen=True)
 class Parity:
-    """What was proved of the file: its answers against the Keras model's.
+    """The validation of the file: its outputs against the Keras model's.
 
     Attributes:
         images: how many were compared.
-        tolerance: largest absolute difference that was allowed.
+        tolerance: largest absolute difference allowed.
         largest_difference: of any value of any output.
-        agreement: share of answers (of vectors: of rank lists) that were the same, 0 to 1; None for a task without answers.
-        accuracy_keras: share of right answers (of vectors: R1) of the Keras model; None where targets were not known.
+        agreement: fraction of equal predictions (of embeddings: of equal rank lists), 0 to 1; None for a task without predictions.
+        accuracy_keras: accuracy (of embeddings: R1) of the Keras model; None if targets were not known.
         accuracy_onnx: the same of the file.
     """
 
@@ -177,21 +176,21 @@ class Parity:
 
 @dataclass(frozen=True)
 class Precision:
-    """How a file of less than float32 was made, and what that cost and gained.
+    """How a file of lower precision than float32 was made, with its loss of accuracy and its speedup.
 
     Attributes:
-        kind: ``int8``: static quantisation of weights and activations; ``float16``: half precision.
+        kind: ``int8``: static quantization of weights and activations; ``float16``: half precision.
         method: in words.
-        calibration_images: training images whose activations gave the ranges; 0 for float16.
-        float_nodes: nodes with weights that stay in float32, because accuracy falls without.
+        calibration_images: training images used for calibration; 0 for float16.
+        float_nodes: nodes with weights that stay in float32 to preserve accuracy.
         split: images that accuracy was measured on: ``test``, or another name.
         images: how many.
-        accuracy_float32: share of right answers of the float32 file.
-        accuracy: share of right answers of this file.
-        batch_sizes: images a call that speed was measured at.
-        speedups: at each of them, the median time of the float32 file divided by this one's.
-        machine: where that was measured: processor or GPU, cores, onnxruntime's provider.
-        refused: why the file was not worth keeping, where somebody kept it all the same; empty: it was.
+        accuracy_float32: accuracy of the float32 file.
+        accuracy: accuracy of this file.
+        batch_sizes: at which speed was measured.
+        speedups: median time of the float32 file divided by this one's, per batch size.
+        machine: of the measurement: processor or GPU, cores, onnxruntime's provider.
+        refused: why the file failed the verdict, if it was kept by force; empty: it passed.
     """
 
     kind: Literal["int8", "float16"]
@@ -210,27 +209,27 @@ class Precision:
 
 @dataclass(frozen=True)
 class Contract:
-    """The document.
+    """The contract of an exported file.
 
     Attributes:
-        task: ``classify``; ``scenes``: the same by classical vision; ``colorize``: its labels are the colours; ``embed``: pictures to
-            vectors; ``rank``: the nearest entries of a gallery; or ``tensor``: an answer that only its user knows.
+        task: ``classify``; ``scenes``: the same by classical vision; ``colorize``: its labels are the colors; ``embed``: images to
+            embeddings; ``rank``: the nearest entries of a gallery; or ``tensor``: outputs without a stated meaning.
         name: of the recipe, or of the model.
-        input: the one input.
-        preprocessing: what is done to the pixels, and where.
+        input: the input.
+        preprocessing: of the pixels, and where it happens.
         outputs: in the order of the graph.
-        labels: class names in the order of the last axis; empty where there are none.
-        gallery: name of each gallery entry, in the order of the numbers that ``neighbors`` gives.
-        recipe: the whole recipe, where one made the model.
+        labels: class names in the order of the last axis; may be empty.
+        gallery: name of each gallery entry, indexed by ``neighbors``.
+        recipe: the whole recipe, if a recipe made the model.
         data: source, fingerprint and citation of the data.
-        metrics: figures, each with the split it was measured on.
+        metrics: each with its split.
         versions: of the packages that made the file.
-        git_commit: of the source that made the file, with ``+`` where it was changed since; empty outside a checkout.
+        git_commit: of the source that made the file, with ``+`` if it was modified; empty outside a checkout.
         license: of the weights, an SPDX name or words; empty: not stated.
-        tiling: how to cut large pictures; None: they are not to be cut.
-        parity: what was proved; None: nothing yet.
+        tiling: how to tile large images; None: do not tile.
+        parity: the validation; None: not validated yet.
         precision: None: float32.
-        version: of this document's form.
+        version: of the contract format.
     """
 
     task: Literal["classify", "scenes", "colorize", "embed", "rank", "tensor"]
@@ -252,7 +251,7 @@ class Contract:
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        """Check what the types cannot say.
+        """Check the rules that types cannot express.
 
         Raises:
             ContractError: parts that contradict each other.
@@ -264,12 +263,12 @@ class Contract:
                 raise ContractError(f"a contract has {rule if len(rule) < MAX_RULE else rule[:MAX_RULE] + ' …'}")
 
     def metric(self, name: str, split: str = "test") -> float | None:
-        """A measured metric; None where it was not measured."""
+        """A metric; None if it was not measured."""
         return next((metric.value for metric in self.metrics if (metric.name, metric.split) == (name, split)), None)
 
     @property
     def classifies(self) -> bool:
-        """Whether the answer is a class, with the scores of all classes."""
+        """Whether the file predicts a class, with the scores of all classes."""
         return self.task in ("classify", "scenes")
 
     def output(self, meaning: str) -> Output | None:

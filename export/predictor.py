@@ -1,4 +1,4 @@
-"""Prediction from an exported file alone: NumPy, onnxruntime, and Pillow to open pictures. No TensorFlow, no Keras."""
+"""Prediction from an exported file alone: NumPy, onnxruntime, and Pillow to open images. No TensorFlow, no Keras."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 #: Types of a graph's input, as onnxruntime writes them.
 ONNX_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
 
-#: Side of the tiles that large pictures are coloured in, pixels: about 150 MB for 24 colours.
+#: Side in pixels of the tiles in which large images are colorized: about 150 MB for 24 colors.
 TILE = 512
 
 
-#: Bytes of pictures that are loaded at once, where they are read from files.
+#: Bytes of images that are loaded at once from files.
 MAX_LOADED = 2**26
 
 
 class ProviderError(CourseError):
-    """The provider asked for cannot be had here."""
+    """The requested provider is not available here."""
 
 
 class Predictions(NamedTuple):
-    """Answers for a batch.
+    """Predictions for a batch.
 
     Attributes:
-        labels: the best class of each image, by its name (by its number as text where the file has no labels).
+        labels: the top class of each image: its name, or its number as text if the file has no labels.
         scores: float32 (N, classes), the probabilities of all classes.
     """
 
@@ -54,7 +54,7 @@ class Predictions(NamedTuple):
     scores: np.ndarray
 
     def top(self, count: int) -> list[list[tuple[int, float]]]:
-        """The `count` best classes of each image with their scores, best first; of equal scores the lower class."""
+        """The `count` top classes of each image with their scores, highest first; at equal scores the lower class first."""
         order = np.argsort(-self.scores, axis=1, kind="stable")[:, :count]
         return [[(int(c), float(row[c])) for c in best] for best, row in zip(order, self.scores, strict=True)]
 
@@ -88,8 +88,8 @@ def open_session(
         path: the file.
         provider: where it runs; never on the CPU in place of another.
         optimize: let onnxruntime rewrite the graph.
-        threads: of one call; 0: one a core.
-        arena: let onnxruntime keep CPU memory from call to call, as much as the largest took.
+        threads: per call; 0: one per core.
+        arena: let onnxruntime keep CPU memory between calls, as much as the largest needed.
         screened: the file went through `export.untrusted.screen` already.
 
     Raises:
@@ -125,9 +125,9 @@ class OnnxModel:
     Args:
         path: a file with our contract in its metadata.
         provider: ``"cpu"`` or ``"cuda"``.
-        threads: of one call; 0: one a core.
-        arena: let onnxruntime keep CPU memory from call to call, as much as the largest took.
-        opened: the file's session and contract, where they are at hand; the other arguments are then without effect.
+        threads: per call; 0: one per core.
+        arena: let onnxruntime keep CPU memory between calls, as much as the largest needed.
+        opened: the file's session and contract, if already open; the other arguments are then ignored.
 
     Raises:
         ContractError: not such a file, or its contract does not fit its graph.
@@ -173,16 +173,16 @@ class OnnxModel:
             raise ContractError(f"the contract of {path} promises other outputs than the graph has: {names}")
 
     def predict(self, images: Any, *, batch_size: int = 64) -> Predictions:
-        """Classify pictures.
+        """Classify images.
 
         Args:
-            images: uint8 pixels of one picture (height, width[, channels]) or of several (N, height, width, channels); or a file
-                name; or a list of pictures and file names. Grey, colour, transparent, 16-bit and palette pictures of any size
+            images: uint8 pixels of one image (height, width[, channels]) or of several (N, height, width, channels); or a file
+                name; or a list of images and file names. Gray, color, transparent, 16-bit and palette images of any size
                 are converted as `kerascv_course.core.images.read_image` describes.
-            batch_size: pictures run at once.
+            batch_size: images per call of the session.
 
         Raises:
-            ImageError: a file that is no picture, or an array of another type or shape.
+            ImageError: a file that is not an image, or an array of another type or shape.
             ContractError: the file's task is not classification.
         """
         if not self.contract.classifies:
@@ -195,11 +195,11 @@ class OnnxModel:
         return Predictions(list(map(names.__getitem__, scores.argmax(axis=1).tolist())), scores)
 
     def nearest(self, images: Any, *, batch_size: int = 64) -> Neighbors:
-        """Who in the gallery looks most like each picture; the arguments are `predict`'s.
+        """The nearest gallery entries of each image; the arguments are `predict`'s.
 
         Raises:
             ImageError: as `predict`.
-            ContractError: the file's task is not to rank, or it answers with numbers that its gallery has not.
+            ContractError: the file's task is not ranking, or it returns numbers outside its gallery.
         """
         numbers, distances = (self.contract.output(meaning) for meaning in ("neighbors", "distances"))
         if self.contract.task != "rank" or numbers is None or distances is None:
@@ -211,22 +211,22 @@ class OnnxModel:
         return Neighbors([[gallery[number] for number in row] for row in found.tolist()], outputs[distances.name], found)
 
     def colorize(self, image: np.ndarray | str | Path, *, colors_at: int | None = None, tile: int = TILE) -> np.ndarray:
-        """Colour one picture.
+        """Colorize one image.
 
         Args:
-            image: uint8 pixels (height, width[, channels]) or a file name, grey or colour, of any size.
-            colors_at: take the colours from a copy whose longer side has so many pixels, and lay them over the picture's own
-                grey. A network sees a few pixels around each: in the copy they are a part of the scene, in a photograph of many
-                megapixels a smooth patch. None: colour the pixels as they are.
-            tile: large pictures are run in tiles of about so many pixels a side, which bounds the memory. Tiles overlap by as
-                much as an answer can see, so the result is that of the whole picture, but for float32 rounding.
+            image: uint8 pixels (height, width[, channels]) or a file name, gray or color, of any size.
+            colors_at: predict the colors on a copy whose longer side has this many pixels, and apply them to the image's own
+                gray levels. A network sees a few pixels around each pixel: in the copy they are a part of the scene, in a
+                photograph of many megapixels a smooth patch. None: colorize at full size.
+            tile: side in pixels of the tiles in which large images are processed, which bounds the memory. Tiles overlap by the
+                receptive field, so the result equals that of the whole image up to float32 rounding.
 
         Returns:
             uint8 (height, width, 3), RGB.
 
         Raises:
-            ImageError: a file that is no picture, or an array of another type or shape.
-            ContractError: the file's task is not colourisation.
+            ImageError: a file that is not an image, or an array of another type or shape.
+            ContractError: the file's task is not colorization.
             InputError: `tile` or `colors_at` out of range.
         """
         if self.contract.task != "colorize":
@@ -243,8 +243,8 @@ class OnnxModel:
 
     def _colorize_tiles(self, pixels: np.ndarray, tile: int) -> np.ndarray:
         tiling = self.contract.tiling
-        picture = self.contract.output("picture")
-        assert picture is not None  # the contract of a colouriser has one
+        colorized = self.contract.output("picture")
+        assert colorized is not None  # the contract of a colorizer has one
         height, width = pixels.shape[:2]
         if tiling is None:
             step, overlap = max(height, width), 0
@@ -255,10 +255,10 @@ class OnnxModel:
             for left in range(0, width, step):
                 above, before = max(top - overlap, 0), max(left - overlap, 0)
                 part = pixels[None, above : top + step + overlap, before : left + step + overlap]
-                answer = self._run_batch(part, [picture.name])[picture.name]
+                answer = self._run_batch(part, [colorized.name])[colorized.name]
                 if answer.shape != (1, *part.shape[1:3], 3) or answer.dtype != np.uint8:
                     raise ContractError(
-                        f"{self.path} promises uint8 pictures of the input's size; it answers {answer.dtype} {answer.shape} for "
+                        f"{self.path} promises uint8 images of the input's size; it returns {answer.dtype} {answer.shape} for "
                         f"{part.shape}"
                     )
                 kept = answer[0, top - above :, left - before :][:step, :step]
@@ -268,7 +268,7 @@ class OnnxModel:
     def run(self, images: Any, *, batch_size: int = 64) -> dict[str, np.ndarray]:
         """All outputs by name, each (N, …); the arguments are `predict`'s.
 
-        A file of float32 input also takes float32 (N, height, width, channels), preprocessed already.
+        A file of float32 input also takes preprocessed float32 (N, height, width, channels).
 
         Raises:
             ImageError: as `predict`; or images of several sizes whose outputs have several sizes too.
@@ -314,7 +314,7 @@ class OnnxModel:
         outputs = dict(zip(names, arrays, strict=True))
         for name, output in outputs.items():
             if not isinstance(output, np.ndarray):
-                raise ContractError(f"{self.path} answers with something else than arrays of numbers")
+                raise ContractError(f"{self.path} returns outputs that are not numeric arrays")
             shape = (len(pixels), *self._shapes[name])
             if output.shape != shape and not _fits(output.shape, shape):
                 raise ContractError(f"{self.path} promises {name!r} of the shape {shape}; it answers {output.shape}")
@@ -334,15 +334,15 @@ class OnnxModel:
             batch_size = min(batch_size, max(1, MAX_LOADED // (spec.height * spec.width * spec.channels)))
         for i in range(0, len(images), batch_size):
             loaded = map(self.load, images[i : i + batch_size])
-            # a file of any size may be given images of several: those in a row that have one size are run together
+            # a file of open size may be given images of several sizes: consecutive images of equal size are run together
             for _, alike in itertools.groupby(loaded, key=attrgetter("shape")):
                 yield np.stack(list(alike))
 
     def load(self, image: np.ndarray | str | Path) -> np.ndarray:
-        """One picture as the contract's uint8 (height, width, channels).
+        """One image as the contract's uint8 (height, width, channels).
 
         Raises:
-            ImageError: a file that is no picture, or an array of another type or shape.
+            ImageError: a file that is not an image, or an array of another type or shape.
         """
         spec = self.contract.input
         if isinstance(image, str | Path):
@@ -350,15 +350,15 @@ class OnnxModel:
         array = np.asarray(image)
         if array.dtype != np.uint8:
             raise ImageError(
-                f"pictures are uint8 pixels, 0–255; received an array of {array.dtype}: hand over the pixels as they are, scaling "
-                "and normalisation are done here"
+                f"images are uint8 pixels, 0–255; received an array of {array.dtype}: pass the raw pixels, scaling and normalization "
+                "are done here"
             )
         if array.ndim == 2:
             array = array[:, :, None]
         if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
-            raise ImageError(f"a picture has the shape (height, width[, 1, 3 or 4]); received {np.shape(image)}")
-        picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
-        return resize_image(convert_image(picture, spec.channels), spec.height, spec.width, spec.resize)
+            raise ImageError(f"an image has the shape (height, width[, 1, 3 or 4]); received {np.shape(image)}")
+        opened = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+        return resize_image(convert_image(opened, spec.channels), spec.height, spec.width, spec.resize)
 
 
 def _first_line(error: Exception) -> str:
@@ -367,15 +367,15 @@ def _first_line(error: Exception) -> str:
 
 
 def _fits(shape: Sequence[int], promised: Sequence[int | None]) -> bool:
-    """Whether a shape is the promised one, in which None stands for any size."""
+    """Whether a shape matches the promised one, where None means any size."""
     return len(shape) == len(promised) and all(wanted in (None, n) for n, wanted in zip(shape, promised, strict=True))
 
 
 def lay_colors(small: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Lay the colours of a small picture over the grey of a large one.
+    """Apply the colors of a small image to the gray levels of a large one.
 
-    Each channel of the small picture, less the mean of its channels, is enlarged (bilinear) and added to the mean of the large
-    picture's channels.
+    Each channel of the small image, minus the mean over its channels, is upsampled (bilinear) and added to the channel mean of the
+    large image.
 
     Args:
         small: uint8 (any height and width, 3).
@@ -395,12 +395,12 @@ def lay_colors(small: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 
 
 def expand_paths(paths: Iterable[str | Path]) -> list[Path]:
-    """Expand folders to the pictures in them and patterns such as ``photos/*.jpg`` to what they match, sorted.
+    """Expand folders to the images in them, and patterns such as ``photos/*.jpg`` to their matches, sorted.
 
-    Other paths stay as they are.
+    Other paths are returned unchanged.
 
     Raises:
-        ImageError: a path does not exist, a folder holds no pictures, or a pattern matches nothing.
+        ImageError: a path does not exist, a folder contains no images, or a pattern matches nothing.
     """
     found: list[Path] = []
     suffixes = Image.registered_extensions()
@@ -408,7 +408,7 @@ def expand_paths(paths: Iterable[str | Path]) -> list[Path]:
         if path.is_dir():
             inside = sorted(item for item in path.rglob("*") if item.suffix.lower() in suffixes and item.is_file())
             if not inside:
-                raise ImageError(f"no pictures in the folder {path}")
+                raise ImageError(f"no images in the folder {path}")
             found += inside
         elif path.exists():
             found.append(path)
@@ -416,7 +416,7 @@ def expand_paths(paths: Iterable[str | Path]) -> list[Path]:
             names = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute patterns)
             matched = sorted(item for item in map(Path, names) if item.is_file())
             if not matched:
-                raise ImageError(f"no picture matches {path}")
+                raise ImageError(f"no image matches {path}")
             found += matched
         else:
             raise ImageError(f"no such image: {path}")

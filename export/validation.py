@@ -35,7 +35,7 @@ KERAS_BATCH = 256
 #: Images compared at once: a whole number of batches of each usual size, and a bound on the memory.
 CHUNK = 7 * 128
 
-#: Seconds after which onnx.reference, plain NumPy and thus slow, is given no further image; pictures that it is not tried on.
+#: Seconds after which onnx.reference, which is slow plain NumPy, gets no further image; largest image area that it is tried on.
 REFERENCE_SECONDS, REFERENCE_PIXELS = 5.0, 64 * 64
 
 #: Bounds of the histogram of differences: the first bin is exactly 0, the last everything from 1 on.
@@ -63,12 +63,12 @@ class ParityRow:
         batch_size: images a call of the file (Keras was called once, in batches of its own).
         evaluator: ``optimized``: onnxruntime, which rewrites the graph; ``as written``: onnxruntime without; or
             ``onnx.reference``: ONNX's own definition of each operator, on a few images.
-        max_absolute: largest absolute difference of any value; of classes and pictures it is only told.
+        max_absolute: largest absolute difference of any value; of classes and images it is only reported.
         max_relative: the same divided by the largest absolute value that Keras gives.
         agreement: share of answers (argmax over the last axis), classes or pixels that are the same (pixels: within one level), or of
             images with equal rank lists (vectors); None for outputs that give no answer.
         margin: how far apart Keras's two best scores are, at most, where another class was answered; 0 where none was.
-        exact: the values themselves are held to the tolerance (classes and pictures are held to their agreement: a class that
+        exact: the values themselves are held to the tolerance (classes and images are held to their agreement: a class that
             changes at a tie changes by any amount).
         histogram: how many values differ by exactly 0, by less than each of `DECADES`, and by 1 or more; empty where shapes differ.
     """

@@ -92,7 +92,7 @@ class ShardPredictor:
         if self.model is None and self.settings.provider == "cpu":
             # only here: this process is Ray's own
             _return_memory()
-            bound_memory(self.settings.model, pictures=self.settings.cpus)
+            bound_memory(self.settings.model, images=self.settings.cpus)
         rows = [self.run(int(shard)) for shard in batch["shard"]]
         return {key: [row[key] for row in rows] for key in rows[0]}
 

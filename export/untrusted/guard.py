@@ -48,12 +48,12 @@ def limit_memory(path: Path) -> None:
         bound_memory(path)
 
 
-def bound_memory(path: Path, *, pictures: int = 1) -> None:
+def bound_memory(path: Path, *, images: int = 1) -> None:
     """Limit the memory of this process to what a file of this size needs; does nothing where the system is not Linux.
 
     Args:
         path: the file.
-        pictures: images decoded at the same time, by threads.
+        images: number of images decoded at the same time, by threads.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -63,7 +63,7 @@ def bound_memory(path: Path, *, pictures: int = 1) -> None:
     used = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData"))
     with contextlib.suppress(OSError, ValueError):
         files = [path, *path.parent.glob(f"{path.name}*")]
-        limit = used + MEMORY * pictures + PER_BYTE * sum(file.stat().st_size for file in set(files))
+        limit = used + MEMORY * images + PER_BYTE * sum(file.stat().st_size for file in set(files))
         resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 

@@ -2,7 +2,7 @@
 
 Recipes, contracts and reports are dataclasses of numbers, strings, booleans, paths, tuples, lists, dicts and other dataclasses. An
 annotation says what is allowed, bounds included: ``dropout: Share = 0.5``, ``order: Literal["a", "b"]``, ``size: tuple[int, int]``.
-Files may come from anybody, so reading is strict: unknown, missing and mistyped fields are refused by name.
+Files may come from strangers, so reading is strict: unknown, missing and mistyped fields are refused by name.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def test_the_best_classes_come_in_order(model, seven):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((32, 32, 1), np.float32), "received an array of float32: hand over the pixels as they are"),
+        (np.zeros((32, 32, 1), np.float32), "received an array of float32: pass the raw pixels"),
         (np.zeros((32, 32, 2), np.uint8), r"received \(32, 32, 2\)"),
         (np.zeros(5, np.uint8), r"received \(5,\)"),
         (np.zeros((0, 5), np.uint8), "received"),
@@ -74,7 +74,7 @@ def test_the_best_classes_come_in_order(model, seven):
         ("no/such.png", "no such image"),
     ],
 )
-def test_what_is_no_picture_is_refused(model, images, message):
+def test_what_is_not_an_image_is_refused(model, images, message):
     with pytest.raises(ImageError, match=message):
         model.predict(images)
 
@@ -108,7 +108,7 @@ def test_a_provider_that_is_not_to_be_had_is_an_error_not_a_fallback(tiny_run):
             open_session(tiny_run / "model.onnx", provider="cuda")
 
 
-def test_folders_are_expanded_to_their_pictures(tmp_path, seven):
+def test_folders_are_expanded_to_their_images(tmp_path, seven):
     for name in ("b.png", "a.jpg", "deep/c.bmp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(seven[:, :, 0]).save(tmp_path / name)
@@ -116,7 +116,7 @@ def test_folders_are_expanded_to_their_pictures(tmp_path, seven):
     assert [path.name for path in expand_paths([tmp_path])] == ["a.jpg", "b.png", "c.bmp"]
     assert expand_paths([tmp_path / "notes.txt"]) == [tmp_path / "notes.txt"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ImageError, match="no pictures in the folder"):
+    with pytest.raises(ImageError, match="no images in the folder"):
         expand_paths([tmp_path / "empty"])
     with pytest.raises(ImageError, match="no such image"):
         expand_paths([tmp_path / "none"])
