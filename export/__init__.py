@@ -64,3 +64,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'export' has no attribute {name!r}")
     return getattr(importlib.import_module(f"export.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

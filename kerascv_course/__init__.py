@@ -29,3 +29,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'kerascv_course' has no attribute {name!r}")
     return getattr(importlib.import_module(f"kerascv_course.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -47,7 +47,7 @@ REPORT = "kerascv_course.report"
 #: Options whose spelling differs between trees, under the name that RUNS uses. The first one that ``--help`` knows is taken.
 SPELLINGS: dict[str, tuple[str, ...]] = {
     "--help": ("--help-all", "--help"),
-    "--views": ("--tta", "--views"),
+    "--views": ("--classification.tta", "--views"),
     "--scenes.words": ("--scenes.words", "--scenes.vocabulary-size", "--scenes.visual-words"),
     "--scenes.compress": ("--scenes.compress", "--scenes.pca"),
     "--retrieve.rerank": ("--retrieval.rerank", "--retrieve.rerank"),

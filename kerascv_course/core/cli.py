@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
-import difflib
 import inspect
 import shutil
 import textwrap
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 from kerascv_course._version import __version__
+from kerascv_course.core.errors import nearest_names
 from kerascv_course.core.schema import describe, parse_words, to_words
 
 __all__ = ["Parser", "add_options", "apply_options", "field_docs"]
@@ -49,12 +49,12 @@ class Parser(argparse.ArgumentParser):
     def _refuse(self, unknown: Sequence[str]) -> NoReturn:
         word = next((word for word in unknown if word.startswith("-")), unknown[0])
         name = word.split("=")[0]
-        near = difflib.get_close_matches(name, sorted(_option_strings(self)), n=3, cutoff=0.5)
+        near = nearest_names(name, sorted(_option_strings(self)))
         self.error(f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            near = difflib.get_close_matches(str(value), [str(choice) for choice in action.choices], n=3, cutoff=0.5)
+            near = nearest_names(str(value), map(str, action.choices))
             hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(map(str, action.choices))}"
             raise argparse.ArgumentError(action, f"invalid choice: {value!r}; {hint}")
 

@@ -9,7 +9,7 @@ import difflib
 import sys
 from collections.abc import Callable, Iterable
 
-__all__ = ["CourseError", "DataError", "InputError", "UnknownNameError", "run_cli", "suggest"]
+__all__ = ["CourseError", "DataError", "InputError", "UnknownNameError", "nearest_names", "run_cli", "suggest"]
 
 #: A missing module of these packages is a defect, not an incomplete installation.
 OUR_PACKAGES = ("kerascv_course", "export")
@@ -47,8 +47,16 @@ class UnknownNameError(InputError):
 def suggest(name: str, known: Iterable[str]) -> str:
     """The nearest spellings of a name as ``did you mean 'a' or 'b'?``, or all known names where none is near."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = nearest_names(name, known)
     return f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
+
+
+def nearest_names(name: str, known: Iterable[str]) -> list[str]:
+    """At most three known names that a mistyped or shortened one may mean: those that it begins first, then similar ones."""
+    known = list(known)
+    beginning = [one for one in known if name and one.startswith(name)]
+    similar = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return list(dict.fromkeys([*beginning, *similar]))[:3]
 
 
 def run_cli(main: Callable[[], int | None]) -> None:

@@ -30,3 +30,10 @@ def test_run_cli_exit_codes(error: BaseException, code: int, message: str, capsy
 def test_run_cli_keeps_tracebacks_of_defects() -> None:
     with pytest.raises(ModuleNotFoundError):
         run_cli(lambda: (_ for _ in ()).throw(ModuleNotFoundError("x", name="export.nothing")))
+
+
+def test_unknown_name_suggests_names_that_it_begins_first() -> None:
+    known = ["ntu-lenet", "ntu-alexnet", "lenet5-digits"]
+    assert str(UnknownNameError("recipe", "lenet", known)).endswith(
+        "did you mean 'lenet5-digits' or 'ntu-lenet' or 'ntu-alexnet'?"
+    )
