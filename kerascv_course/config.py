@@ -131,11 +131,11 @@ class Optimizer:
     momentum: Share = 0.0
     """Momentum of sgd, rmsprop and muon."""
     nesterov: bool = False
-    """Nesterov momentum, for sgd and muon."""
+    """Use Nesterov momentum, for sgd and muon."""
     weight_decay: Weight = 0.0
     """Decoupled weight decay, scaled by the learning rate as in Keras."""
     decay_norms: bool = True
-    """Apply weight decay to batch normalization weights and biases too, not only to kernels."""
+    """Apply weight decay to batch normalization weights and biases, not only to kernels."""
     norm_rate: Weight = 0.0
     """muon: peak learning rate of batch normalization weights and biases; 0 uses the learning rate."""
     head_rate: Weight = 0.0

@@ -52,6 +52,7 @@ class RecipeCommand(Generic[T]):
         base = base or get_recipe(DEFAULT)
         usage = f"{self.prog} [RECIPE] [options]"
         parser = Parser(prog=self.prog, usage=usage, description=f"{self.description} Recipe: {base.name}.", add_help=False)
+        parser.epilog = "--help-all shows each option in full." if brief else None
         parser.add_argument("-h", "--help", action="help", help="show each option in a line")
         parser.add_argument("--help-all", action="help", help="show each option in full")
         add_options(parser, self.defaults, brief=brief)

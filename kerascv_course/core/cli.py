@@ -10,11 +10,14 @@ import argparse
 import ast
 import dataclasses
 import inspect
+import re
 import shutil
+import sys
 import textwrap
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from kerascv_course._version import __version__
@@ -36,6 +39,8 @@ class Parser(argparse.ArgumentParser):
         width = max(shutil.get_terminal_size((WIDTH, 24)).columns - 2, 80)
         options.setdefault("allow_abbrev", False)
         options.setdefault("formatter_class", lambda prog: argparse.HelpFormatter(prog, max_help_position=COLUMN, width=width))
+        if Path(sys.argv[0]).stem == "kerascv":
+            options |= {key: _as_kerascv(options[key]) for key in ("prog", "usage") if options.get(key)}
         super().__init__(**options)
         self.add_argument("--version", action="version", version=f"kerascv_course {__version__}")
 
@@ -59,11 +64,18 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"invalid choice: {value!r}; {hint}")
 
 
+def _as_kerascv(text: str) -> str:
+    """The same command by the console script: ``python -m kerascv_course.train`` is ``kerascv train``."""
+    text = re.sub(r"^python -m kerascv_course\.", "kerascv ", text)
+    return re.sub(r"^python -m export\b ?", "kerascv ", text) if text != "python -m export" else "kerascv export"
+
+
 def _option_strings(parser: argparse.ArgumentParser) -> set[str]:
     """Every option of a parser and its subcommands."""
     found: set[str] = set()
     for action in parser._actions:
-        found |= set(action.option_strings)
+        if action.help is not argparse.SUPPRESS:
+            found |= set(action.option_strings)
         if isinstance(action, argparse._SubParsersAction):
             for child in action.choices.values():
                 found |= _option_strings(child)
@@ -125,7 +137,7 @@ def add_options(parser: argparse.ArgumentParser, default: Any, *, skip: Sequence
                     )
                 continue
             form = describe(option.annotation)
-            metavar = form.metavar.removesuffix("|None").replace("NAME VALUE", "NAME|VALUE")
+            metavar = form.metavar.removesuffix("|None")
             group.add_argument(
                 option.flag, dest=option.path, nargs=form.nargs, metavar=metavar, default=argparse.SUPPRESS, help=text
             )
@@ -205,8 +217,18 @@ def _help(option: _Option, brief: bool) -> str:
         shown = f" (default: {' '.join(to_words(default))})"
     text = option.text.removesuffix(".")
     if default is True and option.annotation is bool:
-        text = f"Turn off: {text[:1].lower()}{text[1:]}"
+        text = _negated(text)
     room = WIDTH - COLUMN - 4 - len(shown)
     if brief and len(text) > room:
-        text = textwrap.shorten(text, room, placeholder=" …")
+        sentence = re.split(r"(?:\.|;|:) ", text)[0]
+        text = sentence if len(sentence) <= room else textwrap.shorten(text, room, placeholder=" …")
     return (text + shown).replace("%", "%%")
+
+
+def _negated(text: str) -> str:
+    """``Shuffle the images.`` as the help of ``--no-shuffle``; a scope such as ``tiny:`` stays in front."""
+    scope, colon, rest = text.partition(": ")
+    if not colon or " " in scope:
+        scope, rest = "", text
+    negated = f"do not {rest[:1].lower()}{rest[1:]}"
+    return f"{scope}: {negated}" if scope else f"{negated[:1].upper()}{negated[1:]}"

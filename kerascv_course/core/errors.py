@@ -55,7 +55,7 @@ def nearest_names(name: str, known: Iterable[str]) -> list[str]:
     """At most three known names that a mistyped or shortened one may mean: those that it begins first, then similar ones."""
     known = list(known)
     beginning = [one for one in known if name and one.startswith(name)]
-    similar = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    similar = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return list(dict.fromkeys([*beginning, *similar]))[:3]
 
 

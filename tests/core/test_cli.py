@@ -129,7 +129,7 @@ def test_brief_help_has_a_line_for_each_option():
     add_options(parser, Outer(), brief=True)
     lines = parser.format_help().splitlines()
     assert len(lines) < 25 and any("50 % of them" in line for line in lines)
-    assert any("--inner.no-verbose" in line and "Turn off: print more" in line for line in lines)
+    assert any("--inner.no-verbose" in line and "Do not print more" in line for line in lines)
 
 
 def kerascv(*words: str) -> subprocess.CompletedProcess[str]:
@@ -164,3 +164,21 @@ def test_kerascv_prints_a_completion_script(shell):
     done = kerascv("completion", shell)
     assert done.returncode == 0, done.stderr
     assert "learning-rate" in done.stdout and "predict-many" in done.stdout
+
+
+def test_usage_names_the_console_script_that_was_called():
+    done = kerascv("evaluate", "--help")
+    assert done.returncode == 0 and "usage: kerascv evaluate " in done.stdout
+    done = kerascv("train", "--help")
+    assert "usage: kerascv train [RECIPE] [options]" in done.stdout and "--help-all shows each option in full" in done.stdout
+
+
+def test_python_m_kerascv_course_is_the_console_script():
+    done = subprocess.run([sys.executable, "-m", "kerascv_course", "--version"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.startswith("kerascv_course 0.")
+
+
+def test_hidden_options_are_not_suggested(capsys):
+    with pytest.raises(SystemExit):
+        parse("--fats")
+    assert "--no-fast" not in capsys.readouterr().err

@@ -20,7 +20,7 @@ class Retrieval:
     embedding: Natural = 0
     """Embedding size: adds a dense layer after pooling; 0 uses the pooled features."""
     neck: bool = False
-    """Batch normalization between the features of the triplet loss and those of classification and search (BNNeck, Luo et al. 2019)."""
+    """Use batch normalization between the features of the triplet loss and those of classification (BNNeck, Luo et al. 2019)."""
     dropout: Share = 0.5
     """Dropout before the identity classifier."""
     label_smoothing: Share = 0.0
