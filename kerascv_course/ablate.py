@@ -20,7 +20,7 @@ PROG = "python -m kerascv_course.ablate"
 
 
 @dataclass(frozen=True)
-class Arguments:
+class AblationArguments:
     """Options beside the recipe's."""
 
     list: bool = False
@@ -36,7 +36,7 @@ class Arguments:
     """Folder of the dataset (see python -m kerascv_course.train --help)."""
 
 
-def _base(name: str | None, _: Arguments) -> Recipe:
+def _base(name: str | None, _: AblationArguments) -> Recipe:
     recipe = get_recipe(name or DEFAULT)
     get_ablation(recipe.name)
     # An ablation needs metrics only; the chosen setting is exported when it is trained as a recipe.
@@ -47,7 +47,7 @@ COMMAND = RecipeCommand(
     PROG,
     "Train a recipe with its switches changed one by one, with several seeds: one table, one figure. Options of the recipe apply to "
     f"the baseline and all switches. Recipes with an ablation: {', '.join(ABLATIONS)}.",
-    Arguments(),
+    AblationArguments(),
     _base,
 )
 
@@ -57,7 +57,7 @@ def build_parser() -> Parser:
     return COMMAND.parser()
 
 
-def parse(argv: Sequence[str]) -> tuple[Recipe, Arguments]:
+def parse(argv: Sequence[str]) -> tuple[Recipe, AblationArguments]:
     """The baseline with the overrides applied, and the other options.
 
     Raises:

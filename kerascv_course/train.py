@@ -30,7 +30,7 @@ DESCRIPTION = (
 
 
 @dataclass(frozen=True)
-class Arguments:
+class TrainArguments:
     """Options beside the recipe's."""
 
     list: bool = False
@@ -62,7 +62,7 @@ class Arguments:
     """Seconds to wait for the other processes at the start."""
 
 
-def _base(name: str | None, arguments: Arguments) -> Recipe:
+def _base(name: str | None, arguments: TrainArguments) -> Recipe:
     """The recipe that options override: of a run that is resumed its own."""
     if arguments.resume is None:
         return get_recipe(name or DEFAULT)
@@ -72,7 +72,7 @@ def _base(name: str | None, arguments: Arguments) -> Recipe:
     return base
 
 
-COMMAND = RecipeCommand(PROG, DESCRIPTION, Arguments(), _base)
+COMMAND = RecipeCommand(PROG, DESCRIPTION, TrainArguments(), _base)
 
 
 def build_parser() -> Parser:
@@ -89,7 +89,7 @@ def list_recipes() -> str:
     )
 
 
-def _process_group(arguments: Arguments) -> ProcessGroup | None:
+def _process_group(arguments: TrainArguments) -> ProcessGroup | None:
     """Where the processes meet; None for a single process."""
     given = ProcessGroup(arguments.coordinator, arguments.processes, arguments.process_id, arguments.connect_timeout)
     if not arguments.distributed:
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _train(recipe, arguments, group)
 
 
-def _train(recipe: Recipe, arguments: Arguments, group: ProcessGroup | None) -> int:
+def _train(recipe: Recipe, arguments: TrainArguments, group: ProcessGroup | None) -> int:
     # Bad input is refused before TensorFlow starts.
     if isinstance(recipe, TrainedRecipe):
         check_model(recipe.model, recipe.model_options)

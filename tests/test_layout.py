@@ -210,3 +210,12 @@ def test_nothing_but_definitions_runs_at_import(module):
             assert isinstance(node.value, ast.Constant), f"{module}:{node.lineno} runs at import"
         else:
             assert isinstance(node, allowed), f"{module}:{node.lineno} runs at import"
+
+
+def test_no_class_name_exists_twice():
+    places: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}

@@ -197,7 +197,7 @@ _SHAPE_OPERATORS = {"Shape", "Gather", "Cast", "Slice", "Concat", "Mul", "Unsque
 _TRIAL_SHAPES = ((2, 3, 5, 7), (3, 5, 7, 4))
 
 
-class _Match(NamedTuple):
+class _UpSampling(NamedTuple):
     source: str
     target: str
     order: tuple[int, ...]
@@ -226,7 +226,7 @@ def collapse_nearest_upsampling(model: onnx.ModelProto) -> int:
     return done
 
 
-def _matches(graph: onnx.GraphProto, shapes: Shapes) -> Iterator[_Match]:
+def _matches(graph: onnx.GraphProto, shapes: Shapes) -> Iterator[_UpSampling]:
     producers = {name: node for node in graph.node for name in node.output}
     consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
@@ -270,7 +270,7 @@ def _as_resize(
     target: str,
     producers: dict[str, onnx.NodeProto],
     shapes: Shapes,
-) -> _Match | None:
+) -> _UpSampling | None:
     """The transposition and scales that take `source` to `target`, if there are any."""
     shape = shapes.get(source)
     nodes = _between(source, target, producers, {entry.name for entry in graph.initializer})
@@ -289,7 +289,7 @@ def _as_resize(
     if len(found) != 1:
         return None
     order, scales = found.pop()
-    return _Match(source, target, order, scales) if scales and max(scales) > 1 else None
+    return _UpSampling(source, target, order, scales) if scales and max(scales) > 1 else None
 
 
 def _between(
@@ -341,7 +341,7 @@ def _explain(value: np.ndarray, moved: np.ndarray) -> tuple[tuple[int, ...], tup
     return (), ()
 
 
-def _replace(graph: onnx.GraphProto, match: _Match, index: int) -> None:
+def _replace(graph: onnx.GraphProto, match: _UpSampling, index: int) -> None:
     """Put a Resize for the node that produces the target, and a Transpose where axes change places.
 
     The Resize stands on the side where the first two axes keep their size, (N, C, H, W), for which runtimes are fast.

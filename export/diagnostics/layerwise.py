@@ -33,7 +33,7 @@ IMAGES = 4
 
 
 @dataclass(frozen=True)
-class _Match:
+class _LayerMatch:
     """A layer's tensor in the file, and its difference from Keras."""
 
     tensor: str
@@ -82,7 +82,7 @@ def first_difference(graph: RawGraph, reference: KerasReference, fed: np.ndarray
 
 
 def _is_folded(
-    number: int, records: Sequence[LayerRecord], matches: Sequence[_Match | None], readers: Mapping[int, list[int]]
+    number: int, records: Sequence[LayerRecord], matches: Sequence[_LayerMatch | None], readers: Mapping[int, list[int]]
 ) -> bool:
     """Whether a layer was folded into one that reads it, which has the same tensor or is equal again."""
     own = matches[number]
@@ -96,7 +96,9 @@ def _is_folded(
     return False
 
 
-def _last_equal(number: int, records: Sequence[LayerRecord], matches: Sequence[_Match | None]) -> tuple[int | None, list[int]]:
+def _last_equal(
+    number: int, records: Sequence[LayerRecord], matches: Sequence[_LayerMatch | None]
+) -> tuple[int | None, list[int]]:
     """The nearest earlier layer that is equal, and those between."""
     todo, between = list(records[number].sources), list[int]()
     while todo:
@@ -114,7 +116,7 @@ def _last_equal(number: int, records: Sequence[LayerRecord], matches: Sequence[_
 
 def _match_all(
     model: onnx.ModelProto, tensors: Mapping[str, np.ndarray], records: Sequence[LayerRecord]
-) -> list[_Match | None]:
+) -> list[_LayerMatch | None]:
     by_layer: dict[str, list[str]] = {}
     by_shape: dict[tuple[int, ...], list[str]] = {}
     stored = {tensor.name for tensor in model.graph.initializer}
@@ -155,19 +157,19 @@ def _sizes(array: np.ndarray) -> tuple[int, ...]:
 
 def _match(
     expected: Sequence[np.ndarray], tensors: Mapping[str, np.ndarray], named: Sequence[str], alike: Sequence[str]
-) -> _Match | None:
+) -> _LayerMatch | None:
     """The tensor that holds one of the expected arrays: those named after the layer first, the last of them by default."""
     first = expected[0]
     if first.dtype not in (np.float32, np.float16) or first.ndim == 0:
         return None
     limit = ROUNDING * max(float(np.abs(first).max()), 1e-3)
-    default: _Match | None = None
+    default: _LayerMatch | None = None
     for name in [*reversed(named), *(name for name in alike if name not in named)]:
         difference = min(_distance(tensors[name], values) for values in expected)
         if difference <= limit:
-            return _Match(name, difference, True)
+            return _LayerMatch(name, difference, True)
         if name in named and default is None:
-            default = _Match(name, difference, False)
+            default = _LayerMatch(name, difference, False)
     return default
 
 

@@ -32,7 +32,7 @@ def read_keras(model: Any, input_shape: Sequence[int] | None = None) -> Graph:
         InputError: a subclassed model (it has no graph), open axes without `input_shape`, a shape the model does not accept.
     """
     functional = functional_of(model, input_shape)
-    reader = _Reader(_Shapes(functional, input_shape))
+    reader = _KerasReader(_Shapes(functional, input_shape))
     outputs = reader.run(functional, [reader.enter(tensor) for tensor in functional.inputs], prefix="")
     return Graph(
         name=model.name,
@@ -166,7 +166,7 @@ def _flat(thing: Any) -> Iterator[Any]:
         yield thing
 
 
-class _Reader:
+class _KerasReader:
     def __init__(self, shapes: _Shapes) -> None:
         self.shapes = shapes
         self.nodes: list[GraphNode] = []

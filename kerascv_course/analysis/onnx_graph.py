@@ -44,10 +44,10 @@ def read_onnx(path: str | Path, input_shape: Sequence[int] | None = None) -> Gra
     Raises:
         InputError: no such file, not ONNX, truncated, open axes without `input_shape`, a fixed batch size other than one.
     """
-    return _Reader(open_onnx(path, input_shape)).read()
+    return _OnnxReader(open_onnx(path, input_shape)).read()
 
 
-class _Reader:
+class _OnnxReader:
     def __init__(self, file: OnnxFile) -> None:
         self.file = file
         self.nodes: list[GraphNode] = []
@@ -326,7 +326,7 @@ def _window(proto: Any, shape: tuple[int, ...], kernel: Sequence[int], out: tupl
     return Window(axes, tuple(kernel), stride, tuple(pads), dilation)
 
 
-def _resizing(reader: _Reader, proto: Any, node: GraphNode) -> Described:
+def _resizing(reader: _OnnxReader, proto: Any, node: GraphNode) -> Described:
     shape, out = reader._ends(node)
     mode = _text(proto, "mode", "nearest")
     coordinates = _text(proto, "coordinate_transformation_mode", "half_pixel" if proto.op_type == "Resize" else "asymmetric")
@@ -342,26 +342,26 @@ def _resizing(reader: _Reader, proto: Any, node: GraphNode) -> Described:
     return "resize", {"axes": axes, "mode": mode if followed else "other", "coordinates": coordinates}
 
 
-def _always(kind: NodeKind) -> Callable[[_Reader, Any, GraphNode], Described]:
+def _always(kind: NodeKind) -> Callable[[_OnnxReader, Any, GraphNode], Described]:
     return lambda *_: (kind, {})
 
 
 #: By operator: what it is.
-_DESCRIBE: dict[str, Callable[[_Reader, Any, GraphNode], Described]] = {
-    **dict.fromkeys(_CONV, _Reader._convolution),
-    **dict.fromkeys(_MATMUL, _Reader._product),
-    **dict.fromkeys(_POOL, _Reader._pool),
-    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _Reader._global_pool),
-    **dict.fromkeys(_REDUCE, _Reader._reduce),
-    **dict.fromkeys(_NORM.split(), _Reader._normalization),
-    **dict.fromkeys(_ACTIVATION.split(), _Reader._activation),
+_DESCRIBE: dict[str, Callable[[_OnnxReader, Any, GraphNode], Described]] = {
+    **dict.fromkeys(_CONV, _OnnxReader._convolution),
+    **dict.fromkeys(_MATMUL, _OnnxReader._product),
+    **dict.fromkeys(_POOL, _OnnxReader._pool),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _OnnxReader._global_pool),
+    **dict.fromkeys(_REDUCE, _OnnxReader._reduce),
+    **dict.fromkeys(_NORM.split(), _OnnxReader._normalization),
+    **dict.fromkeys(_ACTIVATION.split(), _OnnxReader._activation),
     **dict.fromkeys(_IDENTITY.split(), _always("identity")),
-    **dict.fromkeys(_ARITHMETIC.split(), _Reader._arithmetic),
-    "Concat": _Reader._concat,
+    **dict.fromkeys(_ARITHMETIC.split(), _OnnxReader._arithmetic),
+    "Concat": _OnnxReader._concat,
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _always("reshape")),
-    "Transpose": _Reader._transpose,
+    "Transpose": _OnnxReader._transpose,
     **dict.fromkeys(("Resize", "Upsample"), _resizing),
-    "Pad": _Reader._pad,
-    "Slice": _Reader._slice,
-    **dict.fromkeys(_MOVE.split(), _Reader._move),
+    "Pad": _OnnxReader._pad,
+    "Slice": _OnnxReader._slice,
+    **dict.fromkeys(_MOVE.split(), _OnnxReader._move),
 }

@@ -16,7 +16,16 @@ from keras import ops
 from kerascv_course.core.errors import InputError
 from kerascv_course.tasks.scenes.features import FixedLayer
 
-__all__ = ["DISTANCES", "KernelMap", "LinearMachine", "Neighbors", "check_classes", "check_neighbors", "distances", "vote"]
+__all__ = [
+    "DISTANCES",
+    "KNeighborsLayer",
+    "KernelMap",
+    "LinearMachine",
+    "check_classes",
+    "check_neighbors",
+    "distances",
+    "vote",
+]
 
 Distance = Literal["euclidean", "cityblock", "minkowski", "cosine", "chi2", "intersection"]
 Vote = Literal["mode", "nearest", "distance"]
@@ -93,7 +102,7 @@ def check_neighbors(k: int, references: int) -> None:
 
 
 @keras.saving.register_keras_serializable(package="kerascv_course")
-class Neighbors(FixedLayer):
+class KNeighborsLayer(FixedLayer):
     """k nearest neighbors: (batch, values) to the fraction of votes for each class (batch, classes).
 
     Args:

@@ -21,7 +21,7 @@ from keras import ops
 from tqdm import tqdm
 
 from kerascv_course.core.io import atomic_write
-from kerascv_course.tasks.scenes.classifiers import KernelMap, LinearMachine, Neighbors
+from kerascv_course.tasks.scenes.classifiers import KernelMap, KNeighborsLayer, LinearMachine
 from kerascv_course.tasks.scenes.config import Scenes
 from kerascv_course.tasks.scenes.encoders import (
     VLAD,
@@ -286,7 +286,7 @@ def classifier_fitter(config: Scenes, vectors: np.ndarray, targets: np.ndarray, 
 
         def fit_neighbors(k: float) -> Classifier:
             sizes = (len(vectors), vectors.shape[1], classes)
-            layer = Neighbors(*sizes, int(k), config.distance, config.vote, config.power, name="neighbors")
+            layer = KNeighborsLayer(*sizes, int(k), config.distance, config.vote, config.power, name="neighbors")
             layer.set_weights([vectors, np.eye(classes, dtype=np.float32)[targets]])
             return Classifier(layer)
 

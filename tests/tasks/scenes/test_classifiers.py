@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 from sklearn.svm import SVC
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.tasks.scenes.classifiers import DISTANCES, KernelMap, LinearMachine, Neighbors, distances, vote
+from kerascv_course.tasks.scenes.classifiers import DISTANCES, KernelMap, KNeighborsLayer, LinearMachine, distances, vote
 
 numpy = keras.ops.convert_to_numpy
 
@@ -67,7 +67,7 @@ def test_distances_that_differ_by_rounding_are_equal():
 
 def test_neighbors_rejects_k_above_the_number_of_training_images():
     with pytest.raises(InputError, match="k must be 1 to the number of training images, 4; received 5"):
-        Neighbors(4, 2, 2, k=5)
+        KNeighborsLayer(4, 2, 2, k=5)
 
 
 def blobs() -> tuple[np.ndarray, np.ndarray]:
