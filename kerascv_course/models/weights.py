@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from kerascv_course.core.tables import text_table
 from kerascv_course.models.registry import list_registered, model_spec
 from kerascv_course.models.weight_files import Arrays, read_source
 
-__all__ = ["LoadedEntry", "LoadingReport", "MismatchedEntry", "load_weights"]
+__all__ = ["HEADS", "LoadedEntry", "LoadingReport", "MismatchedEntry", "load_weights"]
 
 #: Names of a layer's variables in PyTorch.
 _TORCH = {
@@ -28,6 +29,22 @@ _TORCH = {
 }
 #: The name of a depthwise convolution's kernel in older versions of Keras.
 _ALIASES = {"kernel": ("depthwise_kernel",)}
+#: First parts of names that wrappers put before a network's own.
+WRAPPERS = ("module", "backbone", "encoder", "model", "resnet")
+#: First parts of the names of heads and auxiliary classifiers in published weights.
+HEADS = ("fc", "head", "heads", "classifier", "last_linear", "logits", "predictions", "aux", "aux1", "aux2", "AuxLogits")
+#: Names in transformers' ResNet, after its prefix, and in torchvision's; a file with the mark has such names.
+_TRANSFORMERS_MARK = "embedder.embedder."
+_TRANSFORMERS: tuple[tuple[str, Any], ...] = (
+    (r"^embedder\.embedder\.convolution\.", "conv1."),
+    (r"^embedder\.embedder\.normalization\.", "bn1."),
+    (r"^(?:encoder\.)?stages\.(\d)\.layers\.(\d+)\.", lambda match: f"layer{int(match[1]) + 1}.{match[2]}."),
+    (r"^(layer\d\.\d+)\.layer\.(\d)\.convolution\.", lambda match: f"{match[1]}.conv{int(match[2]) + 1}."),
+    (r"^(layer\d\.\d+)\.layer\.(\d)\.normalization\.", lambda match: f"{match[1]}.bn{int(match[2]) + 1}."),
+    (r"^(layer\d\.\d+)\.shortcut\.convolution\.", r"\1.downsample.0."),
+    (r"^(layer\d\.\d+)\.shortcut\.normalization\.", r"\1.downsample.1."),
+    (r"^classifier\.1\.(weight|bias)$", r"fc.\1"),
+)
 _SHOWN = 12
 
 
@@ -74,6 +91,7 @@ class LoadingReport:
         unexpected: entries without a variable in the model; they are not used.
         mismatched: variables whose entry has another shape; they keep their values.
         ignored: entries that are not weights, such as PyTorch's batch counters.
+        prefix: a prefix that all entries had in common and that was removed, such as ``backbone.``; else empty.
     """
 
     source: str
@@ -82,6 +100,7 @@ class LoadingReport:
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[MismatchedEntry, ...] = ()
     ignored: tuple[str, ...] = ()
+    prefix: str = ""
 
     @property
     def complete(self) -> bool:
@@ -93,7 +112,7 @@ class LoadingReport:
         """One line of counts."""
         return (
             f"{self.source}: {len(self.loaded)} loaded, {len(self.missing)} missing, {len(self.unexpected)} unexpected, "
-            f"{len(self.mismatched)} of another shape"
+            f"{len(self.mismatched)} of another shape" + (f", without the prefix {self.prefix!r}" if self.prefix else "")
         )
 
     @property
@@ -126,9 +145,11 @@ def _shape(shape: tuple[int, ...]) -> str:
 def load_weights(model: Any, source: str | Path, *, strict: bool = True) -> LoadingReport:
     """Load weights into a model.
 
-    Entries are found by name: for registered networks the names of torchvision and timm, else ``<layer>.weight`` (PyTorch's layout)
-    or ``<layer>/kernel`` (Keras's layout). PyTorch's layout is converted: convolutions (out, in, h, w) to (h, w, in, out), dense layers
-    (out, in) to (in, out), with inputs reordered to (row, column, channel) after a flattened map.
+    Entries are found by name: for registered networks the names of torchvision, timm and transformers' ResNet, else ``<layer>.weight``
+    (PyTorch's layout) or ``<layer>/kernel`` (Keras's layout). A wrapper's prefix that all entries share, such as ``module.`` or
+    ``backbone.``, is removed. Entries may be of any float type; they are cast to the variable's. PyTorch's layout is converted:
+    convolutions (out, in, h, w) to (h, w, in, out), dense layers (out, in) to (in, out), with inputs reordered to (row, column,
+    channel) after a flattened map.
 
     Args:
         model: a Keras model; a registered network is recognized by the model's name.
@@ -143,7 +164,7 @@ def load_weights(model: Any, source: str | Path, *, strict: bool = True) -> Load
         InputError: `strict` and something does not fit, or nothing fits at all; or an unsupported kind of source.
         DataError: the source is missing or damaged, or the hub cannot be reached.
     """
-    arrays, ignored = _weights_only(read_source(source))
+    arrays, ignored, prefix = _weights_only(read_source(source))
     names = _torch_names(model)
     loaded, missing, mismatched = [], [], []
     values = []
@@ -167,7 +188,7 @@ def load_weights(model: Any, source: str | Path, *, strict: bool = True) -> Load
             else:
                 mismatched.append(MismatchedEntry(label, entry, shape, value.shape))
     unexpected = tuple(entry for entry in arrays if entry not in used)
-    report = LoadingReport(str(source), tuple(loaded), tuple(missing), unexpected, tuple(mismatched), ignored)
+    report = LoadingReport(str(source), tuple(loaded), tuple(missing), unexpected, tuple(mismatched), ignored, prefix)
 
     if not loaded or (strict and not report.complete):
         shown = report.problems[:_SHOWN]
@@ -180,12 +201,31 @@ def load_weights(model: Any, source: str | Path, *, strict: bool = True) -> Load
     return report
 
 
-def _weights_only(arrays: Arrays) -> tuple[Arrays, tuple[str, ...]]:
-    """Without counters and random states, and without the prefix of PyTorch's parallel wrapper."""
-    if all(entry.startswith("module.") for entry in arrays):
-        arrays = {entry.removeprefix("module."): array for entry, array in arrays.items()}
+def _weights_only(arrays: Arrays) -> tuple[Arrays, tuple[str, ...], str]:
+    """The weights by torchvision's names, the entries that are none (counters, random states), and a wrapper's prefix."""
     ignored = tuple(name for name in arrays if name.endswith("num_batches_tracked") or name.startswith("seed_generator"))
-    return {name: array for name, array in arrays.items() if name not in ignored}, ignored
+    weights = {name: array for name, array in arrays.items() if name not in ignored}
+    removed = ""
+    while weights and (wrapper := _common_wrapper(weights)):
+        removed += wrapper
+        weights = {name.removeprefix(wrapper): array for name, array in weights.items()}
+    if any(name.startswith(_TRANSFORMERS_MARK) for name in weights):
+        weights = {_torchvision_name(name): array for name, array in weights.items()}
+    return weights, tuple(name.removeprefix(removed) for name in ignored), removed
+
+
+def _common_wrapper(weights: Arrays) -> str:
+    """A prefix in `WRAPPERS` that all entries have, but for those of a head beside it."""
+    wrappers = {f"{name.split('.')[0]}." for name in weights if name.split(".")[0] not in HEADS}
+    (wrapper,) = wrappers if len(wrappers) == 1 else ("",)
+    return wrapper if wrapper.removesuffix(".") in WRAPPERS else ""
+
+
+def _torchvision_name(name: str) -> str:
+    """A name of transformers' ResNet as torchvision's."""
+    for pattern, replacement in _TRANSFORMERS:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def _torch_names(model: Any) -> Mapping[str, Sequence[str]]:

@@ -18,7 +18,7 @@ from kerascv_course.data import DataInfo, Dataset, Split
 from kerascv_course.models import adapter, create_model
 from kerascv_course.tasks.base import Trained, TrainedTask
 from kerascv_course.tasks.classification.config import ClassificationRecipe
-from kerascv_course.tasks.classification.transfer import freeze_before, load_all_but_head
+from kerascv_course.tasks.classification.transfer import freeze_before, load_all_but_head, warn_of_normalization
 from kerascv_course.tasks.classification.tta import mean_over_views
 
 __all__ = [
@@ -82,6 +82,7 @@ class ClassificationTask(TrainedTask[ClassificationRecipe]):
         mean, std = recipe.data.normalize_mean, recipe.data.normalize_std
         if recipe.weights:
             load_all_but_head(network, recipe.weights, recipe.model)
+            warn_of_normalization(recipe.weights, recipe.data.normalize_mean, recipe.data.normalize_std)
         elif adapt := adapter(recipe.model):
             images = normalization(mean, std, channels)(data.train.images[:ADAPTATION_IMAGES])
             adapt(network, keras.ops.convert_to_numpy(images))

@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
+import re
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 
 from kerascv_course.core.errors import InputError, UnknownNameError
 from kerascv_course.models import create_model, load_weights
+from kerascv_course.models.weights import HEADS
 
-__all__ = ["freeze_before", "load_all_but_head"]
+__all__ = ["freeze_before", "load_all_but_head", "stated_normalization", "warn_of_normalization"]
 
 log = logging.getLogger(__name__)
 
 
 IMAGENET = "imagenet"
 
+#: Layers of our own retrieval models above the network, which weights to start from may contain.
+_RETRIEVAL_HEADS = ("projection", "neck", "cosines", "center_distances")
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+
 
 def load_all_but_head(network: keras.Model, source: str, name: str = "", *, has_head: bool = True) -> None:
-    """Load weights into a network; its last layer with weights may differ in shape, and then keeps its fresh ones.
+    """Load weights into a network, all but those of its last layer, which may differ in shape or be absent and is then left as it is.
 
     Args:
         network: changed in place.
         source: as `kerascv_course.models.weights.load_weights` takes it; or ``"imagenet"``: those that Keras has for a network of
             keras.applications, which it downloads once.
         name: of the network, as `kerascv_course.create_model` takes it; for ``"imagenet"``.
-        has_head: its last layer is one; otherwise all shapes are the same.
+        has_head: its last layer is one; otherwise every layer needs its weights.
 
     Raises:
-        InputError: another layer has no entry in the source, or one of another shape.
-        DataError: a source that is missing, damaged or cannot be fetched.
+        InputError: another layer has no entry in the source or one of another shape, or the source has weights of further layers
+            that are no head: it belongs to another network.
+        DataError: a source that is missing, damaged or cannot be downloaded.
     """
     if source == IMAGENET:
         donor = create_model(name, weights=IMAGENET)
@@ -40,17 +53,90 @@ def load_all_but_head(network: keras.Model, source: str, name: str = "", *, has_
             load_all_but_head(network, str(path), has_head=has_head)
         return
     report = load_weights(network, source, strict=False)
-    head = [layer for layer in network.layers if layer.weights][-1]
-    others = [entry.variable for entry in report.mismatched if not has_head or entry.variable.split("/")[0] != head.name]
-    problems = [*report.missing, *others]
-    if problems:
-        rule = f"may differ in the last layer ({head.name}) alone" if has_head else "have the network's shapes"
+    head = [layer for layer in network.layers if layer.weights][-1].name if has_head else None
+    missing = [name for name in report.missing if name.split("/")[0] != head]
+    mismatched = [entry.variable for entry in report.mismatched if entry.variable.split("/")[0] != head]
+    left_over = [entry for entry in report.unexpected if re.split(r"[./]", entry)[0] not in (*HEADS, *_RETRIEVAL_HEADS, head)]
+    if problems := [*missing, *mismatched, *left_over]:
+        rule = f"may differ in the last layer ({head}) only" if head else "must have the network's shapes"
+        shown = ", ".join(problems[:3]) + (" …" if len(problems) > 3 else "")
         raise InputError(
-            f"weights to start from {rule}; {report.summary}, among them {problems[0]}: {source} belongs to another network than "
+            f"weights to start from {rule}; {report.summary}, among them {shown}: {source} belongs to another network than "
             f"{network.name}"
         )
-    if report.mismatched:
-        log.info("%s has another shape there, and starts afresh", head.name)
+    if report.prefix:
+        log.info("the weights in %s have the prefix %r, which is ignored", source, report.prefix)
+    if report.mismatched or report.missing:
+        state = "another shape there" if report.mismatched else "no weights for it"
+        log.info("the last layer, %s, is initialized randomly: %s has %s", head, source, state)
+
+
+def warn_of_normalization(source: str, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Log a warning if the weights state another input normalization than the recipe has; both are for pixels scaled to 0–1."""
+    stated = stated_normalization(source)
+    if stated is None:
+        return
+    ours = (tuple(mean), tuple(std))
+    channels = max(map(len, (*stated, *ours)))
+    if not all(
+        np.allclose(np.broadcast_to(a, channels), np.broadcast_to(b, channels), atol=1e-3)
+        for a, b in zip(stated, ours, strict=True)
+    ):
+        log.warning(
+            "the weights in %s were trained with the normalization mean %s, std %s; this recipe has mean %s, std %s: give "
+            "--data.normalize-mean and --data.normalize-std",
+            source,
+            *(" ".join(f"{value:g}" for value in values) for values in (*stated, *ours)),
+        )
+
+
+def stated_normalization(source: str) -> Normalization | None:
+    """Mean and standard deviation that weights state: the recipe of the run they are in, a model card's ``config.json`` beside the file
+    (``pretrained_cfg``, as timm writes it), or the metadata of a .safetensors file; None if nothing is stated."""
+    path = Path(source)
+    for place, read in ((path.with_name("recipe.json"), _from_recipe), (path.with_name("config.json"), _from_model_card)):
+        if path.is_file() and place.is_file() and place.stat().st_size < MAX_CARD:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                return read(json.loads(place.read_bytes()))
+    if path.suffix == ".safetensors" and path.is_file():
+        return _from_text(" ".join(_metadata(path).values()))
+    return None
+
+
+#: Bytes of a model card, and of a .safetensors header, that are read.
+MAX_CARD = 2**20
+
+
+def _from_recipe(plain: Mapping[str, Any]) -> Normalization:
+    return tuple(map(float, plain["data"]["normalize_mean"])), tuple(map(float, plain["data"]["normalize_std"]))
+
+
+def _from_model_card(plain: Mapping[str, Any]) -> Normalization:
+    card = plain.get("pretrained_cfg", plain)
+    return tuple(map(float, card["mean"])), tuple(map(float, card["std"]))
+
+
+def _from_text(text: str) -> Normalization | None:
+    """From words such as ``(x/255 - [0.485,0.456,0.406]) / [0.229,0.224,0.225]``."""
+    found = re.search(r"/\s*255\s*[-−]\s*\[([\d., ]+)\]\s*\)\s*/\s*\[([\d., ]+)\]", text)
+    if not found:
+        return None
+    mean, std = (tuple(float(value) for value in group.split(",")) for group in found.groups())
+    return mean, std
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """The metadata of a .safetensors file: a JSON header after its length, 8 bytes little-endian."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > MAX_CARD:
+            return {}
+        try:
+            header = json.loads(file.read(length))
+        except ValueError:
+            return {}
+    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else {}
+    return {key: value for key, value in metadata.items() if isinstance(value, str)}
 
 
 def freeze_before(network: keras.Model, first: str) -> None:

@@ -18,7 +18,7 @@ from kerascv_course.core.retrieval_metrics import RetrievalProtocol, evaluate, e
 from kerascv_course.data import DataInfo, Dataset, Split
 from kerascv_course.models import create_model
 from kerascv_course.tasks.base import Trained, TrainedTask
-from kerascv_course.tasks.classification.transfer import freeze_before, load_all_but_head
+from kerascv_course.tasks.classification.transfer import freeze_before, load_all_but_head, warn_of_normalization
 from kerascv_course.tasks.classification.tta import mean_over_views
 from kerascv_course.tasks.retrieval.config import RetrievalRecipe
 from kerascv_course.tasks.retrieval.figures import retrieval_figures, triplet_figure
@@ -107,6 +107,7 @@ class RetrievalTask(TrainedTask[RetrievalRecipe]):
         backbone = create_model(recipe.model, None, shape, include_top=False, **options)
         if recipe.weights:
             load_all_but_head(backbone, recipe.weights, recipe.model, has_head=False)
+            warn_of_normalization(recipe.weights, recipe.data.normalize_mean, recipe.data.normalize_std)
         if recipe.train_from:
             freeze_before(backbone, recipe.train_from)
         name = recipe.model.split("/")[-1].split("?")[0]
