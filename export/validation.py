@@ -1,4 +1,4 @@
-"""The parity gate: an ONNX file against the Keras model it was made from, on real images, and it fails."""
+"""The parity gate: compares an ONNX file with the Keras model it was made from, on images, and raises an error if they differ."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypedDict, Unpack
+from typing import Any, ClassVar, Literal, TypeAlias, TypedDict, Unpack
 
 import keras
 import numpy as np
@@ -26,37 +26,45 @@ from kerascv_course.core.errors import CourseError, InputError
 
 __all__ = ["ParityError", "ParityReport", "ParityRow", "certify", "check_parity", "export_validated"]
 
-#: Share of the images whose answer must be the same; the difference in accuracy that is allowed.
+#: Smallest share of predictions that must agree.
 MIN_AGREEMENT = 0.9999
+
+#: Largest difference in accuracy.
 MAX_ACCURACY_DIFFERENCE = 1e-4
 
+#: Batch size of Keras.
 KERAS_BATCH = 256
 
 #: Images compared at once: a whole number of batches of each usual size, and a bound on the memory.
 CHUNK = 7 * 128
 
-#: Seconds after which onnx.reference, which is slow plain NumPy, gets no further image; largest image area that it is tried on.
-REFERENCE_SECONDS, REFERENCE_PIXELS = 5.0, 64 * 64
+#: Seconds after which onnx.reference, which is slow plain NumPy, gets no further image.
+REFERENCE_SECONDS = 5.0
 
-#: Bounds of the histogram of differences: the first bin is exactly 0, the last everything from 1 on.
+#: Largest image area that onnx.reference is given, pixels.
+REFERENCE_PIXELS = 64 * 64
+
+#: Upper bounds of the bins of the histogram of differences, after a bin for exactly 0 and before one for everything else.
 DECADES = tuple(10.0**power for power in range(-9, 1))
 
-#: A file that takes any size is also shown this many images cut by these rows and columns: sizes that fit nothing evenly.
-CUT_IMAGES, CUTS = 4, ((1, 0), (2, 3), (5, 6))
+#: Rows and columns that are cut off images for a file of any input size: the sizes left are no multiples of a power of two.
+CUTS = ((1, 0), (2, 3), (5, 6))
 
+#: Images of each such size.
+CUT_IMAGES = 4
 
 Evaluator = Literal["optimized", "as written", "onnx.reference"]
 
 #: Batch size and evaluator.
 Variant = tuple[int, Evaluator]
 
-#: What of an output must be the same, besides its values.
+#: What of an output must agree, besides its values.
 Answers = Literal["argmax", "classes", "picture"] | None
 
 
 @dataclass(frozen=True)
 class ParityRow:
-    """One output at one batch size.
+    """The comparison of one output at one batch size with one evaluator.
 
     Attributes:
         output: name.
@@ -67,10 +75,12 @@ class ParityRow:
         max_relative: the same divided by the largest absolute value that Keras gives.
         agreement: share of answers (argmax over the last axis), classes or pixels that are the same (pixels: within one level), or of
             images with equal rank lists (vectors); None for outputs that give no answer.
-        margin: how far apart Keras's two best scores are, at most, where another class was answered; 0 where none was.
+        margin: of an output of classes whose scores are an output too: how far apart Keras's two best scores are, at most, where the
+            classes differ. 0 where none does, and for all other outputs.
         exact: the values themselves are held to the tolerance (classes and images are held to their agreement: a class that
             changes at a tie changes by any amount).
-        histogram: how many values differ by exactly 0, by less than each of `DECADES`, and by 1 or more; empty where shapes differ.
+        histogram: how many values differ by exactly 0, by less than each of `DECADES`, and by 1 or more, NaN or infinity; empty
+            where shapes differ.
     """
 
     output: str
@@ -86,17 +96,17 @@ class ParityRow:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """What was compared and what differs.
+    """The result of a comparison.
 
     Attributes:
         path: the file.
         images: how many were compared.
         tolerance: largest absolute difference allowed.
-        rows: a row an output, batch size and graph.
+        rows: one an output, batch size and evaluator.
         accuracy_keras: share of answers equal to the targets, or for vectors R1 with each image looked for among all others; None
             without targets.
         accuracy_onnx: the lowest such share of the file, over the batch sizes.
-        failures: what differs, a sentence each; empty where the file holds.
+        failures: what differs, a sentence each; empty where the file passes.
     """
 
     path: str
@@ -135,7 +145,7 @@ class ParityReport:
         return "\n".join([self.table(), *self.failures, self.summary()])
 
     def table(self) -> str:
-        """The rows as text."""
+        """The rows as aligned text, with a heading."""
         head = f"{'output':<16}{'batch':>6}  {'graph':<15}{'max |Δ|':>10}{'relative':>10}{'same answer':>13}"
         lines = [
             f"{row.output:<16}{row.batch_size:>6}  {row.evaluator:<15}{row.max_absolute:>10.1e}"
@@ -149,7 +159,7 @@ class ParityReport:
         return {row.output: row.histogram for row in self.rows if row.evaluator == "as written" and row.histogram}
 
     def for_contract(self) -> Parity:
-        """What the contract keeps of it."""
+        """The part of the report that is written into the file's contract."""
         exact = [row for row in self.rows if row.exact]
         agreements = [row.agreement for row in self.rows if row.agreement is not None]
         return Parity(
@@ -171,7 +181,7 @@ class ParityError(CourseError):
 
 
 class GateOptions(TypedDict, total=False):
-    """Options of `check_parity`, which explains them."""
+    """Options of `check_parity`, which explains them; the defaults are `GATE_DEFAULTS`."""
 
     targets: np.ndarray | None
     answer: str | None
@@ -180,6 +190,18 @@ class GateOptions(TypedDict, total=False):
     batch_sizes: Sequence[int]
     reference_images: int
     predictions: Mapping[str, np.ndarray] | None
+
+
+#: Options of the gate that are not given.
+GATE_DEFAULTS: GateOptions = {
+    "targets": None,
+    "answer": None,
+    "labels": None,
+    "tolerance": 1e-4,
+    "batch_sizes": (1, 7, 64),
+    "reference_images": 4,
+    "predictions": None,
+}
 
 
 def check_parity(model: keras.Model, path: str | Path, images: np.ndarray, **options: Unpack[GateOptions]) -> ParityReport:
@@ -193,24 +215,33 @@ def check_parity(model: keras.Model, path: str | Path, images: np.ndarray, **opt
         path: the file, with its contract.
         images: uint8 (N, height, width, channels), best the whole test split; for a file of float32 input also float32, as the
             model takes them.
-        targets: int, the true classes, (N,) or the shape of the answers; for the accuracy of both. Of vectors: identities.
-        answer: output whose argmax over the last axis is the answer; None: ``logits``, else ``probabilities``, else none.
-        labels: names of the model's classes, which the file must have in the same order; None: not compared.
-        tolerance: largest absolute difference allowed in any value of any output, default 1e-4.
-        batch_sizes: images a call, default 1, 7 and 64.
-        reference_images: how many images ``onnx.reference`` is given, default 4; fewer where it takes long, none beyond 64×64
-            pixels.
-        predictions: what Keras gives for `images`, (N, …) by output, where that is known: it is then not run again for all of
-            them. ``probabilities`` may be left out beside ``logits``.
+        **options: with their defaults:
+
+            ================ ========== ============================================================================================
+            option           default    meaning
+            ================ ========== ============================================================================================
+            targets          None       int, the true classes, (N,) or the shape of the answers, for the accuracy of both; of
+                                        vectors: identities
+            answer           None       output whose argmax over the last axis is the answer; None: ``logits``, else
+                                        ``probabilities``, else none
+            labels           None       names of the model's classes, which the file must have in the same order; None: not compared
+            tolerance        1e-4       largest absolute difference allowed in any value of any output
+            batch_sizes      (1, 7, 64) images a call
+            reference_images 4          images that ``onnx.reference`` is given; fewer where it takes long, none beyond 64×64 pixels
+            predictions      None       what Keras gives for `images`, (N, …) by output, where that is known: it is then not run
+                                        again for all of them. ``probabilities`` may be left out beside ``logits``
+            ================ ========== ============================================================================================
 
     Raises:
         InputError: images of another type or shape than the file takes, or a file that is not one of ours.
         ParityError: a value differs by more than `tolerance` or is NaN, an output is missing, a label differs, fewer than
-            99.99 % of the answers (of vectors: 99.9 % of the rank lists) are the same, a class differs where the two best scores are
-            more than twice `tolerance` apart, or the accuracies differ by more than 0.01 points (of vectors: R1 at all).
+            99.99 % of the answers (of vectors: 99.9 % of the rank lists) agree, a value of an output of classes differs where the
+            two best scores are more than twice `tolerance` apart, or the accuracies differ by more than 0.01 points (of vectors: R1
+            at all).
+        TypeError: an option of another name.
     """
     file = OnnxModel(path)
-    report = _Gate(model, file, images, options).report(path)
+    report = _Gate(model, file, images, options).compare(path)
     if not report.ok:
         raise ParityError(report)
     return report
@@ -248,7 +279,7 @@ def export_validated(
         write_model(proto, candidate)
         check_valid(candidate)
         file = OnnxModel(candidate, opened=(open_session(candidate), contract))
-        report = _Gate(model, file, images, gate or {}).report(path if rejected is None else rejected)
+        report = _Gate(model, file, images, gate or {}).compare(path if rejected is None else rejected)
         if not report.ok:
             if rejected is not None:
                 replace_model(candidate, Path(rejected))
@@ -278,48 +309,58 @@ class _Gate:
 
     Args:
         model: the Keras model.
-        file: the open file.
+        file: the open file, which stays as it is.
         images: as in `check_parity`.
         options: likewise.
+
+    Raises:
+        InputError: images of another type or shape than the file takes.
+        TypeError: an option of another name.
     """
 
     def __init__(self, model: keras.Model, file: OnnxModel, images: np.ndarray, options: GateOptions) -> None:
+        if unknown := options.keys() - GATE_DEFAULTS.keys():
+            raise TypeError(f"check_parity has no options {', '.join(sorted(unknown))}; it has {', '.join(GATE_DEFAULTS)}")
+        given: GateOptions = {**GATE_DEFAULTS, **options}
         contract = file.contract
         self.file, self.contract, self.images = file, contract, images
-        self.tolerance, self.labels = options.get("tolerance", 1e-4), options.get("labels")
-        self.reference_images = options.get("reference_images", 4)
-        self.predictions, self.targets = options.get("predictions"), options.get("targets")
+        self.tolerance, self.labels, self.reference_images = given["tolerance"], given["labels"], given["reference_images"]
+        self.predictions, self.targets = given["predictions"], given["targets"]
         _check_images(images, contract.input)
         self.serving = serving_graph(model, task=contract.task, input_dtype=model.inputs[0].dtype, steps=contract.preprocessing)
-        self.answer = options.get("answer")
+        self.answer = given["answer"]
         self.ranked = contract.task == "embed"  # a vector's largest value is no answer
         if self.ranked:
             self.answer = None
         elif self.answer is None:
             scores = contract.output("logits") or contract.output("probabilities")
             self.answer = scores.name if scores else None
-        sizes = options.get("batch_sizes", (1, 7, 64))
+        sizes = given["batch_sizes"]
         self.variants: list[Variant] = [(size, "optimized") for size in sizes]
         self.variants.append((max(sizes), "as written"))
-        self.tallies: dict[tuple[str, Variant], _Tally] = {}
         self.failures: list[str] = []
-        #: right answers, and vectors of all images, of Keras and of each variant
+        #: number of right answers of Keras (None) and of each variant
         self.right: Counter[Variant | None] = Counter()
+        #: vectors of all images, of Keras (None) and of each variant
         self.vectors: dict[Variant | None, list[np.ndarray]] = {}
 
-    def report(self, path: str | Path) -> ParityReport:
-        """Compare; `path`: name of the file in the report."""
+    def compare(self, path: str | Path) -> ParityReport:
+        """Run Keras and the file on all images, and judge the differences; `path`: name of the file in the report."""
+        plain = open_session(self.file.path, optimize=False, screened=True)
+        as_written = OnnxModel(self.file.path, opened=(plain, self.contract))
+        tallies: Tallies = {}
         self._compare_labels()
-        self._compare_images()
-        self._compare_with_reference_evaluator()
+        self._compare_images(tallies, {"optimized": self.file, "as written": as_written})
+        self._compare_with_reference_evaluator(tallies)
         rows = []
-        for (name, variant), tally in self.tallies.items():
-            row = tally.row(name, *variant)
+        for (name, variant), tally in tallies.items():
+            row, count = tally.row(name, *variant), tally.count
             if name == "embedding" and row.evaluator != "onnx.reference":
                 row = dataclasses.replace(row, agreement=equal_lists(self._vectors(None), self._vectors(variant)))
+                count = len(self.images)
             rows.append(row)
-            self.failures += _judge(row, self.tolerance, MIN_EQUAL if self.ranked else MIN_AGREEMENT)
-        self._compare_cut_sizes()
+            self.failures += _judge(row, self.tolerance, MIN_EQUAL if self.ranked else MIN_AGREEMENT, count)
+        self._compare_cut_sizes(as_written)
         accuracies = self._compare_accuracy()
         failures = tuple(dict.fromkeys(self.failures))
         return ParityReport(str(path), len(self.images), self.tolerance, tuple(rows), *accuracies, failures)
@@ -334,17 +375,15 @@ class _Gate:
                     self.failures.append(f"class {number} is called {their!r} in the file and is {our!r}")
                     break
 
-    def _compare_images(self) -> None:
-        """Run every image through every variant, a chunk at a time."""
-        sessions = {"optimized": self.file.session, "as written": open_session(self.file.path, optimize=False, screened=True)}
+    def _compare_images(self, tallies: Tallies, files: Mapping[str, OnnxModel]) -> None:
+        """Run every image through every variant, a chunk at a time; `files`: the open file by evaluator."""
         for start in range(0, len(self.images), CHUNK):
             part = slice(start, start + CHUNK)
             reference = self._keras_outputs(self.images[part], part)
             self._count(None, reference, part)
             for batch_size, evaluator in self.variants:
-                self.file.session = sessions[evaluator]
-                outputs = self.file.run(self.images[part], batch_size=batch_size)
-                self._tally(reference, outputs, (batch_size, evaluator))
+                outputs = files[evaluator].run(self.images[part], batch_size=batch_size)
+                self._tally(tallies, reference, outputs, (batch_size, evaluator))
                 self._count((batch_size, evaluator), outputs, part)
 
     def _keras_outputs(self, images: np.ndarray, part: slice | None = None) -> dict[str, np.ndarray]:
@@ -359,7 +398,10 @@ class _Gate:
         batches = [self.serving.predict_on_batch(values[i : i + KERAS_BATCH]) for i in range(0, len(values), KERAS_BATCH)]
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
-    def _tally(self, reference: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray], variant: Variant) -> None:
+    def _tally(
+        self, tallies: Tallies, reference: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray], variant: Variant
+    ) -> None:
+        """Add the differences of a chunk to `tallies`."""
         for name in reference.keys() - outputs.keys():
             self.failures.append(f"output {name!r} of the Keras model is missing in the file")
         for output in self.contract.outputs:
@@ -369,7 +411,7 @@ class _Gate:
             kind: Answers = "argmax" if output.name == self.answer else None
             if output.meaning in ("classes", "picture"):
                 kind = output.meaning
-            tally = self.tallies.setdefault((output.name, variant), _Tally(kind))
+            tally = tallies.setdefault((output.name, variant), _Tally(kind))
             tally.add(reference[output.name], outputs[output.name], reference.get(str(self.answer)))
 
     def _count(self, variant: Variant | None, outputs: Mapping[str, np.ndarray], part: slice) -> None:
@@ -392,15 +434,16 @@ class _Gate:
         else:
             rates = {variant: self.right[variant] / self.targets.size for variant in self.right}
             word, most = "the accuracy", MAX_ACCURACY_DIFFERENCE
-        ours = rates.pop(None, None)
-        if ours is None or not rates:
+        ours = rates.get(None)
+        theirs = {variant: rate or 0.0 for variant, rate in rates.items() if variant is not None}
+        if ours is None or not theirs:
             return None, None
-        theirs = [rate or 0.0 for rate in rates.values()]
-        if max(abs(rate - ours) for rate in theirs) > most:
-            self.failures.append(f"{word} is {ours:.4f} with Keras and {min(theirs):.4f} with the file")
-        return ours, min(theirs)
+        worst, rate = max(theirs.items(), key=lambda item: abs(item[1] - ours))
+        if abs(rate - ours) > most:
+            self.failures.append(f"{word} is {ours:.6g} with Keras and {rate:.6g} with the file ({_in_words(*worst)})")
+        return ours, min(theirs.values())
 
-    def _compare_with_reference_evaluator(self) -> None:
+    def _compare_with_reference_evaluator(self, tallies: Tallies) -> None:
         """Run a few images through ONNX's own evaluator, one by one, for `REFERENCE_SECONDS` at most."""
         images = self.images[: self.reference_images]
         if not len(images) or np.prod(images.shape[1:3]) > REFERENCE_PIXELS:
@@ -411,27 +454,26 @@ class _Gate:
         for i in range(len(images)):
             part = slice(i, i + 1)
             values = evaluator.run(None, {self.contract.input.name: self.file.feed(images[part])})
-            self._tally(self._keras_outputs(images[part], part), dict(zip(names, values, strict=True)), (1, "onnx.reference"))
+            outputs = dict(zip(names, values, strict=True))
+            self._tally(tallies, self._keras_outputs(images[part], part), outputs, (1, "onnx.reference"))
             if time.monotonic() - started > REFERENCE_SECONDS:
                 break
 
-    def _compare_cut_sizes(self) -> None:
-        """Compare a file of open sizes on images whose sizes are no multiples of anything."""
+    def _compare_cut_sizes(self, file: OnnxModel) -> None:
+        """Compare a file of any input size on images cut by `CUTS`; `file`: open without optimizations."""
         if self.contract.input.height is not None:
             return
         height, width = self.images.shape[1:3]
-        kept, self.tallies = self.tallies, {}
         for rows, columns in CUTS:
             cut = self.images[:CUT_IMAGES, : max(height - rows, 1), : max(width - columns, 1)]
             values = cut if cut.dtype == self.serving.inputs[0].dtype else preprocess(cut, self.contract.preprocessing)
             # called eagerly: each size would be a tracing of its own
             reference = {name: np.asarray(value) for name, value in self.serving(values, training=False).items()}
-            self.tallies = {}
-            self._tally(reference, self.file.run(cut), (len(cut), "as written"))
-            for (name, variant), tally in self.tallies.items():
-                failures = _judge(tally.row(name, *variant), self.tolerance, MIN_AGREEMENT)
+            tallies: Tallies = {}
+            self._tally(tallies, reference, file.run(cut), (len(cut), "as written"))
+            for (name, variant), tally in tallies.items():
+                failures = _judge(tally.row(name, *variant), self.tolerance, MIN_AGREEMENT, tally.count)
                 self.failures += [f"images of {cut.shape[1]}×{cut.shape[2]}, {failure}" for failure in failures]
-        self.tallies = kept
 
 
 def _check_images(images: np.ndarray, spec: Input) -> None:
@@ -439,16 +481,24 @@ def _check_images(images: np.ndarray, spec: Input) -> None:
     fits = images.ndim == 4 and all(size in (None, n) for n, size in zip(images.shape[1:], wanted, strict=True))
     if images.dtype not in (np.uint8, spec.dtype) or not fits or not images.size:
         dtypes = " or ".join(dict.fromkeys(("uint8", spec.dtype)))
+        shape = ", ".join("any" if size is None else str(size) for size in wanted)
         raise InputError(
-            f"check_parity takes {dtypes} images (N, {wanted}), one or more; received {images.dtype} {images.shape}"
+            f"check_parity takes {dtypes} images (N, {shape}), one or more; received {images.dtype} {images.shape}"
         )
 
 
 class _Tally:
-    """Differences of one output, over chunks.
+    """Differences of one output, summed over chunks.
 
     Args:
-        answers: what must be the same, besides the values.
+        answers: what must agree, besides the values.
+
+    Attributes:
+        largest: largest absolute difference.
+        scale: largest absolute value of Keras.
+        same: number of answers that agree, of `count`.
+        margin: see `ParityRow`; it stays 0 unless `answers` is ``"classes"``.
+        histogram: see `ParityRow`.
     """
 
     def __init__(self, answers: Answers) -> None:
@@ -458,15 +508,15 @@ class _Tally:
         self.histogram = np.zeros(len(DECADES) + 2, np.int64)
 
     def add(self, reference: np.ndarray, outputs: np.ndarray, scores: np.ndarray | None) -> None:
-        """Take a chunk in; `scores`: what Keras's classes are the argmax of, where that is an output as well."""
+        """Add a chunk; `scores`: what Keras's classes are the argmax of, where that is an output as well."""
         if reference.shape != outputs.shape:
-            self.largest, self.count = np.inf, self.count + 1
+            self.largest, self.count = np.inf, self.count + len(reference)
             return
         # Neither NaN nor infinity may pass as "no difference": a NaN here fails every comparison in _judge.
         difference = np.abs(reference.astype(np.float64) - outputs.astype(np.float64))
         self.largest = float(np.maximum(self.largest, difference.max()))
         self.scale = float(np.maximum(self.scale, np.abs(reference).max()))
-        bins = np.where(difference > 0, 1 + np.digitize(difference, DECADES), 0)
+        bins = np.where(difference == 0, 0, 1 + np.digitize(difference, DECADES))  # NaN is beyond all bounds: the last bin
         self.histogram += np.bincount(bins.ravel(), minlength=len(self.histogram))
         if self.answers == "argmax":
             self._count(reference.argmax(axis=-1) == outputs.argmax(axis=-1))
@@ -480,7 +530,7 @@ class _Tally:
         self.same, self.count = self.same + int(same.sum()), self.count + same.size
 
     def row(self, output: str, batch_size: int, evaluator: Evaluator) -> ParityRow:
-        """The figures."""
+        """The row of the report: differences, agreement, margin and histogram."""
         relative = self.largest / self.scale if self.scale else (0.0 if np.isfinite(self.largest) else np.inf)
         agreement = self.same / self.count if self.answers else None
         exact = self.answers in (None, "argmax")
@@ -488,9 +538,24 @@ class _Tally:
         return ParityRow(output, batch_size, evaluator, self.largest, relative, agreement, exact, self.margin, histogram)
 
 
-def _judge(row: ParityRow, tolerance: float, least: float) -> list[str]:
-    graph = row.evaluator if row.evaluator == "onnx.reference" else f"graph {row.evaluator}"
-    where = f"output {row.output!r}, batch size {row.batch_size}, {graph}"
+#: A tally for each output and variant.
+Tallies: TypeAlias = dict[tuple[str, Variant], _Tally]
+
+
+def _in_words(batch_size: int, evaluator: Evaluator) -> str:
+    return f"batch size {batch_size}, " + (evaluator if evaluator == "onnx.reference" else f"graph {evaluator}")
+
+
+def _judge(row: ParityRow, tolerance: float, least: float, count: int) -> list[str]:
+    """Reasons to reject a file for one of its outputs, a sentence each.
+
+    Args:
+        row: the comparison.
+        tolerance: largest absolute difference.
+        least: smallest agreement.
+        count: number of predictions that the agreement is the share of.
+    """
+    where = f"output {row.output!r}, {_in_words(row.batch_size, row.evaluator)}"
     failures = []
     if row.exact and not row.max_absolute <= tolerance:
         failures.append(
@@ -499,5 +564,6 @@ def _judge(row: ParityRow, tolerance: float, least: float) -> list[str]:
     if not row.margin <= 2 * tolerance:
         failures.append(f"{where}: another class where the best score of Keras leads by {row.margin:.3g}, which is no tie")
     if row.agreement is not None and row.agreement < least:
-        failures.append(f"{where}: only {row.agreement:.2%} of the answers are the same")
+        same, what = round(row.agreement * count), "rank lists" if row.output == "embedding" else "predictions"
+        failures.append(f"{where}: {same:,} of {count:,} {what} agree ({row.agreement:.4%}); at least {least:.2%} are required")
     return failures

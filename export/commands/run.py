@@ -160,7 +160,9 @@ def _export_keras_file(arguments: argparse.Namespace) -> None:
     options = {name: value for name, value in options.items() if value is not None}
     options |= {"labels": labels, "preprocessing": preprocessing, "name": arguments.run.stem}
     options |= {"versions": package_versions(), "commit": source_commit()}
-    gate: GateOptions = {"targets": targets, "labels": labels or None, "tolerance": arguments.tolerance or 1e-4}
+    gate: GateOptions = {"targets": targets, "labels": labels or None}
+    if arguments.tolerance is not None:
+        gate["tolerance"] = arguments.tolerance
     rejected = output.with_name(f"{output.stem}.rejected.onnx")
     try:
         with quiet_stderr():

@@ -193,8 +193,8 @@ def test_a_single_class_may_change_at_a_tie_only():
         tally.add(classes, changed, scores)
         row = tally.row("classes", 1, True)
         assert row.agreement > 0.9999
-        assert bool(_judge(row, 1e-4, 0.9999)) is fails
-    assert "leads by 0.1, which is no tie" in _judge(row, 1e-4, 0.9999)[0]
+        assert bool(_judge(row, 1e-4, 0.9999, classes.size)) is fails
+    assert "leads by 0.1, which is no tie" in _judge(row, 1e-4, 0.9999, classes.size)[0]
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,6 @@ def test_code_in_a_keras_file_is_not_run(tmp_path):
 def test_a_keras_file_that_fails_the_gate_is_kept_as_rejected(keras_file, tmp_path, monkeypatch):
     run = sys.modules["export.validation"]
     monkeypatch.setattr(run, "MIN_AGREEMENT", 2.0)
-    with pytest.raises(ParityError, match="answers are the same"):
+    with pytest.raises(ParityError, match="predictions agree"):
         main([str(keras_file), "--noise"])
     assert sorted(path.name for path in tmp_path.glob("*.onnx")) == ["small.rejected.onnx"]

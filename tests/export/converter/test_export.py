@@ -233,7 +233,7 @@ def test_altered_files_fail_and_say_what_differs(served, tiny_run, digits, tmp_p
     assert not caught.value.report.ok and "FAILED" in caught.value.report.summary()
     json.dumps(caught.value.report.to_plain(), allow_nan=False)
     if change is rotate_classes:
-        assert any("answers are the same" in failure for failure in caught.value.report.failures)
+        assert any("predictions agree" in failure for failure in caught.value.report.failures)
         assert any("the accuracy is" in failure for failure in caught.value.report.failures)
 
 
