@@ -1,4 +1,4 @@
-"""Recipes: what to do, as frozen dataclasses. Standard library only.
+"""Recipes: the settings of experiments, as frozen dataclasses. Standard library only.
 
 A recipe is what all tasks share, and one section of its own task (`kerascv_course.tasks.*.config`). The command line is made from
 these classes: a field is an option, the docstring below it is its help.
@@ -13,19 +13,27 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from kerascv_course.core.errors import InputError, UnknownNameError
-from kerascv_course.core.schema import Count, Range, Share, Weight, check_fields, convert, parse_json
+from kerascv_course.core.schema import (
+    Fraction,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Probability,
+    ProperFraction,
+    Range,
+    check_fields,
+    convert,
+    parse_json,
+)
 
 __all__ = [
     "TASKS",
     "Augmentation",
     "Data",
     "Export",
-    "Fraction",
-    "Natural",
     "Optimizer",
     "OptionValue",
-    "Positive",
-    "Probability",
     "Recipe",
     "Schedule",
     "TrainedRecipe",
@@ -43,28 +51,21 @@ OptionValue = bool | int | float | str
 TASKS = {"classify": "classification", "retrieve": "retrieval", "colorize": "colorization", "scenes": "scenes"}
 
 
-#: Types of a recipe's values, with their bounds.
-Natural = Annotated[int, Range(0)]
-Fraction = Annotated[float, Range(above=0, below=1)]
-Positive = Annotated[float, Range(above=0)]
-Probability = Annotated[float, Range(0, 1)]
-
-
 @dataclass(frozen=True)
 class Data:
     """Dataset."""
 
     source: str
     """Dataset source: digits, cifar10, folder or identities."""
-    image_size: tuple[Count, Count] = (32, 32)
+    image_size: tuple[PositiveInt, PositiveInt] = (32, 32)
     """Image height and width in pixels; images of other sizes are resized."""
     channels: Literal[1, 3] = 3
     """Image channels: 1 for grayscale, 3 for RGB."""
     resize: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     """Interpolation used to resize images."""
-    validation_share: Fraction = 0.1
+    validation_share: ProperFraction = 0.1
     """Fraction of the training images held out for validation, if the source has no validation split."""
-    test_share: Fraction = 0.2
+    test_share: ProperFraction = 0.2
     """Fraction of all images held out for testing, if the source has no test split."""
     only: tuple[str, ...] = ()
     """Names of the classes to keep; all by default."""
@@ -92,7 +93,7 @@ class Augmentation:
     """Flip images horizontally with probability 0.5."""
     alternating_flip: bool = False
     """Flip each image horizontally in every other epoch (Jordan 2024)."""
-    translate: Natural = 0
+    translate: NonNegativeInt = 0
     """Shift images by up to this many pixels in each direction; 4 equals a random crop after padding by 4."""
     border: Literal["zeros", "reflect"] = "zeros"
     """Fill mode for pixels that a shift or rotation exposes."""
@@ -100,13 +101,13 @@ class Augmentation:
     """Rotate images by up to this many degrees."""
     color_jitter: Probability = 0.0
     """Scale brightness, contrast and saturation by random factors of 1 plus or minus up to this value, 0 to 1."""
-    cutout: Natural = 0
+    cutout: NonNegativeInt = 0
     """Mask a random square with this side length in pixels (DeVries and Taylor 2017)."""
     erase: Probability = 0.0
     """Probability of random erasing: filling a random rectangle with noise (Zhong et al. 2020)."""
-    mixup: Weight = 0.0
+    mixup: NonNegative = 0.0
     """Alpha of mixup (Zhang et al. 2018); 0 disables it."""
-    cutmix: Weight = 0.0
+    cutmix: NonNegative = 0.0
     """Alpha of CutMix (Yun et al. 2019); 0 disables it. With mixup also on, each batch uses one of the two."""
 
     @property
@@ -128,19 +129,19 @@ class Optimizer:
     """Keras optimizer, or muon: orthogonalized updates for convolution kernels, SGD for all other weights."""
     learning_rate: Positive = 0.05
     """Peak learning rate."""
-    momentum: Share = 0.0
+    momentum: Fraction = 0.0
     """Momentum of sgd, rmsprop and muon."""
     nesterov: bool = False
     """Use Nesterov momentum, for sgd and muon."""
-    weight_decay: Weight = 0.0
+    weight_decay: NonNegative = 0.0
     """Decoupled weight decay, scaled by the learning rate as in Keras."""
     decay_norms: bool = True
     """Apply weight decay to batch normalization weights and biases, not only to kernels."""
-    norm_rate: Weight = 0.0
+    norm_rate: NonNegative = 0.0
     """muon: peak learning rate of batch normalization weights and biases; 0 uses the learning rate."""
-    head_rate: Weight = 0.0
+    head_rate: NonNegative = 0.0
     """muon: peak learning rate of dense kernels; 0 uses the learning rate."""
-    ema: Share = 0.0
+    ema: Fraction = 0.0
     """Momentum of an exponential moving average of the weights, which is then validated and saved; 0 disables it."""
 
     def __post_init__(self) -> None:
@@ -161,7 +162,7 @@ class Schedule:
 
     name: Literal["constant", "cosine", "linear", "step"] = "constant"
     """cosine and linear decay to zero at the last step; step multiplies the rate by `factor` at each milestone."""
-    warmup_epochs: Weight = 0.0
+    warmup_epochs: NonNegative = 0.0
     """Epochs of linear warmup from zero, for cosine and linear; about 0.3 of all epochs gives a one-cycle schedule."""
     milestones: tuple[float, ...] = ()
     """Epochs at which the step schedule changes the rate."""
@@ -204,7 +205,7 @@ class Export:
 class Recipe:
     """A complete experiment: train, evaluate, plot, export, validate. `name`, `description` and `expect` are fixed."""
 
-    #: Fields that are no options, and those that may change when a run is resumed.
+    #: Fields that are not command-line options, and those that may change when a run is resumed.
     fixed: ClassVar[tuple[str, ...]] = ("name", "description", "expect")
     resumable: ClassVar[tuple[str, ...]] = ()
 
@@ -218,7 +219,7 @@ class Recipe:
     """Task, a key of `TASKS`; each class has its own."""
     data: Data
     """Dataset."""
-    seed: Natural = 0
+    seed: NonNegativeInt = 0
     """Random seed of the initial weights, shuffling, augmentation and dropout."""
     export: Export = field(default_factory=Export)
     """ONNX export."""
@@ -250,15 +251,15 @@ class TrainedRecipe(Recipe):
     """Optimizer."""
     schedule: Schedule = field(default_factory=Schedule)
     """Learning rate schedule."""
-    epochs: Count = 10
+    epochs: PositiveInt = 10
     """Maximum number of epochs."""
-    batch_size: Count = 64
+    batch_size: PositiveInt = 64
     """Images per training step; the last, incomplete batch of an epoch is dropped."""
     shuffle: bool = True
     """Shuffle the training images every epoch."""
-    validations_per_epoch: Count = 1
+    validations_per_epoch: PositiveInt = 1
     """Validations, and checkpoints, per epoch."""
-    patience: Natural = 0
+    patience: NonNegativeInt = 0
     """Stop after this many validations without improvement; 0 disables early stopping."""
     monitor: Literal["val_loss", "val_accuracy", "val_R1", "last"] = "val_loss"
     """Validation metric that selects the best checkpoint, or last: the final one. val_R1 is for the task retrieve."""
@@ -268,11 +269,11 @@ class TrainedRecipe(Recipe):
     """Compile the training step with XLA. auto: on a GPU or with JAX."""
     fused: bool = False
     """Train with TensorFlow's fused batch normalization and activations: same results, faster on a CPU."""
-    norm_groups: Count = 1
+    norm_groups: PositiveInt = 1
     """Compute batch normalization separately over this many equal parts of the batch, as that many devices would."""
     log_style: Literal["full", "csc413", "cose474", "ntu"] = "full"
     """Log all metrics, or print them as one of the courses does."""
-    snapshots: Natural = 1
+    snapshots: NonNegativeInt = 1
     """Save a figure of predictions every this many validations, if the task has one; 0 disables them."""
     deterministic: bool = True
     """Use deterministic operations (slower on a GPU)."""

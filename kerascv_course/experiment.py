@@ -36,7 +36,7 @@ from kerascv_course.core.keras_file import load_model
 from kerascv_course.core.schema import to_json
 from kerascv_course.data import Dataset, load
 from kerascv_course.run_page import write_run_page
-from kerascv_course.tasks.base import FittedTask, get_task
+from kerascv_course.tasks.base import FittedTask, TrainedTask, get_task
 from kerascv_course.training.callbacks import Monitors
 from kerascv_course.training.checkpoint import Progress, read_progress, write_history
 from kerascv_course.training.devices import ONE, Devices, report_out_of_memory
@@ -88,20 +88,22 @@ DEFAULTS = Options()
 
 
 class Experiment:
-    """A recipe, its run folder, and all that becomes of them: `load`, `fit`, `evaluate`, `plot`, `export`, `report`; `run` does it all.
+    """Runs a recipe in a run folder.
+
+    `run` calls `load`, `fit`, `evaluate`, `plot`, `export` and `report` in turn.
 
     `data`, `model` and `predictions` are loaded or computed at first use. `open` gives the experiment of a finished run, to evaluate,
     export or validate it again.
 
     Args:
-        recipe: what to do.
+        recipe: the experiment's settings; to resume, the run's own with other `resumable` fields at most.
         run_dir: a new folder, or the run to resume.
-        options: how.
+        options: dataset folder, resuming, devices and monitors.
 
     Attributes:
         recipe: with this machine's choice in place of each "auto".
         folder: the run folder, which `fit` creates.
-        task: of the recipe.
+        task: the recipe's `kerascv_course.tasks.base.Task`.
         progress: history and steps of the training; None before `fit`.
         metrics: of each split; empty before `evaluate`.
         seconds: duration of `run`.
@@ -215,16 +217,16 @@ class Experiment:
         if options.devices.processes > 1:
             checkpoint = _digest(self.folder / "last.npz") if options.resume else ""
             agree({"recipe": to_json(self.recipe), "data": data.info.fingerprint, "checkpoint in the run folder": checkpoint})
-        if not isinstance(self.task, FittedTask):
+        if isinstance(self.task, TrainedTask):
             self._training = prepare(self.task, data, options.devices)
 
     def fit(self) -> None:
         """Train into the run folder, which is created; of several processes only the first writes.
 
         Raises:
-            InputError: the folder exists already, or its checkpoint does not fit.
+            InputError: the folder exists already, or its checkpoint does not match the model.
         """
-        if self._training is None and not isinstance(self.task, FittedTask):
+        if self._training is None and isinstance(self.task, TrainedTask):
             self.load()
         devices, resume = self.options.devices, self.options.resume
         if devices.writes:
@@ -234,7 +236,7 @@ class Experiment:
                 self._log_start(self._training)
                 monitors = self.options.monitors.callbacks(self.folder) if devices.writes else []
                 self.progress = train(self._training, self.folder, resume=resume, monitors=monitors)
-            else:
+            elif isinstance(self.task, FittedTask):
                 self._log_start()
                 self.progress = _fit(self.task, self.data, self.folder)
         if devices.processes > 1:

@@ -122,7 +122,7 @@ class BenchmarkReport:
     measured: str
 
     def to_plain(self) -> dict[str, Any]:
-        """JSON-able form."""
+        """JSON-serializable form."""
         return dataclasses.asdict(self)
 
     def speed(self, engine: str, batch_size: int, file: str | None = None) -> BatchSpeed:

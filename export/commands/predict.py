@@ -27,7 +27,7 @@ SHOWN = 6
 #: End of the name of a colorized image.
 COLORIZED = "_colorized"
 
-#: An answer: path of the image, JSON-able form, and text.
+#: An answer: path of the image, JSON-serializable form, and text.
 Answer: TypeAlias = tuple[Path, dict[str, Any], str]
 
 

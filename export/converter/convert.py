@@ -86,7 +86,7 @@ def export_model(model: keras.Model, path: str | Path, **options: Unpack[ExportO
             colors; ``"embed"``; ``"tensor"`` (outputs as they are); None: by the shape of the output.
         name: for the contract; None: the model's.
         opset: ONNX operator set, 15 to 23, default 17; beyond 18 by ONNX's version converter.
-        recipe: for the contract, JSON-able; so are `data` (texts) and `metrics` (by split, then by name: numbers).
+        recipe: for the contract, JSON-serializable; so are `data` (texts) and `metrics` (by split, then by name: numbers).
         versions: of packages; None: those installed.
         commit: of the source code; None: this package's.
         license: of the weights, for the contract.

@@ -1,4 +1,4 @@
-"""The diagnosis of a file: findings with their evidence, JSON-able and printable."""
+"""The diagnosis of a file: findings with their evidence, JSON-serializable and printable."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class Diagnosis:
         return tuple(finding.kind for finding in self.findings)
 
     def to_plain(self) -> dict[str, Any]:
-        """JSON-able form; numbers that are not finite are null."""
+        """JSON-serializable form; numbers that are not finite are null."""
         return {"healthy": self.healthy, **_finite(dataclasses.asdict(self))}
 
     def __str__(self) -> str:

@@ -133,7 +133,7 @@ class PrecisionReport:
         return not self.failures
 
     def to_plain(self) -> dict[str, Any]:
-        """JSON-able form."""
+        """JSON-serializable form."""
         plain = {"ok": self.ok, **dataclasses.asdict(self)}
         for row, speed in zip(plain["speeds"], self.speeds, strict=True):
             row["speedup"] = speed.speedup

@@ -116,7 +116,7 @@ def add_options(parser: argparse.ArgumentParser, default: Any, *, skip: Sequence
     Args:
         parser: of the command.
         default: an instance; its values are the defaults.
-        skip: fields of `default` that are no options.
+        skip: fields of `default` that do not become options.
         brief: help texts of one line each.
     """
     for title, options in _sections(default, skip):

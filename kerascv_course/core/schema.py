@@ -1,7 +1,7 @@
 """Type-checked values for dataclasses: from JSON, from command-line words and from Python; standard library only.
 
 Recipes, contracts and reports are dataclasses of numbers, strings, booleans, paths, tuples, lists, dicts and other dataclasses. An
-annotation says what is allowed, bounds included: ``dropout: Share = 0.5``, ``order: Literal["a", "b"]``, ``size: tuple[int, int]``.
+annotation says what is allowed, bounds included: ``dropout: Fraction = 0.5``, ``order: Literal["a", "b"]``, ``size: tuple[int, int]``.
 Files may come from strangers, so reading is strict: unknown, missing and mistyped fields are refused by name.
 """
 
@@ -22,13 +22,17 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from kerascv_course.core.errors import InputError, suggest
 
 __all__ = [
-    "Count",
-    "Counts",
+    "Fraction",
     "Kernel",
+    "NonNegative",
+    "NonNegativeInt",
     "OddKernel",
+    "Positive",
+    "PositiveInt",
+    "PositiveInts",
+    "Probability",
+    "ProperFraction",
     "Range",
-    "Share",
-    "Weight",
     "WordFormat",
     "check_fields",
     "convert",
@@ -95,14 +99,17 @@ class Range:
         return f"{text}, odd" if self.odd else text
 
 
-#: Number of channels, units or layers.
-Count = Annotated[int, Range(1)]
-#: Such numbers of consecutive layers, one or more.
-Counts = Annotated[tuple[Count, ...], Range(1)]
-#: Share of values, such as a dropout rate.
-Share = Annotated[float, Range(0, below=1)]
-#: Weight of a penalty.
-Weight = Annotated[float, Range(0)]
+PositiveInt = Annotated[int, Range(1)]
+NonNegativeInt = Annotated[int, Range(0)]
+Positive = Annotated[float, Range(above=0)]
+NonNegative = Annotated[float, Range(0)]
+Probability = Annotated[float, Range(0, 1)]
+#: From 0 to below 1, such as a dropout rate.
+Fraction = Annotated[float, Range(0, below=1)]
+#: Between 0 and 1, both excluded.
+ProperFraction = Annotated[float, Range(above=0, below=1)]
+#: One or more, such as the channels of consecutive layers.
+PositiveInts = Annotated[tuple[PositiveInt, ...], Range(1)]
 #: Height and width of a window, pixels.
 Kernel = Annotated[int, Range(2, 7)]
 #: Height and width of a window with a center pixel.

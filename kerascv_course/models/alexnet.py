@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kerascv_course.core.lazy import keras
-from kerascv_course.core.schema import Share
+from kerascv_course.core.schema import Fraction
 from kerascv_course.models.layers import conv_bn_relu, max_pool
 from kerascv_course.models.registry import register_model
 
@@ -28,7 +28,7 @@ class AlexNet:
     """
 
     stem: Literal["imagenet", "cifar"] = "imagenet"
-    dropout: Share = 0.5
+    dropout: Fraction = 0.5
     include_top: bool = True
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.lazy import keras
-from kerascv_course.core.schema import Count, Kernel, Range
+from kerascv_course.core.schema import Kernel, PositiveInt, Range
 from kerascv_course.models.layers import activate, batch_norm, conv, max_pool, transposed_conv, upsample_nearest
 from kerascv_course.models.registry import SpecFields, register_model
 
@@ -27,7 +27,7 @@ class Colorizer:
         kernel: window k of all convolutions, 2 to 7; the padding follows from it (report 004, question 5.4).
     """
 
-    filters: Count = 32
+    filters: PositiveInt = 32
     kernel: Kernel = 3
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from kerascv_course.core.lazy import keras
-from kerascv_course.core.schema import Count, Counts, OddKernel, Range, Share, Weight
+from kerascv_course.core.schema import Fraction, NonNegative, OddKernel, PositiveInt, PositiveInts, Range
 from kerascv_course.models.layers import Activation, Initializer, activate, batch_norm, conv, initializer, max_pool
 from kerascv_course.models.registry import register_model
 
@@ -37,17 +37,17 @@ class ConvNet:
         include_top: False: the flattened last map, without the dense layers.
     """
 
-    filters: Counts = (32, 64, 128)
+    filters: PositiveInts = (32, 64, 128)
     width: Annotated[float, Range(1 / 16, 16)] = 1.0
     filter_size: OddKernel = 5
     activation: Activation = "relu"
     norm: bool = False
     order: Literal["conv-pool-norm", "conv-norm-pool"] = "conv-pool-norm"
     downsampling: Literal["max_pool", "strided_conv"] = "max_pool"
-    hidden: Count = 64
+    hidden: PositiveInt = 64
     hidden_norm: bool = False
-    dropout: Share = 0.0
-    l2: Weight = 0.0
+    dropout: Fraction = 0.0
+    l2: NonNegative = 0.0
     convs: Annotated[int, Range(1, 4)] = 1
     init: Initializer = "glorot"
     include_top: bool = True

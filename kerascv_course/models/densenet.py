@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Literal
 
 from kerascv_course.core.lazy import keras
-from kerascv_course.core.schema import Share
+from kerascv_course.core.schema import Fraction
 from kerascv_course.models.layers import activate, batch_norm, classifier, conv, conv_bn_relu, max_pool
 from kerascv_course.models.registry import register_model
 
@@ -29,7 +29,7 @@ class DenseNet:
     """
 
     stem: Literal["imagenet", "cifar"] = "imagenet"
-    dropout: Share = 0.0
+    dropout: Fraction = 0.0
     include_top: bool = True
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from kerascv_course.core.lazy import keras
-from kerascv_course.core.schema import Count, Share
+from kerascv_course.core.schema import Fraction, PositiveInt
 from kerascv_course.models.layers import activate, initializer
 from kerascv_course.models.registry import register_model
 
@@ -35,12 +35,12 @@ class FastNet:
         include_top: False: the pooled vector, without the dense layer.
     """
 
-    width: Count = 64
-    expansion: Count = 4
+    width: PositiveInt = 64
+    expansion: PositiveInt = 4
     activation: Literal["relu", "silu"] = "silu"
     whiten: bool = True
     identity: bool = True
-    norm_momentum: Share = 0.6
+    norm_momentum: Fraction = 0.6
     include_top: bool = True
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kerascv_course.core.lazy import keras
-from kerascv_course.core.schema import Share
+from kerascv_course.core.schema import Fraction
 from kerascv_course.models.layers import classifier, conv_bn_relu, max_pool
 from kerascv_course.models.registry import register_model
 
@@ -46,7 +46,7 @@ class GoogLeNet:
     stem: Literal["imagenet", "cifar"] = "imagenet"
     branch3_kernel: Literal[3, 5] = 3
     batch_norm: bool = True
-    dropout: Share = 0.2
+    dropout: Fraction = 0.2
     include_top: bool = True
 
 
@@ -59,7 +59,7 @@ class MyNet:
         include_top: False: the pooled feature vector (N, 1024), without dropout and dense layer.
     """
 
-    dropout: Share = 0.2
+    dropout: Fraction = 0.2
     include_top: bool = True
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kerascv_course.core.lazy import keras
-from kerascv_course.core.schema import Share
+from kerascv_course.core.schema import Fraction
 from kerascv_course.models.layers import Activation
 from kerascv_course.models.registry import register_model
 
@@ -28,7 +28,7 @@ class LeNet:
 
     activation: Activation = "relu"
     pooling: Literal["max", "average"] = "max"
-    dropout: Share = 0.0
+    dropout: Fraction = 0.0
     include_top: bool = True
 
 

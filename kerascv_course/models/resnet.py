@@ -13,7 +13,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 from kerascv_course.core.lazy import keras
-from kerascv_course.core.schema import Range, Share
+from kerascv_course.core.schema import Fraction, Range
 from kerascv_course.models.layers import Initializer, activate, classifier, conv_bn_relu, max_pool
 from kerascv_course.models.registry import register_model
 
@@ -94,7 +94,7 @@ class ResNet:
 
     stem: Literal["imagenet", "cifar"] = "imagenet"
     stem_padding: Annotated[int, Range(0, 3)] | None = None
-    dropout: Share = 0.0
+    dropout: Fraction = 0.0
     include_top: bool = True
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Literal
 
 from kerascv_course.core.lazy import keras
-from kerascv_course.core.schema import Counts, Share
+from kerascv_course.core.schema import Fraction, PositiveInts
 from kerascv_course.models.layers import batch_norm, conv_bn_relu, max_pool
 from kerascv_course.models.registry import register_model
 
@@ -30,9 +30,9 @@ class VGG:
     """
 
     batch_norm: bool = False
-    head: Counts = (4096, 4096)
+    head: PositiveInts = (4096, 4096)
     head_norm: bool = False
-    dropout: Share = 0.5
+    dropout: Fraction = 0.5
     dropout_at: Literal["after", "before"] = "after"
     include_top: bool = True
 

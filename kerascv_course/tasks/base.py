@@ -48,7 +48,7 @@ class Task(Generic[RecipeT]):
     """What trainer, export and reports need to know of a task; they never ask which one it is.
 
     Args:
-        recipe: of the task.
+        recipe: an instance of the task's recipe class (``RECIPE`` in its ``config.py``).
     """
 
     #: Key of the validation metric that the learning curves show beside the loss, and of further ones.
@@ -93,7 +93,7 @@ class Task(Generic[RecipeT]):
         return {}
 
     def evaluate(self, trained: Trained) -> dict[str, Any]:
-        """Every metric of metrics.json: a JSON-able dict for each split, whose plain numbers are shown in tables.
+        """Every metric of metrics.json: a JSON-serializable dict for each split, whose plain numbers are shown in tables.
 
         ``baselines``, if present, is a dict of what simpler methods reach.
         """
@@ -168,7 +168,7 @@ class FittedTask(Task[RecipeT]):
         raise NotImplementedError
 
 
-def get_task(recipe: Recipe) -> Any:
+def get_task(recipe: Recipe) -> Task[Any]:
     """The task of a recipe; its modules alone are imported.
 
     Raises:
@@ -177,4 +177,5 @@ def get_task(recipe: Recipe) -> Any:
     if recipe.task not in TASKS:
         raise InputError(f"a recipe must belong to one of the tasks {', '.join(TASKS)}; received {recipe.task!r}")
     module = importlib.import_module(f"kerascv_course.tasks.{TASKS[recipe.task]}.task")
-    return module.TASK(recipe)
+    task: Task[Any] = module.TASK(recipe)
+    return task

@@ -148,7 +148,7 @@ def _restore(training: Training, run: Run) -> Progress:
         if writes:
             finish_commit(run, progress)
         log.info("resumed after epoch %g", len(progress.history) / recipe.validations_per_epoch)
-    if writes:  # not before the checkpoint is known to fit
+    if writes:  # not before the checkpoint is known to match
         run.write_text("recipe.json", to_json(recipe))
     return progress
 

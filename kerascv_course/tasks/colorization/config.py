@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from kerascv_course.config import Natural, Probability, TrainedRecipe
+from kerascv_course.config import TrainedRecipe
 from kerascv_course.core.errors import InputError
-from kerascv_course.core.schema import Range, check_fields
+from kerascv_course.core.schema import NonNegativeInt, Probability, Range, check_fields
 
 __all__ = ["RECIPE", "Colorization", "ColorizationRecipe"]
 
@@ -20,7 +20,7 @@ class Colorization:
     """Palette file, .npy or CSV, with rows of red, green, blue, 0-255; by default k-means on the training pixels."""
     colors: Annotated[int, Range(2, 256)] = 24
     """Number of k-means colors."""
-    palette_seed: Natural = 0
+    palette_seed: NonNegativeInt = 0
     """Random seed of k-means, separate from the recipe's seed so that runs with different seeds share their palette."""
     input: Literal["gray", "small"] = "gray"
     """gray: grayscale image; small: downscaled color image, for super-resolution."""

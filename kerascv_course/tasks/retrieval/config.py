@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from kerascv_course.config import Natural, Positive, TrainedRecipe
+from kerascv_course.config import TrainedRecipe
 from kerascv_course.core.errors import InputError
-from kerascv_course.core.schema import Range, Share, Weight, check_fields
+from kerascv_course.core.schema import Fraction, NonNegative, NonNegativeInt, Positive, Range, check_fields
 
 __all__ = ["RECIPE", "Retrieval", "RetrievalRecipe"]
 
@@ -17,13 +17,13 @@ __all__ = ["RECIPE", "Retrieval", "RetrievalRecipe"]
 class Retrieval:
     """Image retrieval: embedding, losses, batches and evaluation protocol."""
 
-    embedding: Natural = 0
+    embedding: NonNegativeInt = 0
     """Embedding size: adds a dense layer after pooling; 0 uses the pooled features."""
     neck: bool = False
     """Use batch normalization between the features of the triplet loss and those of classification (BNNeck, Luo et al. 2019)."""
-    dropout: Share = 0.5
+    dropout: Fraction = 0.5
     """Dropout before the identity classifier."""
-    label_smoothing: Share = 0.0
+    label_smoothing: Fraction = 0.0
     """Label smoothing of the identity loss, 0 to below 1."""
     identity_loss: Literal["none", "softmax", "arcface", "cosface"] = "softmax"
     """Classification loss over the training identities."""
@@ -33,7 +33,7 @@ class Retrieval:
     """Scale of the cosines in arcface and cosface."""
     triplet: Literal["none", "random", "semi-hard", "batch-hard", "batch-all"] = "none"
     """Triplet loss, by its mining strategy."""
-    triplet_weight: Weight = 1.0
+    triplet_weight: NonNegative = 1.0
     """Weight of the triplet loss; the identity loss has weight 1."""
     margin: Positive = 0.3
     """Margin of the triplet loss."""
@@ -41,9 +41,9 @@ class Retrieval:
     """Use the softplus triplet loss, which has no margin (Hermans et al. 2017)."""
     distance: Literal["euclidean", "cosine"] = "euclidean"
     """Distance of the triplet loss. Search always uses unit-length embeddings."""
-    center_weight: Weight = 0.0
+    center_weight: NonNegative = 0.0
     """Weight of the center loss (Wen et al. 2016); 0 disables it."""
-    images_per_identity: Natural = 0
+    images_per_identity: NonNegativeInt = 0
     """K of PK batches, which hold batch_size / K identities with K images each; 0 draws images at random."""
     protocol: Literal["one-an-identity", "leave-one-out", "query-gallery"] = "one-an-identity"
     """Gallery: the first image of each identity, all other images, or as the dataset marks queries and gallery."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from kerascv_course.config import Natural, Positive, Recipe
+from kerascv_course.config import Recipe
 from kerascv_course.core.errors import InputError
-from kerascv_course.core.schema import Count, Range, Weight, check_fields
+from kerascv_course.core.schema import NonNegative, NonNegativeInt, Positive, PositiveInt, Range, check_fields
 
 __all__ = ["RECIPE", "SceneRecipe", "Scenes"]
 
@@ -22,27 +22,27 @@ class Scenes:
     """tiny: subtract the mean of the image."""
     tiny_norm: Literal["none", "l1", "l2"] = "l1"
     """tiny: normalization of the pixels."""
-    step: Count = 4
+    step: PositiveInt = 4
     """SIFT: distance between descriptors, pixels."""
     bin_sizes: Annotated[tuple[Annotated[int, Range(1, 14)], ...], Range(1)] = (4,)
     """SIFT: side length of a spatial bin for each scale, pixels; a descriptor has 4x4 bins."""
     window: Literal["triangular", "gaussian"] = "triangular"
     """SIFT: weighting of the pixels around the center of a bin."""
-    smooth: Natural = 0
+    smooth: NonNegativeInt = 0
     """SIFT: number of smoothing passes over the image, each adding a variance of half a pixel."""
-    contrast: Weight = 0.0
+    contrast: NonNegative = 0.0
     """SIFT: zero descriptors with less contrast than this, in gray levels per pixel."""
     color: Literal["gray", "rgb", "opponent"] = "gray"
     """SIFT of RGB images: on luma, on each channel, or on opponent colors."""
-    samples: Count = 100_000
+    samples: PositiveInt = 100_000
     """Number of descriptors to learn the vocabulary from."""
-    words: Count = 400
+    words: PositiveInt = 400
     """Vocabulary size; for fisher, number of mixture components."""
-    vocabulary_seed: Natural = 0
+    vocabulary_seed: NonNegativeInt = 0
     """Random seed of sampling and k-means, separate from the recipe's seed so that runs share their vocabulary."""
-    compress: Natural = 0
+    compress: NonNegativeInt = 0
     """Reduce RootSIFT descriptors to this many dimensions by PCA; 0 disables it."""
-    soft: Weight = 0.0
+    soft: NonNegative = 0.0
     """bag: Gaussian width of soft assignment (descriptors have norm 512); 0 assigns to the nearest word."""
     levels: Annotated[int, Range(1, 4)] = 1
     """Levels of the spatial pyramid, 1 to 4; 1 is the whole image."""
@@ -54,7 +54,7 @@ class Scenes:
     """Normalize all cells by the sum of the whole image."""
     classifier: Literal["knn", "linear"] = "knn"
     """k nearest neighbors, or linear support vector machines."""
-    k: Count = 1
+    k: PositiveInt = 1
     """knn: number of neighbors."""
     distance: Literal["euclidean", "cityblock", "minkowski", "cosine", "chi2", "intersection"] = "cityblock"
     """knn: distance."""
