@@ -29,13 +29,17 @@ from kerascv_course.core.io import atomic_write
 from kerascv_course.models import find_network, list_models
 from kerascv_course.reports.answers import report_text
 from kerascv_course.reports.paper import closed_form, count_layers, count_triplets, fully_connected_equivalent
+from kerascv_course.reports.targets import REPORTS
 
 __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse the arguments, print the answer; 0. Raises InputError for what cannot be computed."""
+    """Parse the arguments, print the answer; 0, or 2 without arguments. Raises InputError for what cannot be computed."""
     words = sys.argv[1:] if argv is None else list(argv)
+    if not words:
+        build_parser().print_help()
+        return 2
     # argparse takes "-1,0,1; -2,0,2" for an option unless it begins with a space
     args = build_parser().parse_args([f" {word}" if re.match(r"-\d", word) else word for word in words])
     print(args.run(args))
@@ -169,35 +173,67 @@ def _cluster(args: argparse.Namespace) -> DeviceCluster:
 Argument = tuple[str, dict[str, Any]]
 
 
+#: Help texts of the numbers that calculators take in order.
+_NUMBERS = {
+    "size": "height or width of the input, in pixels",
+    "kernel": "height or width of the kernel (the window), in pixels",
+    "output": "height or width of the output, in pixels",
+    "identities": "number of identities",
+    "images": "number of images of each identity",
+}
+
+
 def _numbers(names: str) -> list[Argument]:
-    return [(name, {"type": int}) for name in names.split()]
+    return [(name, {"type": int, "help": _NUMBERS[name]}) for name in names.split()]
+
+
+def _number(kind: type, default: float | None, text: str, metavar: str = "N") -> dict[str, Any]:
+    shown = "" if default is None else f" (default: {default})"
+    return {"type": kind, "default": default, "metavar": metavar, "help": text + shown}
 
 
 _WINDOW: list[Argument] = [
-    ("--stride", {"type": int, "default": 1, "metavar": "S"}),
-    ("--dilation", {"type": int, "default": 1, "metavar": "D"}),
+    ("--stride", _number(int, 1, "pixels from one window to the next", "S")),
+    ("--dilation", _number(int, 1, "pixels from one tap of the kernel to the next", "D")),
 ]
-_PADDED: list[Argument] = [
+
+
+def _padding_of(text: str) -> Argument:
+    settings = {"type": int, "nargs": "+", "default": [0], "metavar": "P"}
+    return "--padding", {**settings, "help": f"{text}, or two numbers: before and after (default: 0)"}
+
+
+_PADDED: list[Argument] = [*_WINDOW, _padding_of("pixels added on both sides")]
+_TRANSPOSED: list[Argument] = [
     *_WINDOW,
-    ("--padding", {"type": int, "nargs": "+", "default": [0], "metavar": "P", "help": "on both sides, or before and after"}),
+    _padding_of("pixels of the output removed on both sides"),
+    ("--output-padding", _number(int, 0, "pixels added to the output, after it", "P")),
 ]
-_TRANSPOSED: list[Argument] = [*_PADDED, ("--output-padding", {"type": int, "default": 0, "metavar": "P"})]
 _IMAGE: list[Argument] = [
     ("image", {"help": 'rows separated by ";": "1,0,2; 3,2,0"'}),
-    ("kernel", {"help": 'likewise, or "sobel-x"'}),
-    ("--border", {"choices": ("zero", "reflect", "edge"), "default": "zero"}),
+    ("kernel", {"help": 'rows separated by ";", or "sobel-x"'}),
+    ("--border", {"choices": ("zero", "reflect", "edge"), "default": "zero", "help": "values added (default: zero)"}),
     ("--padding", {"type": int, "help": "rows and columns added on each side (default: half the kernel)"}),
-    ("--stride", {"type": int, "default": 1}),
+    ("--stride", {"type": int, "default": 1, "help": "pixels from one window to the next (default: 1)"}),
 ]
 _POOL: list[Argument] = [
-    ("--stride", {"type": int, "help": "default: the kernel"}),
-    ("--channels", {"type": int, "default": 3}),
-    ("--size", {"type": int, "help": "default: the kernel"}),
+    ("--stride", {"type": int, "help": "pixels from one window to the next (default: the kernel)"}),
+    ("--channels", {"type": int, "default": 3, "help": "channels of the input (default: 3)"}),
+    ("--size", {"type": int, "help": "height and width of the input, in pixels (default: the kernel)"}),
 ]
 _PARAMS: list[Argument] = [
     ("layers", {"nargs": "+", "metavar": "LAYER", "help": "conv5-32, conv4-32s2p2, pool2, pool3s2, up2, fc64, fc="}),
-    ("--input", {"type": int, "nargs": 3, "default": [32, 32, 3], "metavar": ("H", "W", "C")}),
-    ("--no-bias", {"action": "store_true"}),
+    (
+        "--input",
+        {
+            "type": int,
+            "nargs": 3,
+            "default": [32, 32, 3],
+            "metavar": ("H", "W", "C"),
+            "help": "height, width and channels of the input (default: 32 32 3)",
+        },
+    ),
+    ("--no-bias", {"action": "store_true", "help": "layers without biases"}),
     (
         "--fully-connected",
         {
@@ -208,19 +244,17 @@ _PARAMS: list[Argument] = [
 ]
 _FORMS: list[Argument] = [
     ("network", {"metavar": "NETWORK", "help": "pool_upsample_net, conv_transpose_net or unet_colorizer"}),
-    ("--size", {"type": int, "default": 32}),
+    ("--size", {"type": int, "default": 32, "help": "height and width of the input, in pixels (default: 32)"}),
     ("--no-norms", {"action": "store_true", "help": "do not count outputs of batch norms"}),
-    *((f"--{name}", {"type": int, "default": value}) for name, value in (("k", 3), ("nic", 1), ("nf", 32), ("nc", 24))),
+    ("--k", {"type": int, "default": 3, "help": "height and width of the kernels (default: 3)"}),
+    ("--nic", {"type": int, "default": 1, "help": "channels of the input (default: 1)"}),
+    ("--nf", {"type": int, "default": 32, "help": "filters of the first layer (default: 32)"}),
+    ("--nc", {"type": int, "default": 24, "help": "colors, the channels of the output (default: 24)"}),
 ]
 
 
 def _named(default: str | None, text: str, names: Sequence[str]) -> dict[str, Any]:
     return {"default": default, "metavar": "NAME", "help": f"{text}: {', '.join(names)} (default: {default or 'as --link'})"}
-
-
-def _number(kind: type, default: float | None, text: str, metavar: str = "N") -> dict[str, Any]:
-    shown = "" if default is None else f" (default: {default})"
-    return {"type": kind, "default": default, "metavar": metavar, "help": text + shown}
 
 
 _CLUSTER: list[Argument] = [
@@ -236,10 +270,19 @@ _CLUSTER: list[Argument] = [
 ]
 _SCALING: list[Argument] = [
     ("network", {"metavar": "MODEL|RUN|FILE", "help": "as for python -m kerascv_course.analyze"}),
-    ("--devices", {"type": int, "nargs": "+", "default": [1, 2, 4, 8, 16, 32, 64], "metavar": "N"}),
+    (
+        "--devices",
+        {
+            "type": int,
+            "nargs": "+",
+            "default": [1, 2, 4, 8, 16, 32, 64],
+            "metavar": "N",
+            "help": "numbers of devices (default: 1 to 64, doubling)",
+        },
+    ),
     ("--batch", _number(int, 128, "images per step: on all devices (strong), on each (weak)")),
-    ("--kind", {"choices": ("strong", "weak"), "help": "default: both"}),
-    ("--input-shape", {"type": int, "nargs": 3, "metavar": ("H", "W", "C")}),
+    ("--kind", {"choices": ("strong", "weak"), "help": "a fixed batch on all devices, or on each (default: both)"}),
+    ("--input-shape", {"type": int, "nargs": 3, "metavar": ("H", "W", "C"), "help": "height, width, channels of an image"}),
     ("--pipeline", _number(float, None, "throughput of a host's input pipeline", "IMAGES/S")),
     ("--overhead", _number(float, 0.0, "constant part of a step", "MS")),
     ("--plot", {"type": Path, "metavar": "PNG", "help": "also plot the speedup"}),
@@ -286,21 +329,32 @@ _COMMANDS: list[tuple[str, Callable[[argparse.Namespace], Any], str, list[Argume
             a.size, a.output, a.kernel, a.stride, a.dilation
         ),
         "Padding (and output padding) for an input and output size",
-        [*_numbers("size output kernel"), *_WINDOW, ("--transposed", {"action": "store_true"})],
+        [
+            *_numbers("size output kernel"),
+            *_WINDOW,
+            ("--transposed", {"action": "store_true", "help": "of a transposed convolution"}),
+        ],
     ),
     (
         "same",
         _same,
         'Padding that keeps the size ("same")',
-        [*_numbers("kernel"), *_WINDOW, ("--size", {"type": int, "help": "input size; required with a stride"})],
+        [
+            *_numbers("kernel"),
+            *_WINDOW,
+            ("--size", {"type": int, "help": "height or width of the input, in pixels; required with a stride"}),
+        ],
     ),
     (
         "trends",
         _trends,
         "Padding of halving, doubling and size-keeping layers for several kernels (report 004, 5.4)",
         [
-            ("--kernels", {"type": int, "nargs": "+", "default": [3, 4, 5], "metavar": "K"}),
-            ("--size", {"type": int, "default": 32}),
+            (
+                "--kernels",
+                {"type": int, "nargs": "+", "default": [3, 4, 5], "metavar": "K", "help": "kernel sizes (default: 3 4 5)"},
+            ),
+            ("--size", {"type": int, "default": 32, "help": "height or width of the input, in pixels (default: 32)"}),
         ],
     ),
     (
@@ -331,7 +385,7 @@ _COMMANDS: list[tuple[str, Callable[[argparse.Namespace], Any], str, list[Argume
         "report",
         lambda a: report_text(a.report),
         "A report's calculator questions, answered correctly, with notes on what was printed",
-        [("report", {"metavar": "REPORT", "help": "000 to 004"})],
+        [("report", {"metavar": "REPORT", "help": ", ".join(f"{number} ({name})" for name, number in REPORTS.items())})],
     ),
 ]
 

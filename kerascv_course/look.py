@@ -1,4 +1,4 @@
-"""Look inside a network: ``python -m kerascv_course.look RUN|MODEL --image FILE [--layer NAME] [--filters 14 26 32] [--out FILE]``."""
+"""Look inside a network: ``python -m kerascv_course.look RUN|MODEL [--image FILE] [--layer NAME] [--filters 14 26 32]``."""
 
 from __future__ import annotations
 
@@ -26,18 +26,33 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, draw, print the name of the figure; 0."""
     args = build_parser().parse_args(argv)
-    if not args.image.is_file():
-        raise InputError(f"no such image: {args.image}")
+    image = args.image or _sample(args.network)
+    if not image.is_file():
+        raise InputError(f"no such image: {image}")
     found = find_network(args.network, weights=args.weights or None)
     model = load_model(found) if isinstance(found, Path) else found
     resize = Run.open(found).recipe().data.resize if isinstance(found, Path) and found.is_dir() else "bilinear"
     height, width, channels = model.inputs[0].shape[1:]
-    pixels = read_image(args.image, height, width, channels, resize)
+    pixels = read_image(image, height, width, channels, resize)
     figure = _draw(model, pixels, args)
     with atomic_write(args.out) as temporary:
         figure.savefig(temporary, dpi=120)
+    if not args.image:
+        print(f"image: {image} (--image takes another)")
     print(args.out)
     return 0
+
+
+def _sample(network: str) -> Path:
+    """The first image of a run's samples.
+
+    Raises:
+        InputError: not a run, or a run without samples.
+    """
+    samples = sorted((Path(network) / "samples").glob("*.png"))
+    if not samples:
+        raise InputError(f"--image is required: {network} is not a run folder with samples/ to take one from")
+    return samples[0]
 
 
 def _draw(model: keras.Model, pixels: np.ndarray, args: argparse.Namespace) -> Any:
@@ -73,7 +88,8 @@ def build_parser() -> Parser:
         metavar="RUN|MODEL",
         help="a run folder, a .keras file, or the name of a network (options may follow the name)",
     )
-    add("--image", type=Path, required=True, metavar="FILE", help="the image; it is resized to the network's input size")
+    text = "the image, resized to the network's input size (default: the first image in samples/ of a run)"
+    add("--image", type=Path, metavar="FILE", help=text)
     add("--out", type=Path, default=Path("look.png"), metavar="FILE", help="the figure (default: look.png)")
     add("--layer", default="", metavar="NAME", help="the layer (default: the first convolution); see kerascv_course.analyze")
     add("--filters", type=int, nargs="*", default=(), metavar="N", help="channels to draw, from 0 (default: the first ten)")

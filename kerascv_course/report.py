@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,9 +16,13 @@ __all__ = ["build_parser", "main"]
 RUNS = Path("runs")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, build the pages, print where they are."""
-    args = build_parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, build the pages, print where they are; 0, or 2 without arguments."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if not words:
+        build_parser().print_help()
+        return 2
+    args = build_parser().parse_args(words)
     missing = [str(folder) for folder in args.runs if not folder.is_dir()]
     if missing and not args.quick and args.runs != [RUNS]:
         raise InputError(f"--runs needs existing folders; there is no {missing[0]}")
@@ -42,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             flush=True,
         )
     print(write_index(args.output, [quick] if quick else args.runs))
+    return 0
 
 
 def build_parser() -> Parser:
@@ -51,7 +57,8 @@ def build_parser() -> Parser:
         description="Build the page of a course report, or of all five: our numbers next to the printed ones, figures and tables from "
         "run folders and calculators, and every error of the report shown by a computation. Parts without a run are listed as missing.",
     )
-    parser.add_argument("name", choices=[*REPORTS, "all"], metavar="NAME", help=f"{', '.join(REPORTS)}, or all")
+    names = ", ".join(f"{name} (report {number})" for name, number in REPORTS.items())
+    parser.add_argument("name", choices=[*REPORTS, "all"], metavar="NAME", help=f"{names}, or all")
     parser.add_argument(
         "--quick", action="store_true", help="use small runs on embedded data, made in OUTPUT/quick: minutes, and no dataset"
     )

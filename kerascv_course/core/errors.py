@@ -45,9 +45,9 @@ class UnknownNameError(InputError):
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """The nearest spellings of a name as ``did you mean 'a' or 'b'?``, or all known names where none is near."""
+    """The nearest spellings of a name as ``did you mean 'a' or 'b'?``, or all known names where none is near or it is a number."""
     known = list(known)
-    near = nearest_names(name, known)
+    near = [] if name.isdigit() else nearest_names(name, known)
     return f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
 
 

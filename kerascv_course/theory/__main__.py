@@ -30,8 +30,11 @@ TOPICS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse the arguments, compute, print and write; 0, or 1 if a claim does not hold."""
+    """Parse the arguments, compute, print and write; 0, 1 if a claim does not hold, 2 without arguments."""
     words = sys.argv[1:] if argv is None else list(argv)
+    if not words:
+        build_parser().print_help()
+        return 2
     args = vars(build_parser().parse_args(words))
     name, output = args.pop("topic"), args.pop("output")
     folder = free_path(Path("runs") / "theory" / name) if output is None else output

@@ -71,7 +71,7 @@ class TrainingDivergedError(CourseError):
 
 
 class CheckpointCallback(keras.callbacks.Callback):
-    """Saves history, best weights and checkpoint after each period, and stops early.
+    """Saves history, best weights and checkpoint after each period, and stops early. Needs `StepLog` before it.
 
     The order of writing keeps the run consistent at every moment: (1) a better model goes to ``best.PERIOD.keras``; (2) ``last.npz``,
     which names the best period, is replaced: this commits; (3) the better model is renamed to ``best.keras``. `finish_commit` repeats
@@ -101,7 +101,7 @@ class CheckpointCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Save the period."""
         metrics = {key: float(value) for key, value in (logs or {}).items()}
-        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        rate = float(self.progress.steps[-1, 3])  # of the last step; the optimizer's own is already the next step's
         epochs, step = (epoch + 1) / self.recipe.validations_per_epoch, (epoch + 1) * self.period_steps
         if bad := [f"{key} {value}" for key, value in metrics.items() if not math.isfinite(value)]:
             raise TrainingDivergedError(", ".join(bad), epochs, step, rate)
@@ -142,7 +142,7 @@ def describe_row(row: dict[str, float], recipe: TrainedRecipe) -> str:
         return f"[{row['epoch']:g}/{recipe.epochs}] {metrics}"
     hidden = ("epoch", "step", "learning_rate", "seconds")
     metrics = "  ".join(f"{key} {value:.4f}" for key, value in row.items() if key not in hidden)
-    return f"epoch {row['epoch']:>4g}/{recipe.epochs}  {metrics}  rate {row['learning_rate']:.2e}  {row['seconds']:.1f} s"
+    return f"epoch {row['epoch']:>4g}/{recipe.epochs}  {metrics}  lr {row['learning_rate']:.2e}  {row['seconds']:.1f} s"
 
 
 class StepLog(keras.callbacks.Callback):

@@ -94,10 +94,14 @@ def test_look_command(command, tiny_run, tmp_path):
     )
     assert done.returncode == 0 and done.stdout == "c3.png\n", done.stderr
     assert (tmp_path / "c3.png").is_file()
+    done = command("kerascv_course.look", tiny_run.path)
+    first = tiny_run / "samples" / "0_0.png"
+    assert done.returncode == 0 and done.stdout == f"image: {first} (--image takes another)\nlook.png\n", done.stderr
     page = (tiny_run / "report.html").read_text()
     assert "Filters of the first convolution" in page and "Outputs of the last convolution" in page
     for words, told in (
         ([tiny_run.path, "--image", "none.png"], "no such image: none.png"),
+        (["lenet5"], "--image is required: lenet5 is not a run folder with samples/"),
         (["lenet", "--image", sample], "unknown model 'lenet'"),
     ):
         done = command("kerascv_course.look", *words)

@@ -57,7 +57,7 @@ def test_images_may_begin_with_a_minus(capsys):
         ("size 8 3 --padding 1 2 3", InputError, "takes one number, or two"),
         ("size 8 3 --padding -1", InputError, "padding must be an integer of 0 or more"),
         ("field 3:x", InputError, "kernel\\[:stride"),
-        ("report 007", UnknownNameError, "unknown report '007'"),
+        ("report 007", UnknownNameError, "unknown report '007'; known: 000, 001, 002, 003, 004"),
         ("forms unet", UnknownNameError, "unet_colorizer"),
         ("params conv", InputError, "received 'conv'"),
     ],
@@ -67,7 +67,24 @@ def test_calculator_errors(words, error, message):
         calc.main(words.split())
 
 
-@pytest.mark.parametrize("words", ["", "size", "size a b", "nonsense"])
+def test_without_arguments_all_calculators_are_listed(capsys):
+    assert calc.main([]) == 2
+    told = capsys.readouterr().out
+    assert all(f"\n    {name}" in told for name, *_ in calc._COMMANDS)
+
+
+def test_help_of_a_calculator_gives_units(capsys):
+    with pytest.raises(SystemExit):
+        calc.main(["size", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    for text in (
+        "size height or width of the input, in pixels",
+        "kernel height or width of the kernel (the window), in pixels",
+    ):
+        assert text in told
+
+
+@pytest.mark.parametrize("words", ["size", "size a b", "nonsense"])
 def test_bad_usage_is_exit_code_2(words):
     with pytest.raises(SystemExit) as stop:
         calc.main(words.split())

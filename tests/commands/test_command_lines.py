@@ -143,7 +143,12 @@ def test_train_evaluate_check_predict_inspect(command, tmp_path, image_folder):
 
     accuracy = json.loads((run / "metrics.json").read_text())["test"]["accuracy"]
     evaluated = command("kerascv_course.evaluate", run)
-    assert evaluated.returncode == 0 and evaluated.stdout.splitlines()[-1] == f"Accuracy = {accuracy:.4f}"
+    lines = evaluated.stdout.splitlines()
+    assert evaluated.returncode == 0 and lines[-1].startswith("test  ") and f"accuracy {accuracy:.4f}" in lines[-1]
+    recipe["log_style"] = "ntu"
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    assert command("kerascv_course.evaluate", run).stdout.splitlines()[-1] == f"Accuracy = {accuracy:.4f}"
+    (run / "recipe.json").write_text(json.dumps({**recipe, "log_style": "full"}))
     assert measured(command, run / "model.onnx") == accuracy
 
     checked = command("export", "check", run)

@@ -37,3 +37,7 @@ def test_unknown_name_suggests_names_that_it_begins_first() -> None:
     assert str(UnknownNameError("recipe", "lenet", known)).endswith(
         "did you mean 'lenet5-digits' or 'ntu-lenet' or 'ntu-alexnet'?"
     )
+
+
+def test_an_unknown_number_lists_all_known_ones() -> None:
+    assert str(UnknownNameError("report", "009", ["000", "001"])) == "unknown report '009'; known: 000, 001"

@@ -75,6 +75,12 @@ def test_targets_have_unique_ids():
     )
 
 
+def test_without_arguments_all_reports_are_listed(capsys):
+    assert main([]) == 2
+    told = " ".join(capsys.readouterr().out.split())
+    assert all(f"{name} (report {number})" in told for name, number in REPORTS.items())
+
+
 def test_unknown_report():
     with pytest.raises(UnknownNameError, match="report '005'"):
         targets_of("005")

@@ -32,6 +32,12 @@ def test_number_format(value, text):
     assert number(value) == text
 
 
+def test_without_arguments_all_topics_are_listed(capsys):
+    assert main([]) == 2
+    told = capsys.readouterr().out
+    assert all(f"\n    {name}" in told for name in command.TOPICS)
+
+
 def test_every_topic_has_a_command():
     assert [*TOPICS, "all"] == list(command.TOPICS)
 

@@ -67,6 +67,10 @@ def test_step_log_of_a_run(plain, tmp_path, caplog, monkeypatch):
     losses = [float(row[history[0].index("loss")]) for row in history[1:]]
     np.testing.assert_allclose(steps[:, 2].reshape(4, 35).mean(axis=1), losses, rtol=1e-4)
     assert np.all(np.diff(steps[:, 3]) <= 0) and steps[0, 3] == 3e-3  # the cosine falls
+    rates = [float(row[history[0].index("learning_rate")]) for row in history[1:]]
+    assert (
+        rates == pytest.approx(steps[34::35, 3].tolist(), rel=1e-4) and rates[-1] > 0
+    )  # the last step taken, not the next one
 
     told = [line for line in caplog.messages if line.startswith("Epoch [")]
     since = [steps[start : start + n, 2].mean() for start in (0, 70) for n in (20, 40, 60)]
@@ -95,6 +99,11 @@ def test_describe_row_in_the_ntu_style(plain):
     }
     text = describe_row(row, dataclasses.replace(plain, log_style="ntu", epochs=50))
     assert text == "[3/50] Train Acc: 0.98415 | Val Acc: 0.89860 | Train Loss: 0.05000 | Val Loss: 0.50000"
+
+
+def test_describe_row_labels_the_learning_rate(plain):
+    text = describe_row({"epoch": 2.0, "step": 142.0, "loss": 0.5, "learning_rate": 3e-4, "seconds": 1.23}, plain)
+    assert text == "epoch    2/2  loss 0.5000  lr 3.00e-04  1.2 s"
 
 
 def test_divergence_error_names_the_step(plain, tmp_path):
