@@ -18,7 +18,7 @@ from export.serving import preprocess
 from export.untrusted.guard import alive
 from export.untrusted.screen import screen
 from kerascv_course.core.errors import CourseError, InputError
-from kerascv_course.core.images import ImageError, convert_image, read_image, resize_image
+from kerascv_course.core.images import ImageError, convert_image, image_suffixes, read_image, resize_image
 
 __all__ = ["Neighbors", "OnnxModel", "Predictions", "ProviderError", "expand_paths", "lay_colors", "open_session"]
 
@@ -403,7 +403,7 @@ def expand_paths(paths: Iterable[str | Path]) -> list[Path]:
         ImageError: a path does not exist, a folder contains no images, or a pattern matches nothing.
     """
     found: list[Path] = []
-    suffixes = Image.registered_extensions()
+    suffixes = image_suffixes()
     for path in map(Path, paths):
         if path.is_dir():
             inside = sorted(item for item in path.rglob("*") if item.suffix.lower() in suffixes and item.is_file())

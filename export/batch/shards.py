@@ -24,12 +24,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
 
 from export.contract import Contract, ContractError, parse_contract
 from export.untrusted.screen import screen
 from kerascv_course.core.errors import CourseError, InputError
-from kerascv_course.core.images import ImageError
+from kerascv_course.core.images import ImageError, image_suffixes
 from kerascv_course.core.io import atomic_write, write_text
 from kerascv_course.core.schema import from_json, to_json
 
@@ -95,7 +94,7 @@ class ImageNames:
         """
         try:
             if self.source.is_dir():
-                yield from _walk(self.root, frozenset(Image.registered_extensions()))
+                yield from _walk(self.root, image_suffixes())
             else:
                 yield from _read_column(self.source, self.column)
         except OSError as error:

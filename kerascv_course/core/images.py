@@ -114,12 +114,18 @@ def resize_image(image: Image.Image, height: int | None, width: int | None, filt
     return array[:, :, None] if array.ndim == 2 else array
 
 
-def image_suffixes() -> list[str]:
-    """File name suffixes of image formats, such as ``.png``, sorted."""
-    return sorted(Image.registered_extensions())
+def image_suffixes() -> frozenset[str]:
+    """File name suffixes of the formats that `read_image` opens, such as ``.png``."""
+    known = Image.registered_extensions()  # loads all of Pillow's formats
+    readable = {*FORMATS}.intersection(Image.OPEN) | {"MPO"}  # an MPO file is a JPEG with further images inside
+    return frozenset(suffix for suffix, name in known.items() if name in readable)
 
 
 def image_files(folder: Path) -> list[Path]:
     """Files of a folder with an image suffix, sorted, without hidden ones."""
-    suffixes = set(image_suffixes())
-    return sorted(path for path in folder.glob("*") if path.suffix.lower() in suffixes and not path.name.startswith("."))
+    suffixes = image_suffixes()
+    return sorted(
+        path
+        for path in folder.glob("*")
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+    )

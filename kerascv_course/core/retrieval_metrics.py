@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -63,9 +63,13 @@ def make_protocol(
 
     Raises:
         UnknownNameError: unknown name.
-        InputError: no queries, an empty gallery, or missing marks.
+        InputError: no queries, an empty gallery, missing marks, or an array of another type or length.
     """
-    identities = np.asarray(identities)
+    identities = _checked("identities", identities, "integers", np.integer)
+    if cameras is not None:
+        cameras = _checked("cameras", cameras, "integers", np.integer, len(identities))
+    if is_query is not None:
+        is_query = _checked("is_query", is_query, "True and False", np.bool_, len(identities))
     indices = np.arange(len(identities))
     known, ranked = identities >= 0, identities != JUNK
     if name == "one-an-identity":
@@ -88,6 +92,17 @@ def make_protocol(
     if not len(protocol.queries):
         raise InputError(f"the protocol {name} leaves no queries among {len(identities)} images: use two or more per identity")
     return protocol
+
+
+def _checked(name: str, values: Any, wanted: str, kind: type[np.generic], length: int | None = None) -> np.ndarray:
+    """An array of one dimension and the right type and length; an int mask would select images by index."""
+    array = np.asarray(values)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, kind) or length not in (None, len(array)):
+        raise InputError(
+            f"{name} must be {wanted}, one for each of {'N' if length is None else length} images; received {array.dtype} "
+            f"{array.shape}" + (": use mask.astype(bool)" if kind is np.bool_ and np.issubdtype(array.dtype, np.number) else "")
+        )
+    return array
 
 
 def _same_camera(identities: np.ndarray, cameras: np.ndarray, gallery: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

@@ -173,7 +173,7 @@ def _class_names(root: Path, only: tuple[str, ...]) -> list[str]:
 def _read_classes(root: Path, labels: list[str], config: Data) -> Split:
     files = [(path, target) for target, label in enumerate(labels) for path in image_files(root / label)]
     if not files:
-        raise DataError(f"no images in the class folders of {root} (looked for {', '.join(image_suffixes()[:6])} …)")
+        raise DataError(f"no images in the class folders of {root} (looked for {', '.join(sorted(image_suffixes())[:6])} …)")
     images = read_images([path for path, _ in files], config)
     return Split(images, np.array([target for _, target in files], np.int64))
 

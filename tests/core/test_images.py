@@ -138,6 +138,28 @@ def test_read_image_opens_no_format_that_runs_programs(tmp_path):
     assert read_image(tmp_path / "y.eps", 2, 2, 3).shape == (2, 2, 3)
 
 
+@pytest.mark.parametrize("suffix", sorted(Image.registered_extensions()))
+def test_image_suffixes_are_those_that_read_image_decodes(tmp_path, suffix):
+    path, image = tmp_path / f"x{suffix}", Image.fromarray(np.zeros((8, 8, 3), np.uint8))
+    try:
+        image.save(path, **({"save_all": True, "append_images": [image]} if suffix == ".mpo" else {}))
+    except Exception:  # Pillow cannot write it, or not with colors
+        assert suffix not in images.image_suffixes()
+        return
+    if suffix in images.image_suffixes():
+        assert read_image(path, 8, 8, 3).shape == (8, 8, 3)
+    else:
+        with pytest.raises(ImageError):
+            read_image(path, 8, 8, 3)
+
+
+def test_image_files_are_files_of_readable_formats(tmp_path):
+    for name in ("b.png", "a.JPG", "c.pdf", "d.h5", "e.mpg", "f.heic", "g.psd", "h.txt", ".i.png"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    assert [path.name for path in images.image_files(tmp_path)] == ["a.JPG", "b.png"]
+
+
 def test_recipes_and_images_have_the_same_filters():
     hint = typing.get_type_hints(recipe.Data)["resize"]
     assert hint == images.Filter == Literal["nearest", "bilinear", "bicubic", "lanczos"]

@@ -66,11 +66,23 @@ def test_identity_with_one_image_is_only_in_the_gallery():
         ([1, 1, 3], "query-gallery", {}, "which this source does not provide"),
         ([1, 1], "query-gallery", {"is_query": np.array([True, True])}, "the gallery of the protocol query-gallery is empty"),
         ([1, 1], "leave-two-out", {}, "did you mean 'leave-one-out'"),
+        ([1.0, 2.0], "leave-one-out", {}, r"identities must be integers.*received float64 \(2,\)"),
+        ([True, False], "leave-one-out", {}, "identities must be integers.*received bool"),
+        ([[1, 1]], "leave-one-out", {}, r"identities must be integers.*received int64 \(1, 2\)"),
+        ([1, 1, 2], "query-gallery", {"is_query": np.array([1, 0, 1])}, r"is_query must be True and False.*astype\(bool\)"),
+        ([1, 1, 2], "query-gallery", {"is_query": np.array([True, False])}, "one for each of 3 images"),
+        ([1, 1], "query-gallery", {"is_query": [True, False], "cameras": ["c1", "c2"]}, "cameras must be integers"),
+        ([1, 1], "query-gallery", {"is_query": [True, False], "cameras": [1, 2, 3]}, "cameras must be integers, one for each of 2"),
     ],
 )
 def test_make_protocol_rejects_bad_arguments(identities, name, options, rule):
     with pytest.raises(InputError, match=rule):
         make_protocol(name, np.array(identities), **options)
+
+
+def test_make_protocol_takes_lists_and_any_integers():
+    protocol = make_protocol("query-gallery", np.array([3, 3, 4], np.uint8), cameras=[1, 2, 2], is_query=[True, False, False])
+    assert (protocol.queries.tolist(), protocol.gallery.tolist()) == ([0], [1, 2])
 
 
 def test_evaluate_rejects_bad_arguments():
