@@ -24,7 +24,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-
 from export.contract import Contract, ContractError, parse_contract
 from export.untrusted.screen import screen
 from kerascv_course.core.errors import CourseError, InputError

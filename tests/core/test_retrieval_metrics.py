@@ -72,7 +72,12 @@ def test_identity_with_one_image_is_only_in_the_gallery():
         ([1, 1, 2], "query-gallery", {"is_query": np.array([1, 0, 1])}, r"is_query must be True and False.*astype\(bool\)"),
         ([1, 1, 2], "query-gallery", {"is_query": np.array([True, False])}, "one for each of 3 images"),
         ([1, 1], "query-gallery", {"is_query": [True, False], "cameras": ["c1", "c2"]}, "cameras must be integers"),
-        ([1, 1], "query-gallery", {"is_query": [True, False], "cameras": [1, 2, 3]}, "cameras must be integers, one for each of 2"),
+        (
+            [1, 1],
+            "query-gallery",
+            {"is_query": [True, False], "cameras": [1, 2, 3]},
+            "cameras must be integers, one for each of 2",
+        ),
     ],
 )
 def test_make_protocol_rejects_bad_arguments(identities, name, options, rule):
