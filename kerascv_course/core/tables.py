@@ -14,7 +14,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-__all__ = ["csv_table", "format_number", "markdown_table", "text_table"]
+__all__ = ["csv_table", "format_number", "format_percent", "markdown_table", "text_table"]
 
 #: A cell that is a number, with a sign and a unit if any: ``1,234``, ``−0.5 %``, ``1.2e-05``, ``3.1×``, ``0.93 ± 0.01``.
 _NUMERIC = re.compile(r"[-+−≤≥<>~]?\s?[\d.,]+(e[-+]?\d+)?(\s?[%×]|\s±.*)?|—|")
@@ -29,6 +29,11 @@ def format_number(value: float | None, digits: int = 4) -> str:
     if isinstance(value, int) or (math.isfinite(value) and value == int(value) and abs(value) < 1e15):
         return f"{int(value):,}"
     return f"{value:,.0f}" if 10**digits <= abs(value) < 1e15 else f"{value:.{digits}g}"
+
+
+def format_percent(share: float, digits: int = 0) -> str:
+    """A fraction as a percentage, with a space as in the documentation: 0.75 is ``75 %``."""
+    return f"{100 * share:.{digits}f} %"
 
 
 def text_table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, align: str = "") -> str:

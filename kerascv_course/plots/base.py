@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 __all__ = [
     "ablation_metrics",
@@ -28,6 +29,20 @@ __all__ = [
 TRAIN, VALIDATION, BEST = "#4477aa", "#cc6633", "#888888"
 
 
+def whole_ticks(axes: Axes) -> None:
+    """Ticks at whole numbers only on the horizontal axis, of epochs or steps."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def end_at_one(axes: Axes) -> None:
+    """Let the vertical axis end at 1 where the curves, fractions of 0 to 1, come so near that it would go beyond."""
+    low, high = axes.get_ylim()
+    if high > 1 >= max((float(np.max(line.get_ydata())) for line in axes.lines), default=0.0):
+        axes.set_ylim(low, 1)
+        for line in axes.lines:
+            line.set_clip_on(False)  # markers at 1 are drawn whole
+
+
 def learning_curves(history: Sequence[Mapping[str, float]], metric: str, best_epoch: float, more: Sequence[str] = ()) -> Figure:
     """Training and validation loss, and a metric, against the epoch.
 
@@ -43,15 +58,18 @@ def learning_curves(history: Sequence[Mapping[str, float]], metric: str, best_ep
     for axes, key in zip(figure.subplots(1, 2), ("loss", metric), strict=True):
         style = {"marker": marker, "markersize": 4}
         if key in history[0]:
-            axes.plot(epochs, [row[key] for row in history], color=TRAIN, label="train (running mean)", **style)
+            axes.plot(epochs, [row[key] for row in history], color=TRAIN, label="train, mean over the epoch", **style)
         others = more if key == metric else ()
         label = f"validation {key}" if others else "validation"
         axes.plot(epochs, [row[f"val_{key}"] for row in history], color=VALIDATION, label=label, **style)
         for number, other in enumerate(others):
             values = [row[f"val_{other}"] for row in history]
             axes.plot(epochs, values, color=VALIDATION, alpha=0.6 - 0.25 * number, label=f"validation {other}", **style)
+        if key == metric:
+            end_at_one(axes)
         axes.axvline(best_epoch, color=BEST, linestyle=":", label=f"best checkpoint (epoch {best_epoch:g})")
-        axes.set(xlabel="epoch", ylabel=key, title=key.capitalize())
+        axes.set(xlabel="epoch", ylabel=key, title=key[0].upper() + key[1:])
+        whole_ticks(axes)
         axes.grid(alpha=0.3)
         axes.legend()
     return figure
@@ -71,15 +89,19 @@ def step_curves(steps: np.ndarray, history: Sequence[Mapping[str, float]], metri
     group = min(group, len(steps))
     groups = steps[: len(steps) // group * group, :2].reshape(-1, group, 2)
     places, means, spreads = groups[:, -1, 0], groups[..., 1].mean(axis=1), groups[..., 1].std(axis=1)
-    left.plot(places, means, color=TRAIN, linewidth=1, label=f"train, mean of {group} steps")
-    left.fill_between(places, means - spreads, means + spreads, color=TRAIN, alpha=0.25, linewidth=0, label="± 1 sd")
+    left.plot(places, means, color=TRAIN, linewidth=1, label=f"training loss, mean of {group} steps")
+    left.fill_between(
+        places, means - spreads, means + spreads, color=TRAIN, alpha=0.25, linewidth=0, label="± 1 standard deviation"
+    )
     validations = [row["step"] for row in history]
     marker = "o" if len(history) <= 30 else ""
     for axes, key in ((left, "loss"), (right, metric)):
         values = [row[f"val_{key}"] for row in history]
-        axes.plot(validations, values, marker=marker, markersize=4, color=VALIDATION, label="validation")
+        axes.plot(validations, values, marker=marker, markersize=4, color=VALIDATION, label=f"validation {key}")
         axes.set(xlabel="step", ylabel=key, title=key.capitalize() if key == "loss" else f"Validation {key}")
         axes.grid(alpha=0.3)
+        whole_ticks(axes)
+    end_at_one(right)
     left.legend()
     return figure
 
@@ -115,6 +137,9 @@ def compare_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]
                         linewidth=1 if len(runs) > 1 else 1.5,
                         label=label if seed == 0 else None,
                     )
+        if not any(key.endswith("loss") for key in keys):
+            end_at_one(axes)
+        whole_ticks(axes)
         title = _label(keys[0]) if len(keys) == 1 else keys[0].removeprefix("val_")
         axes.set(xlabel="epoch", ylabel=keys[0].removeprefix("val_"), title=title[0].upper() + title[1:])
         axes.grid(alpha=0.3)
@@ -143,6 +168,7 @@ def accuracy_lines(places: Sequence[str], lines: Mapping[str, Sequence[float]], 
     crowded = len(places) > 12 or max(map(len, places)) > 6
     axes.set_xticks(range(len(places)), places, rotation=45 if crowded else 0, ha="right" if crowded else "center")
     axes.set(xlabel=label, ylabel="accuracy", title=title)
+    end_at_one(axes)
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
@@ -187,7 +213,7 @@ def confusion_matrix(counts: np.ndarray, labels: Sequence[str], accuracy: float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, shrink=0.8, label="fraction of the true class")
-    axes.set(xlabel="predicted", ylabel="true", title=f"Confusion matrix, test accuracy {accuracy:.2%}")
+    axes.set(xlabel="predicted", ylabel="true", title=f"Confusion matrix, test accuracy {accuracy:.4f}")
     if classes <= 30:
         axes.set_xticks(range(classes), labels, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(classes), labels)
@@ -206,16 +232,22 @@ def confusion_matrix(counts: np.ndarray, labels: Sequence[str], accuracy: float)
 
 
 def class_accuracy(accuracies: Sequence[float | None], labels: Sequence[str]) -> Figure:
-    """Accuracy of each class as horizontal bars, 0–1; None for a class without images."""
+    """Accuracy of each class as horizontal bars.
+
+    Args:
+        accuracies: 0–1, or None for a class without images.
+        labels: names of the classes.
+    """
     figure = Figure(figsize=(7, min(max(2.5, 0.32 * len(labels) + 1), 40)), layout="constrained")
     axes = figure.subplots()
     values = [value if value is not None else 0.0 for value in accuracies]
     bars = axes.barh(range(len(labels)), values, color=TRAIN)
-    texts = [f"{value:.1%}" if value is not None else "no images" for value in accuracies]
+    texts = [f"{value:.4f}" if value is not None else "no images" for value in accuracies]
     axes.bar_label(bars, texts, padding=3, fontsize=8)
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
-    axes.set(xlim=(0, 1.12), xlabel="accuracy", title="Accuracy per class, test split")
+    axes.set(xlim=(0, 1), xlabel="accuracy", title="Accuracy per class, test split")
+    axes.spines[["top", "right"]].set_visible(False)  # the texts of high bars stand beyond the axis
     return figure
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from kerascv_course.plots.base import BEST, TRAIN, VALIDATION, draw_image, image_grid
+from kerascv_course.plots.base import BEST, TRAIN, VALIDATION, draw_image, image_grid, whole_ticks
 
 __all__ = ["cmc_curves", "confused_pairs", "distance_histograms", "embedding_map", "rank_lists", "triplet_grid"]
 
@@ -50,10 +50,11 @@ def cmc_curves(curves: Mapping[str, Sequence[float]]) -> Figure:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for (name, fractions), color in zip(curves.items(), (TRAIN, VALIDATION, BEST), strict=False):
-        axes.plot(range(1, len(fractions) + 1), fractions, color=color, marker="o", markersize=3, label=name)
-    axes.set(xlabel="k", ylabel="fraction of queries with a match", title="Cumulative matching characteristic", ylim=(0, 1.02))
+        axes.plot(range(1, len(fractions) + 1), fractions, color=color, marker="o", markersize=3, label=name, clip_on=False)
+    axes.set(xlabel="k", ylabel="fraction of queries with a match", title="Cumulative matching characteristic", ylim=(0, 1))
+    whole_ticks(axes)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower right")
     return figure
 
 

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from kerascv_course.core.tables import csv_table, format_number, markdown_table, text_table
+from kerascv_course.core.tables import csv_table, format_number, format_percent, markdown_table, text_table
 
 HEAD = ("model", "parameters", "accuracy", "exported")
 ROWS = [("lenet5", 61_706, 0.98765, True), ("a|b", None, 1e-7, False)]
@@ -54,3 +54,7 @@ def test_markdown_table_escapes_and_aligns() -> None:
 def test_csv_table_keeps_full_precision() -> None:
     rows = list(csv.reader(io.StringIO(csv_table(HEAD, ROWS))))
     assert rows == [list(HEAD), ["lenet5", "61706", "0.98765", "True"], ["a|b", "", "1e-07", "False"]]
+
+
+def test_percentages_have_a_space():
+    assert (format_percent(0.754), format_percent(1), format_percent(0.98765, 2)) == ("75 %", "100 %", "98.77 %")

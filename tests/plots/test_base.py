@@ -33,7 +33,32 @@ def test_step_curves_average_groups_of_steps():
     assert train.get_xdata().tolist() == [10, 20] and validation.get_xdata().tolist() == [20, 25]
     assert train.get_ydata()[0] == pytest.approx(np.linspace(2, 1, 25)[:10].mean())
     assert right.lines[0].get_ydata().tolist() == [0.5, 0.6]
+    texts = [text.get_text() for text in left.get_legend().get_texts()]
+    assert texts == ["training loss, mean of 10 steps", "± 1 standard deviation", "validation loss"]
     plots.step_curves(np.ones((3, 2)), history, "accuracy")  # fewer steps than a group
+
+
+def test_ticks_of_short_runs_are_whole_epochs_and_accuracies_end_at_1():
+    history = [{"epoch": epoch, "loss": 1.2, "val_loss": 1.0, "accuracy": 0.4, "val_accuracy": 0.9996} for epoch in (1.0, 2.0)]
+    figures = [
+        plots.learning_curves(history, "accuracy", 2.0),
+        plots.step_curves(np.ones((40, 2)), [{**row, "step": row["epoch"]} for row in history], "accuracy"),
+        plots.compare_curves({"a": [history]}, ("loss", "val_accuracy")),
+    ]
+    for figure in figures:
+        figure.canvas.draw()
+        left, right = figure.axes
+        assert all(tick == round(tick) for axes in (left, right) for tick in axes.get_xticks())
+        assert right.get_ylim()[1] == 1 and left.get_ylim()[1] > 1
+    assert plots.cmc_curves({"a": [0.5, 1.0]}).axes[0].get_ylim() == (0, 1)
+
+
+def test_class_accuracy_is_in_fractions_throughout():
+    (axes,) = plots.class_accuracy([1.0, 0.97, None], ["a", "b", "c"]).axes
+    assert axes.get_xlim() == (0, 1)
+    assert [text.get_text() for text in axes.texts] == ["1.0000", "0.9700", "no images"]
+    (axes, _) = plots.confusion_matrix(np.eye(2, dtype=int), ["a", "b"], 0.9721).axes
+    assert axes.get_title() == "Confusion matrix, test accuracy 0.9721"
 
 
 def test_compare_curves_joins_columns_in_one_panel():

@@ -86,7 +86,7 @@ def test_correct_values_are_computed_in_order(shown, identifier):
         gaps = [float(n) for n in re.findall(r"([\d.]+) points", text)]
         assert [round(gap) for gap in gaps] == [int(n) for n in re.search(r"(\d+)-(\d+) point", right).groups()]
     elif identifier == "E002-07":
-        symmetric, other = (re.search(r"_ji\| ([\d.]+).* accuracy (\d+)%", line).groups() for line in lines)
+        symmetric, other = (re.search(r"_ji\| ([\d.]+).* accuracy (\d+) %", line).groups() for line in lines)
         assert float(symmetric[0]) == 0 < float(other[0]) and int(symmetric[1]) < int(other[1])
     elif identifier == "E003-01":
         for line, model in zip(lines, ("VGG16", "ResNet50_layer4"), strict=False):

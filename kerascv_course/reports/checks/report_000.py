@@ -13,6 +13,7 @@ from kerascv_course.analysis.arithmetic import conv_output
 from kerascv_course.analysis.convolution import average_pool, check_average_pooling, pooling_kernel
 from kerascv_course.analysis.diagram import block_diagram
 from kerascv_course.analysis.torchsummary import torch_rows
+from kerascv_course.core.tables import format_percent
 from kerascv_course.models import create_model, load_weights, model_spec
 from kerascv_course.reports.checks.evidence import check, network
 from kerascv_course.reports.paper import count_triplets
@@ -132,7 +133,8 @@ def _curves(identifier: str) -> list[str]:
         f"a synthetic loss over {epochs} epochs of {_IDENTITIES * _IMAGES:,} images in batches of {batch}: {len(loss)} points per "
         f"iteration, {len(means)} points per epoch, each the mean of {steps}",
         f"both decrease ({loss[0]:.3f} to {loss[-1]:.3f}, {means[0]:.3f} to {means[-1]:.3f}); from one point to the next the loss "
-        f"per iteration decreases in {falls[0]:.0%} of cases, the loss per epoch in {falls[1]:.0%}: two curves, not one",
+        f"per iteration decreases in {format_percent(falls[0])} of cases, "
+        f"the loss per epoch in {format_percent(falls[1])}: two curves, not one",
     ]
 
 

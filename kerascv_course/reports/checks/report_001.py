@@ -11,6 +11,7 @@ from kerascv_course.analysis import summarize
 from kerascv_course.analysis.arithmetic import conv_output
 from kerascv_course.analysis.convolution import SOBEL_X, convolve, correlate
 from kerascv_course.config import TrainedRecipe
+from kerascv_course.core.tables import format_percent
 from kerascv_course.models import create_model, model_spec
 from kerascv_course.recipes import get_recipe
 from kerascv_course.reports.answers import IMAGE_001
@@ -74,7 +75,7 @@ def small_shifts() -> list[str]:
     trials = 2 * len(places)
     return [
         f"one bright pixel moved by one, {trials} times: the output of 2×2 max pooling is unchanged {same['max-pool']} times "
-        f"({same['max-pool'] / trials:.0%}), the 3×3 convolution {same['convolution']} times",
+        f"({format_percent(same['max-pool'] / trials)}), the 3×3 convolution {same['convolution']} times",
         f"the convolution's output moves with the pixel {moves} times: it is equivariant, not less sensitive",
     ]
 
@@ -157,9 +158,10 @@ def loss_with_a_penalty() -> list[str]:
     spread = np.log(np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)) + logits.max(axis=1)
     entropy = float(spread.mean() - logits.mean())  # each class the truth in turn
     return [
-        f"a calibrated network of {accuracy:.2%} accuracy on {classes} classes has a cross-entropy of at most {largest:.3f}; printed "
+        f"a calibrated network of {format_percent(accuracy, 2)} accuracy on {classes} classes has a cross-entropy "
+        f"of at most {largest:.3f}; printed "
         f"is {loss}: at least {loss - largest:.3f} is something else",
-        f"as a plain mean the wrong {miss:.2%} would cost {loss / miss:.1f} each, even if the right ones cost nothing: "
+        f"as a plain mean the wrong {format_percent(miss, 2)} would cost {loss / miss:.1f} each, even if the right ones cost nothing: "
         f"a probability of {math.exp(-loss / miss):.0e} for the truth",
         f"softmax applied twice cannot go below {floor:.4f}, above the printed {loss}: not the cause",
         f"an untrained model 1: cross-entropy {entropy:.1f} on noise (log {classes} = {math.log(classes):.1f}), L2 penalty "

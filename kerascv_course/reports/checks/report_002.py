@@ -12,6 +12,7 @@ from kerascv_course.analysis import summarize
 from kerascv_course.analysis.arithmetic import conv_output
 from kerascv_course.analysis.convolution import correlate
 from kerascv_course.analysis.torchsummary import MB, STYLES, torch_rows, torch_summary
+from kerascv_course.core.tables import format_percent
 from kerascv_course.models import create_model
 from kerascv_course.reports.checks.evidence import check, network
 from kerascv_course.reports.paper import count_layers
@@ -125,8 +126,9 @@ def symmetry_and_accuracy() -> list[str]:
         shares = counts / counts.sum(axis=1, keepdims=True)
         accuracy = counts.trace() / counts.sum()
         lines.append(
-            f"{counts.tolist()}: largest |m_ij − m_ji| {np.abs(shares - shares.T).max():.2f} ({name}), accuracy {accuracy:.0%}, "
-            f"mean of the diagonal {np.diag(shares).mean():.0%}"
+            f"{counts.tolist()}: largest |m_ij − m_ji| {np.abs(shares - shares.T).max():.2f} ({name}), "
+            f"accuracy {format_percent(accuracy)}, "
+            f"mean of the diagonal {format_percent(np.diag(shares).mean())}"
         )
     return lines
 

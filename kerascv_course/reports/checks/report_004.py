@@ -12,6 +12,7 @@ import numpy as np
 from kerascv_course.analysis import summarize
 from kerascv_course.analysis.arithmetic import conv_output, field_of_chain, padding_trends, solve_padding
 from kerascv_course.analysis.convolution import correlate
+from kerascv_course.core.tables import format_percent
 from kerascv_course.models import create_model
 from kerascv_course.reports.checks.evidence import check, network
 from kerascv_course.reports.paper import closed_form, count_layers, format_polynomial, fully_connected_equivalent
@@ -285,7 +286,8 @@ def equal_parameters() -> list[str]:
     return [
         *lines,
         f"the closed forms are equal for every k, NIC, NF and NC: {forms[0] == forms[1]}",
-        f"nearest upsampling of a {maps.shape[0]}×{maps.shape[1]} map: {inside:.0%} of the {nearest.size} values are values of the "
+        f"nearest upsampling of a {maps.shape[0]}×{maps.shape[1]} map: {format_percent(inside)} of the {nearest.size} "
+        f"values are values of the "
         f"map, each {nearest.size // maps.size} times; height {nearest.shape[0]} and width {nearest.shape[1]}",
     ]
 

@@ -14,6 +14,7 @@ from sklearn.metrics import confusion_matrix
 
 from export.serving import normalization, normalized
 from kerascv_course import plots
+from kerascv_course.core.tables import format_percent
 from kerascv_course.data import DataInfo, Dataset, Split
 from kerascv_course.models import adapter, create_model
 from kerascv_course.tasks.base import Trained, TrainedTask
@@ -186,6 +187,7 @@ def _worst_mistakes(logits: np.ndarray, split: Split, labels: Sequence[str], cou
         return None
     worst = wrong[np.argsort(-probabilities[wrong, answers[wrong]], kind="stable")][:count]
     captions = [
-        f"{labels[split.targets[i]]} taken for\n{labels[answers[i]]} ({probabilities[i, answers[i]]:.0%})" for i in worst
+        f"true {labels[split.targets[i]]},\npredicted {labels[answers[i]]} ({format_percent(probabilities[i, answers[i]])})"
+        for i in worst
     ]
     return split.images[worst], captions

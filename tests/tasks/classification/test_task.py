@@ -107,5 +107,5 @@ def test_the_worst_mistakes_come_first(digits):
     logits[np.arange(3), wrong] = (1.0, 3.0, 2.0)
     images, captions = _worst_mistakes(logits, split, "0123456789", count=2)
     assert (images == split.images[[1, 2]]).all()
-    assert captions[0].startswith(f"{split.targets[1]} taken for\n{wrong[1]} (")
+    assert captions[0] == f"true {split.targets[1]},\npredicted {wrong[1]} (69 %)"
     assert _worst_mistakes(np.eye(10)[split.targets], split, "0123456789", count=2) is None
