@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 from export.commands import COMMANDS
 from export.untrusted.guard import run_guarded
 from kerascv_course.core.cli import Parser
-from kerascv_course.core.errors import run_cli
+from kerascv_course.core.errors import InputError, nearest_names, run_cli
 
 #: Commands that open untrusted files without TensorFlow; they run in a child process with limits.
 GUARDED = ("predict", "inspect", "embed")
@@ -31,14 +30,30 @@ def build_parser(command: str | None = None) -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and run; a first word that is not a command is a run folder or a .keras file."""
+    """Parse and run; a first word that is not a command is a run folder or a .keras file. Without words the commands are listed.
+
+    Raises:
+        InputError: the first word is neither a command nor a path that exists.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
-    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
-        misspelled = not Path(words[0]).exists() and difflib.get_close_matches(words[0], COMMANDS, cutoff=0.7)
-        words = words if misspelled else ["run", *words]
-    arguments = build_parser(words[0] if words else None).parse_args(words)
+    if not words:
+        build_parser().print_help()
+        return 2
+    if not words[0].startswith("-") and words[0] not in COMMANDS:
+        if not Path(words[0]).exists():
+            raise InputError(f"no such file or folder: {words[0]}{_suggest(words[0])}")
+        words = ["run", *words]
+    arguments = build_parser(words[0]).parse_args(words)
     code: int | None = arguments.call(arguments)
     return code or 0
+
+
+def _suggest(word: str) -> str:
+    """The commands that a word may mean; none for one that can only be a path."""
+    if len(Path(word).parts) > 1 or Path(word).suffix:
+        return ""
+    near = nearest_names(word, COMMANDS)
+    return f"; did you mean the command {' or '.join(near)}?" if near else f"; commands: {', '.join(COMMANDS)}"
 
 
 def guarded_main(argv: Sequence[str] | None = None) -> int:

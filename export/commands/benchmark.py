@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from export.benchmark.benchmark import benchmark
+from export.commands.paths import model_file
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.io import atomic_write, write_text
 
@@ -19,7 +20,9 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
         "Time exported files with our predictor and with a bare onnxruntime session, beside other engines: each in a process of its "
         "own, in turns, on uint8 noise."
     )
-    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="exported ONNX files of one input shape")
+    parser.add_argument(
+        "models", nargs="+", type=Path, metavar="MODEL", help="exported ONNX files of one input shape, or run folders with one"
+    )
     parser.add_argument(
         "--against",
         default="",
@@ -42,11 +45,12 @@ def _benchmark(arguments: argparse.Namespace) -> None:
         raise InputError(f"--seconds must be above 0; received {arguments.seconds}")
     if arguments.plot and arguments.plot.suffix.lower() != ".png":
         raise InputError(f"--plot must end in .png; received {arguments.plot}")
-    keras_file = (arguments.run or arguments.models[0].parent) / "best.keras"
+    models = [model_file(path) for path in arguments.models]
+    keras_file = (arguments.run or models[0].parent) / "best.keras"
     if arguments.run and not keras_file.is_file():
         raise InputError(f"{arguments.run} is not a finished run: it has no best.keras")
     report = benchmark(
-        arguments.models,
+        models,
         against=[name.strip() for name in arguments.against.split(",") if name.strip()],
         keras=keras_file if keras_file.is_file() else None,
         provider=arguments.provider,

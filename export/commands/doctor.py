@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from export.commands.images import read_folder, spread
+from export.commands.paths import containing_run, model_file, run_folder
 from export.diagnostics.doctor import diagnose
 from kerascv_course.core.environment import start_tensorflow
 from kerascv_course.core.errors import InputError
@@ -27,12 +28,11 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Tests the usual mistakes, then compares layer by layer. Exit code 0: healthy, 1: something was found, 2: bad input."
     )
-    parser.add_argument("model", type=Path, help="ONNX file")
+    parser.add_argument("model", type=Path, help="ONNX file, or run folder with one")
     parser.add_argument(
         "--against",
         type=Path,
-        required=True,
-        help="run folder, .keras file, or folder of labeled images (one folder a class)",
+        help="run folder, .keras file, or folder of labeled images, one folder a class (default: the run that the file is in)",
     )
     parser.add_argument(
         "--images",
@@ -52,17 +52,14 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    against: Path = arguments.against
-    if not arguments.model.is_file():
-        raise InputError(f"no such file: {arguments.model}")
+    model = model_file(arguments.model)
+    against = _reference_of(model, arguments)
     if arguments.limit < 1:
         raise InputError(f"--limit must be 1 or more; received {arguments.limit}")
-    if not against.exists():
-        raise InputError(f"no such run folder, .keras file or folder of images: {against}")
-    if (against / "recipe.json").is_file():
-        given = _from_run(arguments)
+    if against.is_dir() and containing_run(against):
+        given = _from_run(against, arguments)
     elif against.suffix == ".keras":
-        given = _from_keras(arguments)
+        given = _from_keras(against, arguments)
     elif against.is_dir():
         images, targets, labels = _read_images(against, arguments.limit)
         if targets is None:
@@ -72,16 +69,32 @@ def _doctor(arguments: argparse.Namespace) -> int:
         given = {"model": None, "images": images, "targets": targets, "labels": labels}
     else:
         raise InputError(f"--against must be a run folder, a .keras file or a folder of labeled images; received {against}")
-    diagnosis = diagnose(arguments.model, **given, tolerance=arguments.tolerance)
+    diagnosis = diagnose(model, **given, tolerance=arguments.tolerance)
     print(json.dumps(diagnosis.to_plain(), indent=2, ensure_ascii=False) if arguments.json else diagnosis)
     return 0 if diagnosis.healthy else 1
 
 
-def _from_run(arguments: argparse.Namespace) -> dict[str, Any]:
+def _reference_of(model: Path, arguments: argparse.Namespace) -> Path:
+    """What a file is compared with: as given, or the run that the file is in; a file in a run folder means that run.
+
+    Raises:
+        InputError: nothing is given and the file is in no run, or there is nothing at the path.
+    """
+    given: Path | None = arguments.against
+    if given is None:
+        return run_folder(model, "give --against RUN, MODEL.keras or a folder of labeled images")
+    if not given.exists():
+        raise InputError(f"no such run folder, .keras file or folder of images: {given}")
+    if given.is_file() and (given.suffix != ".keras" or not arguments.images):
+        return containing_run(given) or given
+    return given
+
+
+def _from_run(run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     start_tensorflow()
     from kerascv_course.experiment import Experiment
 
-    experiment = Experiment.open(arguments.against, arguments.data_dir)
+    experiment = Experiment.open(run, arguments.data_dir)
     recipe, labels = experiment.recipe, experiment.labels()
     given = {"model": experiment.serving_graph(), "task": recipe.task, "labels": labels, "resize": recipe.data.resize}
     if arguments.images:
@@ -96,12 +109,12 @@ def _from_run(arguments: argparse.Namespace) -> dict[str, Any]:
     return {**given, "images": test.images[chosen], "targets": test.targets[chosen]}
 
 
-def _from_keras(arguments: argparse.Namespace) -> dict[str, Any]:
+def _from_keras(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     if not arguments.images:
         raise InputError("--against model.keras needs images to compare on: give --images FOLDER")
     images, _, _ = _read_images(arguments.images, arguments.limit)
     start_tensorflow()
-    return {"model": load_keras(arguments.against), "images": images, "preprocessing": arguments.preprocessing}
+    return {"model": load_keras(path), "images": images, "preprocessing": arguments.preprocessing}
 
 
 def _read_images(folder: Path, limit: int) -> tuple[list[np.ndarray], np.ndarray | None, tuple[str, ...]]:

@@ -107,7 +107,8 @@ class SkippedImages:
             InputError: there are some.
         """
         if self.reasons:
-            raise InputError(f"{len(self.reasons)} of {self.total} images were skipped:\n  " + "\n  ".join(self.reasons))
+            lines = [" " + self.reasons[0]] if len(self.reasons) == 1 else [f"\n  {reason}" for reason in self.reasons]
+            raise InputError(f"skipped {len(self.reasons)} of {self.total} images:" + "".join(lines))
 
 
 def load_batches(model: OnnxModel, paths: list[Path]) -> Iterator[dict[Path, np.ndarray]]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 from pathlib import Path
 
 from export.commands import printable
+from export.commands.paths import model_file
 from export.contract import Contract
 from export.contract_schema import contract_schema
 from export.untrusted.guard import limit_memory
@@ -22,7 +24,7 @@ SHOWN = 12
 
 def add_inspect(parser: argparse.ArgumentParser) -> None:
     """Options of ``inspect``."""
-    parser.add_argument("model", type=Path, help="exported ONNX file")
+    parser.add_argument("model", type=Path, help="exported ONNX file, or run folder with one")
     parser.add_argument("--json", action="store_true", help="print the complete contract as JSON")
     parser.set_defaults(call=_inspect)
 
@@ -33,13 +35,14 @@ def add_schema(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    limit_memory(arguments.model)
-    contract = read_contract(arguments.model)
+    model = model_file(arguments.model)
+    limit_memory(model)
+    contract = read_contract(model)
     if arguments.json:
         print(to_json(contract), end="")
         return
-    lines = {**describe_contract(contract), "file": f"{arguments.model.stat().st_size:,} bytes"}
-    lines["graph"] = _describe_graph(arguments.model)
+    lines = {**describe_contract(contract), "file": f"{model.stat().st_size:,} bytes"}
+    lines["graph"] = _describe_graph(model)
     for name, text in lines.items():
         print(f"{name:<14} {text}")
 
@@ -60,8 +63,9 @@ def describe_contract(contract: Contract) -> dict[str, str]:
     lines |= {"input": _describe_input(contract), "preprocessing": _describe_preprocessing(contract)}
     for output in contract.outputs:
         shape = "×".join(["batch", *("any" if n is None else str(n) for n in output.shape)])
+        meaning = "" if output.meaning == output.name else f"{output.meaning} "
         activation = "" if output.activation == "none" else f" ({output.activation})"
-        lines[f"output {printable(output.name)}"] = f"{output.meaning}{activation} {shape}"
+        lines[f"output {printable(output.name)}"] = f"{meaning}{shape}{activation}"
     known = tuple(dict.fromkeys(contract.gallery))
     optional = {
         "labels": contract.labels and f"{len(contract.labels)}: {_shorten(contract.labels)}",
@@ -96,8 +100,22 @@ def _describe_preprocessing(contract: Contract) -> str:
     steps = contract.preprocessing
     text = "in the graph: feed raw pixels" if steps.where == "graph" else "in the caller: before the graph"
     if steps.mean is not None:
-        text += f"; (pixel · {steps.scale:.6g} − {list(steps.mean)}) / {list(steps.std or ())}"
+        factor = steps.scale
+        scaled = (
+            "pixel"
+            if factor == 1
+            else "pixel / 255"
+            if math.isclose(factor, 1 / 255, rel_tol=1e-6)
+            else f"pixel · {factor:.6g}"
+        )
+        text += f"; ({scaled} − {_numbers(steps.mean)}) / {_numbers(steps.std or ())}"
     return text + (", channels reversed to BGR" if steps.channels == "BGR" else "")
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    """One number as it is, several as a list."""
+    text = ", ".join(f"{value:.6g}" for value in values)
+    return text if len(values) == 1 else f"[{text}]"
 
 
 def _describe_parity(contract: Contract) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from export.commands.paths import model_file
 from export.web.page import write_page
 
 __all__ = ["add_page"]
@@ -12,7 +13,7 @@ __all__ = ["add_page"]
 
 def add_page(parser: argparse.ArgumentParser) -> None:
     """Options of ``page``."""
-    parser.add_argument("model", type=Path, help="exported ONNX file: a classifier or a colorizer")
+    parser.add_argument("model", type=Path, help="exported ONNX file, or run folder with one: a classifier or a colorizer")
     parser.add_argument("-o", "--output", type=Path, required=True, help="new folder (with --single-file: HTML file)")
     parser.add_argument(
         "--runtime-dir",
@@ -28,7 +29,7 @@ def add_page(parser: argparse.ArgumentParser) -> None:
 
 def _page(arguments: argparse.Namespace) -> None:
     page = write_page(
-        arguments.model,
+        model_file(arguments.model),
         arguments.output,
         runtime=arguments.runtime_dir,
         samples=arguments.samples,

@@ -14,6 +14,7 @@ from PIL import Image
 from export.batch.cluster import predict_many
 from export.commands import printable
 from export.commands.images import ProgressLine, SkippedImages, find_images, load_batches
+from export.commands.paths import model_file
 from export.predictor import OnnxModel
 from export.untrusted.guard import alive, limit_memory
 from kerascv_course.core.errors import InputError
@@ -33,7 +34,7 @@ Answer: TypeAlias = tuple[Path, dict[str, Any], str]
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
     """Options of ``predict``."""
-    parser.add_argument("model", type=Path, help="exported ONNX file")
+    parser.add_argument("model", type=Path, help="exported ONNX file, or run folder with one")
     parser.add_argument(
         "images", nargs="+", help="images, folders, or patterns such as 'photos/*.jpg'; -: a list on standard input, one a line"
     )
@@ -55,12 +56,13 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
 def _predict(arguments: argparse.Namespace) -> None:
     if arguments.top < 1:
         raise InputError(f"--top must be 1 or more; received {arguments.top}")
+    file = model_file(arguments.model)
     if arguments.provider == "cpu":
-        limit_memory(arguments.model)
-    model = OnnxModel(arguments.model, provider=arguments.provider)
+        limit_memory(file)
+    model = OnnxModel(file, provider=arguments.provider)
     task, paths = model.contract.task, find_images(arguments.images)
     if task != "colorize" and (arguments.output or arguments.colors_at):
-        raise InputError(f"--output and --colors-at are for colorizers; {arguments.model} has the task {task!r}")
+        raise InputError(f"--output and --colors-at are for colorizers; {file} has the task {task!r}")
     if task == "colorize":
         answers = _colorize(model, paths, arguments)
     else:
@@ -118,7 +120,7 @@ def _colorize(model: OnnxModel, paths: list[Path], arguments: argparse.Namespace
 
 
 def _targets(paths: list[Path], output: Path | None) -> dict[Path, Path]:
-    """The file to write for each image."""
+    """The file to write for each image; no two are the same, and none is the image itself."""
     single = output is not None and not output.is_dir() and bool(output.suffix)
     if single and output is not None:
         if len(paths) > 1:
@@ -139,7 +141,7 @@ def _targets(paths: list[Path], output: Path | None) -> dict[Path, Path]:
 def add_predict_many(parser: argparse.ArgumentParser) -> None:
     """Options of ``predict-many``."""
     parser.description = "Predict many images into Parquet files; run it again to resume. Needs the extra [cluster]."
-    parser.add_argument("model", type=Path, help="exported ONNX file that classifies, ranks or embeds")
+    parser.add_argument("model", type=Path, help="exported ONNX file that classifies, ranks or embeds, or run folder with one")
     parser.add_argument("source", type=Path, help="folder of images, or a .csv or .parquet table of their names")
     parser.add_argument("--output", type=Path, required=True, help="folder of the results: a new one, or that of the same job")
     parser.add_argument("--column", default="path", help="column of the table with the names (default: path)")
@@ -160,7 +162,7 @@ def _predict_many(arguments: argparse.Namespace) -> None:
     names = ("column", "root", "top", "provider", "shard", "batch_size", "workers", "cpus", "gpus", "address")
     options: Any = {name: getattr(arguments, name) for name in names}
     summary = predict_many(
-        arguments.model,
+        model_file(arguments.model),
         arguments.source,
         arguments.output,
         progress=lambda done, total: ProgressLine(total).show(done),

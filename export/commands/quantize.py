@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from export.commands.images import read_folder
+from export.commands.paths import MODEL, check_exists, containing_run, model_file, run_folder
 from export.predictor import OnnxModel
 from export.quantization.quantize import LabeledImages, quantize_model
 from export.quantization.report import PrecisionReport, RefusedError
 from kerascv_course.core.environment import start_tensorflow
-from kerascv_course.core.errors import InputError
+from kerascv_course.core.errors import CourseError, InputError
 
 __all__ = ["add_quantize"]
 
@@ -28,7 +29,11 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
         "Write an int8 or float16 file beside an exported one. It is kept only if accuracy falls by at most 0.5 points and it is "
         "faster here; otherwise the reason is printed and the exit code is 1."
     )
-    parser.add_argument("source", type=Path, help="run folder with its model.onnx, or an exported ONNX file")
+    parser.add_argument(
+        "source",
+        type=Path,
+        help="run folder with its model.onnx, or an exported ONNX file; model.onnx in a run folder means that run",
+    )
     parser.add_argument("--kind", choices=("int8", "float16"), default="int8", help="precision (default: int8)")
     parser.add_argument("--force", action="store_true", help="keep the file whatever the verdict, which its contract states")
     parser.add_argument("-o", "--output", type=Path, help="file to write (default: NAME.KIND.onnx beside the float32 file)")
@@ -51,16 +56,23 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
 
 
 def _quantize(arguments: argparse.Namespace) -> None:
+    try:
+        _convert_source(arguments)
+    except RefusedError as error:  # its report is printed, which has the reasons
+        raise CourseError(f"not kept: {error.report.path} (--force keeps a file whatever the verdict)") from error
+
+
+def _convert_source(arguments: argparse.Namespace) -> None:
+    """Convert a run's model.onnx on the run's own images, or another file on those in `arguments`."""
     source: Path = arguments.source
-    if not source.exists():
-        raise InputError(f"no such run folder or ONNX file: {source}")
+    check_exists(source)
     if arguments.calibration_images < 1:
         raise InputError(f"--calibration-images must be 1 or more; received {arguments.calibration_images}")
     folders = (arguments.calibration, arguments.images)
-    if source.is_dir():
-        if any(folders):
-            raise InputError("--calibration and --images are for an ONNX file; a run has its own training and test images")
-        _quantize_run(arguments)
+    if source.is_dir() and any(folders):
+        raise InputError("--calibration and --images are for an ONNX file; a run has its own training and test images")
+    if source.is_dir() or (source.name == MODEL and containing_run(source) and not any(folders)):
+        _quantize_run(run_folder(source, ""), arguments)
         return
     if not all(folders):
         raise InputError(
@@ -77,14 +89,12 @@ def _quantize(arguments: argparse.Namespace) -> None:
     print(f"written: {target}")
 
 
-def _quantize_run(arguments: argparse.Namespace) -> None:
-    source = arguments.source / "model.onnx"
-    if (arguments.source / "recipe.json").is_file() and not source.is_file():
-        raise InputError(f"{source} is missing: export the run first, python -m export {arguments.source}")
+def _quantize_run(path: Path, arguments: argparse.Namespace) -> None:
+    source = model_file(path)
     start_tensorflow()
     from kerascv_course.experiment import Experiment
 
-    experiment = Experiment.open(arguments.source, arguments.data_dir)
+    experiment = Experiment.open(path, arguments.data_dir)
     data, run = experiment.data, experiment.folder
     chosen = np.sort(np.random.default_rng(0).permutation(len(data.train))[: arguments.calibration_images])
     images = {
@@ -114,6 +124,7 @@ def _quantize_run(arguments: argparse.Namespace) -> None:
 
 
 def _convert(arguments: argparse.Namespace, source: Path, target: Path, **images: Any) -> PrecisionReport:
+    """Convert a file; the report of one that is not kept is printed."""
     options = {name: getattr(arguments, name) for name in ("kind", "provider", "force")}
     try:
         return quantize_model(source, target, batch_sizes=arguments.batch, **options, **images)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from export.commands.images import read_folder
+from export.commands.paths import check_exists, containing_run, model_file, run_folder
 from export.gallery.retriever import NEAREST, build_retriever, enroll
 from kerascv_course.core.environment import package_versions, quiet_stderr, source_commit, start_tensorflow
 from kerascv_course.core.errors import InputError
@@ -17,8 +18,11 @@ from kerascv_course.core.keras_file import load_keras
 
 __all__ = ["add_check", "add_run"]
 
-#: Noise images for a model without images, and their height and width for a model of any size, pixels.
-NOISE_IMAGES, NOISE_SIZE = 64, 224
+#: Noise images for a model without images.
+NOISE_IMAGES = 64
+
+#: Their height and width for a model of any size, pixels.
+NOISE_SIZE = 224
 
 #: File of a run with a gallery inside.
 RETRIEVER = "retriever.onnx"
@@ -76,13 +80,14 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 def add_check(parser: argparse.ArgumentParser) -> None:
     """Options of ``check``."""
-    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("run", type=Path, help="run folder; or an ONNX file in one, which is validated")
     parser.add_argument("--file", type=Path, help="ONNX file to validate instead of the run's model.onnx")
     parser.add_argument("--data-dir", type=Path, help="folder of the dataset, if it has moved since the training")
     parser.set_defaults(call=_check)
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    check_exists(arguments.run)
     given = [name for name in MODEL_OPTIONS if getattr(arguments, name) is not None]
     if arguments.gallery or arguments.add:
         _build_or_extend_retriever(arguments, given)
@@ -90,6 +95,10 @@ def _run(arguments: argparse.Namespace) -> None:
         raise InputError("--nearest is for --gallery: give the folder of the gallery")
     elif arguments.run.suffix in (".keras", ".h5"):
         _export_keras_file(arguments)
+    elif not arguments.run.is_dir():
+        run = containing_run(arguments.run)
+        remedy = f"python -m export {run} exports its run again" if run else "give a run folder or a .keras file"
+        raise InputError(f"{arguments.run} is not a .keras file: {remedy}")
     elif given:
         raise InputError(f"{_flag(given[0])} is for a .keras file; {arguments.run} is a run, which has it in its recipe")
     else:
@@ -103,13 +112,16 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    given: Path = arguments.run
+    run = run_folder(given, f"name the run that it was made from, python -m export check RUN --file {given}")
+    file = model_file(arguments.file or (given if given.suffix == ".onnx" else run))
     start_tensorflow()
     from export.validation import ParityError
     from kerascv_course.experiment import Experiment
 
-    experiment = Experiment.open(arguments.run, arguments.data_dir)
+    experiment = Experiment.open(run, arguments.data_dir)
     try:
-        print(experiment.validate(arguments.file))
+        print(experiment.validate(file))
     except ParityError as error:
         print(error.report.table())
         raise
@@ -134,7 +146,7 @@ def _build_or_extend_retriever(arguments: argparse.Namespace, given: list[str]) 
         print(f"added {added} image{'s' if added != 1 else ''}, {new} new name{'s' if new != 1 else ''}")
         print(arguments.output or source)
         return
-    embedder = source / "model.onnx" if source.is_dir() else source
+    embedder = model_file(source)
     output = arguments.output or embedder.with_name(RETRIEVER)
     count = NEAREST if arguments.nearest is None else arguments.nearest
     print(build_retriever(embedder, arguments.gallery, output, count=count))

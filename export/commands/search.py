@@ -11,6 +11,7 @@ import numpy as np
 
 from export.commands import printable
 from export.commands.images import ProgressLine, find_images, load_batches
+from export.commands.paths import model_file
 from export.contract import ContractError
 from export.gallery.disk_index import VectorFile, nearest_on_disk, write_vectors
 from export.gallery.ivf_index import IvfIndex, IvfSearcher, load_index, recall, save_index, train_index
@@ -22,13 +23,16 @@ from kerascv_course.core.ranking import Distance, Nearest
 
 __all__ = ["add_embed", "add_index", "add_search"]
 
-#: Neighbors that the recall of an index is measured by, and the numbers of cells visited.
-MEASURED, PROBES = 10, (1, 4, 16, 64)
+#: Neighbors that the recall of an index is measured by.
+MEASURED = 10
+
+#: Numbers of cells visited that it is measured for.
+PROBES = (1, 4, 16, 64)
 
 
 def add_embed(parser: argparse.ArgumentParser) -> None:
     """Options of ``embed``."""
-    parser.add_argument("model", type=Path, help="exported ONNX file of the task embed")
+    parser.add_argument("model", type=Path, help="exported ONNX file of the task embed, or run folder with one")
     parser.add_argument("images", nargs="+", help="images, folders or patterns; -: a list on standard input")
     parser.add_argument(
         "--output", type=Path, required=True, help=".npy file to write; the images' paths are written beside it (.txt)"
@@ -69,13 +73,14 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
 def _embed(arguments: argparse.Namespace) -> None:
     if arguments.output.suffix != ".npy":
         raise InputError(f"--output must be a .npy file; received {arguments.output}")
+    file = model_file(arguments.model)
     if arguments.provider == "cpu":
-        limit_memory(arguments.model)
-    model = OnnxModel(arguments.model, provider=arguments.provider)
+        limit_memory(file)
+    model = OnnxModel(file, provider=arguments.provider)
     output = model.contract.output("embedding")
     if output is None:
         raise ContractError(
-            f"{arguments.model} has the task {model.contract.task!r} and no embeddings: train a retrieval recipe such as hkust-id"
+            f"{file} has the task {model.contract.task!r} and no embeddings: train a retrieval recipe such as hkust-id"
         )
     paths = find_images(arguments.images)
     if broken := next((path for path in paths if len(str(path).splitlines()) != 1), None):

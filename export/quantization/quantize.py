@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypedDict, Unpack
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import onnx
@@ -44,8 +44,11 @@ __all__ = ["LabeledImages", "QuantizeOptions", "accuracy", "measure_speeds", "qu
 #: Batch sizes to measure speed at.
 BATCH_SIZES = (1, 64)
 
-#: Fewest calibration images, and fewest labeled images a split.
-MIN_CALIBRATION, MIN_LABELED = 32, 20
+#: Fewest calibration images.
+MIN_CALIBRATION = 32
+
+#: Fewest labeled images a split.
+MIN_LABELED = 20
 
 #: Images to measure a layer's sensitivity on.
 SENSITIVITY_IMAGES = 256
@@ -117,12 +120,7 @@ def quantize_model(
     """
     source, target = Path(source), Path(target)
     provider, batch_sizes = options.get("provider", "cpu"), options.get("batch_sizes", BATCH_SIZES)
-    if kind not in ("int8", "float16"):
-        raise InputError(f"kind must be int8 or float16; received {kind!r}")
-    if provider not in PROVIDERS:
-        raise InputError(f"provider must be {' or '.join(PROVIDERS)}; received {provider!r}")
-    if not batch_sizes or min(batch_sizes) < 1:
-        raise InputError(f"batch sizes must be 1 or more; received {list(batch_sizes)}")
+    _check_options(kind, provider, batch_sizes)
     original = OnnxModel(source, provider=provider)
     answer = _answer(original, options.get("answer"))
     _check_images(kind, calibration, (validation, test))
@@ -143,11 +141,7 @@ def quantize_model(
             machine=f"{processor_name()}, {core_count()} cores",
             provider=PROVIDERS[provider],
             calibration_images=len(calibration) if kind == "int8" else 0,
-            validation=validation.name,
-            validation_images=len(validation.images),
-            validation_float32=search.float32,
-            trials=tuple(search.trials),
-            sensitivities=search.sensitivities,
+            **search.results(),
             float_layers=tuple(node.layer for node in kept_nodes),
             split=test.name,
             images=len(test.images),
@@ -216,6 +210,16 @@ class _Search:
         """The most accurate trial; of equal ones the first."""
         return max(self.trials, key=lambda trial: trial.accuracy)
 
+    def results(self) -> dict[str, Any]:
+        """The fields of `PrecisionReport` that say what was tried on the validation images."""
+        return {
+            "validation": self.validation.name,
+            "validation_images": len(self.validation.images),
+            "validation_float32": self.float32,
+            "trials": tuple(self.trials),
+            "sensitivities": self.sensitivities,
+        }
+
     def choose_method(self, kind: Kind, calibration: np.ndarray) -> tuple[str, GraphConverter]:
         """The calibration method that loses least accuracy, with its converter."""
         converters: dict[str, GraphConverter] = {}
@@ -278,6 +282,20 @@ def _growing(most: int) -> Iterator[int]:
         count = max(count + 1, count * 3 // 2)
     if most:
         yield most
+
+
+def _check_options(kind: Kind, provider: Provider, batch_sizes: Sequence[int]) -> None:
+    """Refuse options that do not exist.
+
+    Raises:
+        InputError: another kind or provider, or batch sizes below 1.
+    """
+    if kind not in ("int8", "float16"):
+        raise InputError(f"kind must be int8 or float16; received {kind!r}")
+    if provider not in PROVIDERS:
+        raise InputError(f"provider must be {' or '.join(PROVIDERS)}; received {provider!r}")
+    if not batch_sizes or min(batch_sizes) < 1:
+        raise InputError(f"batch sizes must be 1 or more; received {list(batch_sizes)}")
 
 
 def _answer(original: OnnxModel, answer: str | None) -> str:

@@ -14,8 +14,10 @@ __all__ = ["AIM", "LIMIT", "MIN_SPEEDUP", "LayerSensitivity", "PrecisionReport",
 
 Kind = Literal["int8", "float16"]
 
-#: Largest loss of accuracy (0–1). Layers are chosen for half of it, because test images differ from validation images.
+#: Largest loss of accuracy on the test images (0–1).
 LIMIT = 0.005
+
+#: Loss on the validation images that layers are chosen for; the rest is for the difference between the two splits.
 AIM = LIMIT / 2
 
 #: Smallest factor that counts as faster; less is noise.
@@ -77,7 +79,7 @@ class SpeedPair:
 
 @dataclass(frozen=True)
 class PrecisionReport:
-    """What was tried and measured, and the verdict.
+    """All trials and measurements of a conversion, and the verdict.
 
     Attributes:
         source: float32 file.
@@ -141,10 +143,13 @@ class PrecisionReport:
 
     def __str__(self) -> str:
         lines = [f"{self.kind}: {self.method}", f"{self.machine}, {self.provider}", ""]
-        lines += [f"chosen on {self.validation_images:,} {self.validation} images (float32: {self.validation_float32:.4f}):"]
-        for trial in self.trials:
-            floats = f", {trial.float_layers} layers in float32" if trial.float_layers else ""
-            lines.append(f"  {trial.method or self.kind}{floats}: {trial.accuracy:.4f}")
+        if len(self.trials) > 1:
+            lines += [
+                f"chosen on {self.validation_images:,} {self.validation} images (float32: {self.validation_float32:.4f}):"
+            ]
+            for trial in self.trials:
+                floats = f", {trial.float_layers} layers in float32" if trial.float_layers else ""
+                lines.append(f"  {trial.method or self.kind}{floats}: {trial.accuracy:.4f}")
         if self.sensitivities:
             lines += ["most sensitive layers (change of the scores when only this layer is converted):"]
             lines += [f"  {row.layer}: {row.noise:.2%}" for row in self.sensitivities[:SHOWN_LAYERS]]
@@ -171,7 +176,16 @@ class PrecisionReport:
         ]
         verdict = "worth keeping" if self.ok else "NOT worth keeping" + (", kept because of --force" if self.kept else "")
         table = text_table(["", "float32", self.kind, ""], rows, align="lrrr")
-        return "\n".join([*lines, "", table, "", f"verdict: {verdict}", *(f"  {failure}" for failure in self.failures)])
+        return "\n".join(
+            [
+                *lines,
+                *([""] if lines[-1] else []),
+                table,
+                "",
+                f"verdict: {verdict}",
+                *(f"  {failure}" for failure in self.failures),
+            ]
+        )
 
 
 class RefusedError(CourseError):

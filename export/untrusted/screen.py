@@ -23,8 +23,11 @@ from export.contract import MAX_SIDE, Contract, ContractError, parse_contract
 
 __all__ = ["ScreenedFile", "read_contract", "screen"]
 
-#: Graphs within graphs; fields of one message.
-MAX_DEPTH, MAX_FIELDS = 8, 10_000_000
+#: Graphs within graphs.
+MAX_DEPTH = 8
+
+#: Fields of one message.
+MAX_FIELDS = 10_000_000
 
 #: Dimensions of a tensor.
 MAX_DIMS = 32
@@ -35,8 +38,10 @@ MAX_NAME = 4096
 #: Metadata, all together, bytes.
 MAX_METADATA = 64 * 2**20
 
-#: Largest kernel, stride, dilation, padding, group or other whole number of an attribute that sets a size.
+#: Largest whole number of an attribute that sets a size.
 MAX_SETTING = 65_536
+
+#: Attributes that set a size.
 SETTINGS = {
     "kernel_shape",
     "strides",
@@ -56,10 +61,14 @@ SETTINGS = {
 #: Those that onnxruntime divides or steps by: 1 or more.
 POSITIVE = {"kernel_shape", "strides", "dilations", "group", "num_groups", "blocksize", "hidden_size", "num_outputs"}
 
-#: What the factors of a Resize may be computed by. onnxruntime reads as many factors as the image has axes, whatever it is given.
-FACTORS = {"Concat", "Cast", "Div", "Mul", "Slice", "Gather", "Unsqueeze", "Squeeze", "Reshape", "Constant", "Identity"}
-MAX_FACTORS = 8
+#: Position of the input with the factors.
 FACTOR_INPUT = {"Resize": 2, "Upsample": 1}
+
+#: Factors that are stored; onnxruntime reads as many as the image has axes, whatever it is given.
+MAX_FACTORS = 8
+
+#: Operators that factors which are not stored may come from.
+FACTORS = {"Concat", "Cast", "Div", "Mul", "Slice", "Gather", "Unsqueeze", "Squeeze", "Reshape", "Constant", "Identity"}
 
 #: Elements of a declared tensor, and of one that a constant shape asks for.
 MAX_ELEMENTS = 2**28
@@ -77,9 +86,10 @@ SIZED = {
     "TopK": {1: MAX_ELEMENTS},
 }
 
-#: Operators that repeat a graph as often as the file says, and random ones. One Loop is allowed: outermost, and once for each image
-#: (or each row, or column) of the input.
+#: Operators that repeat a graph as often as the file says.
 REPEATING = {"Loop", "Scan", "SequenceMap"}
+
+#: Those and random ones. One Loop is allowed: outermost, and once for each image (or each row, or column) of the input.
 REFUSED = REPEATING | {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
 #: Operators that lead from the shape of the input to one of its sizes.
@@ -202,7 +212,7 @@ class ScreenedFile:
                 size, at = self.varint(at, end)
                 value, at = (at, at + size), at + size
             else:
-                raise MalformedError(f"a field of the unknown kind {kind}")
+                raise MalformedError(f"invalid protobuf wire type {kind}")
             if at > end or number == 0:
                 raise MalformedError("a part goes beyond the end")
             found[number].append(value)

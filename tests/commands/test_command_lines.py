@@ -181,21 +181,22 @@ def test_check_ends_with_1_if_the_file_differs(command, tiny_run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["predict", "none.onnx", "x.png"], ["no such file: none.onnx"]),
+        (["predict", "none.onnx", "x.png"], ["no such file or folder: none.onnx"]),
         (["predict", "MODEL", "none.png"], ["no such image: none.png"]),
         (["predict", "MODEL", "notes.txt"], ["notes.txt is not an image"]),
         (["predict", "notes.txt", "notes.txt"], ["is not an ONNX model"]),
         (["predict", "--top", "0", "MODEL", "notes.txt"], ["--top must be 1 or more"]),
         (["predict"], ["required"]),
-        (["nowhere"], ["nowhere is not a run folder"]),
+        (["nowhere"], ["no such file or folder: nowhere"]),
         (["inspect", "notes.txt"], ["is not an ONNX model"]),
-        (["predict", "RUN", "notes.txt"], ["is a folder: give the ONNX file", "model.onnx"]),
+        (["predict", "RUN", "notes.txt"], ["notes.txt is not an image"]),
+        (["predict", "RUN/samples", "notes.txt"], ["samples has no model.onnx"]),
     ],
 )
 def test_export_refuses_bad_input(command, tiny_run, tmp_path, arguments, words):
     (tmp_path / "notes.txt").write_text("hello")
     places = {"MODEL": tiny_run / "model.onnx", "RUN": tiny_run.path}
-    done = command("export", *[places.get(word, word) for word in arguments])
+    done = command("export", *[places.get(word, word.replace("RUN", str(tiny_run.path))) for word in arguments])
     assert_user_error(done, *words)
 
 
@@ -205,7 +206,7 @@ def test_predict_skips_a_bad_image_and_answers_the_others(command, tiny_run, tmp
     samples = tiny_run / "samples"
     words = [samples / "1_1.png", tmp_path / "cut.png", tmp_path / "float.tiff", samples / "7_7.png"]
     done = command("export", "predict", tiny_run / "model.onnx", *words)
-    assert_user_error(done, "2 of 4 images were skipped", "cut.png", "float.tiff: pixels of mode 'F'")
+    assert_user_error(done, "skipped 2 of 4 images", "cut.png", "float.tiff: pixels of mode 'F'")
     assert [line.split()[0] for line in done.stdout.splitlines()] == [str(words[0]), str(words[3])]
 
 
@@ -246,7 +247,9 @@ def test_train_on_a_folder_of_images(command, image_folder, tmp_path):
 
 
 def test_export_suggests_the_nearest_command(command):
-    assert_user_error(command("export", "quantise", "x.onnx"), "invalid choice: 'quantise'", "did you mean quantize?")
+    assert_user_error(
+        command("export", "quantise", "x.onnx"), "no such file or folder: quantise", "did you mean the command quantize?"
+    )
 
 
 def test_export_prints_its_version(command):

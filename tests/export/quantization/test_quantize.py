@@ -18,7 +18,7 @@ from export.predictor import ProviderError
 from export.quantization.graphs import Int8Converter, is_reduced
 from export.quantization.quantize import LabeledImages, quantize_model
 from export.quantization.report import RefusedError, SpeedPair
-from kerascv_course.core.errors import DataError, InputError
+from kerascv_course.core.errors import CourseError, DataError, InputError
 
 keras = pytest.importorskip("keras")
 
@@ -201,19 +201,28 @@ def test_quantize_names_a_missing_provider(tiny_run, labeled, tmp_path):
 def test_quantize_command_keeps_a_good_file_in_the_run_and_shows_it_on_the_page(run_copy, speeds, capsys):
     assert main(["quantize", str(run_copy), "--calibration-images", "64"]) == 0
     printed = capsys.readouterr().out
-    assert "verdict: worth keeping" in printed and f"written: {run_copy / 'model.int8.onnx'}" in printed
+    assert (
+        "chosen on 288 validation images" in printed
+        and "verdict: worth keeping" in printed
+        and f"written: {run_copy / 'model.int8.onnx'}" in printed
+    )
     assert read_contract(run_copy / "model.int8.onnx").precision.calibration_images == 64
     assert json.loads((run_copy / "quantize.json").read_bytes())["int8"]["ok"] is True
     assert "As int8" in (run_copy / "report.html").read_text(encoding="utf-8")
 
     speeds["other"] = 3.0
-    with pytest.raises(RefusedError, match="is refused: at batch 8 it takes 3"):
-        main(["quantize", str(run_copy), "--batch", "8"])
-    assert "NOT worth keeping" in capsys.readouterr().out
+    with pytest.raises(CourseError) as told:
+        main(["quantize", str(run_copy / "model.onnx"), "--batch", "8"])
+    assert told.value.exit_code == 1
+    assert str(told.value) == f"not kept: {run_copy / 'model.int8.onnx'} (--force keeps a file whatever the verdict)"
+    printed = capsys.readouterr().out
+    assert "NOT worth keeping" in printed and printed.count("at batch 8 it takes 3") == 1
     assert not (run_copy / "model.int8.onnx").exists(), "the file of the earlier call is removed"
     assert main(["quantize", str(run_copy), "--kind", "float16", "--force"]) == 0
     reports = json.loads((run_copy / "quantize.json").read_bytes())
     assert [report["ok"] for report in reports.values()] == [False, False] and reports["float16"]["kept"]
+    printed = capsys.readouterr().out
+    assert "chosen on" not in printed and "accuracy, 359 test" in printed, "nothing is chosen for float16"
     page = (run_copy / "report.html").read_text(encoding="utf-8")
     assert "At batch 8 it takes" in page and "kept by --force" in page
 
@@ -245,11 +254,12 @@ def test_quantize_command_takes_a_file_with_image_folders(tiny_run, digits, spee
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["{run}/model.onnx"], "alone does not have its training data: give --calibration FOLDER"),
+        (["{run}/plots/parity.png"], "alone does not have its training data: give --calibration FOLDER"),
+        (["{run}/model.onnx", "--images", "x"], "give --calibration FOLDER"),
         (["{run}", "--images", "x"], "are for an ONNX file"),
         (["{run}", "--calibration-images", "0"], "--calibration-images must be 1 or more; received 0"),
         (["{run}", "--batch", "0"], "batch sizes must be 1 or more"),
-        (["nowhere"], "no such run folder or ONNX file: nowhere"),
+        (["nowhere"], "no such file or folder: nowhere"),
         (["{run}/plots"], "not a run folder"),
     ],
 )
