@@ -21,6 +21,9 @@ __all__ = ["add_inspect", "add_schema"]
 #: Labels that are printed.
 SHOWN = 12
 
+#: Widest column of titles, characters; the names of outputs come from the file.
+WIDTH = 24
+
 
 def add_inspect(parser: argparse.ArgumentParser) -> None:
     """Options of ``inspect``."""
@@ -43,8 +46,9 @@ def _inspect(arguments: argparse.Namespace) -> None:
         return
     lines = {**describe_contract(contract), "file": f"{model.stat().st_size:,} bytes"}
     lines["graph"] = _describe_graph(model)
+    width = min(max(map(len, lines)), WIDTH)
     for name, text in lines.items():
-        print(f"{name:<14} {text}")
+        print(f"{name:<{width}}  {text}")
 
 
 def _describe_graph(path: Path) -> str:
