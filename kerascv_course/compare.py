@@ -1,4 +1,4 @@
-"""Compare finished runs: ``python -m kerascv_course.compare RUN RUN …``."""
+"""Compare runs: ``python -m kerascv_course.compare RUN RUN …``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from kerascv_course.core.cli import Parser
 from kerascv_course.core.errors import InputError, run_cli
 from kerascv_course.core.io import atomic_write
-from kerascv_course.reports.comparison import RunGroup, compare_runs, format_groups, read_history
+from kerascv_course.reports.comparison import RunGroup, compare_runs, format_groups, format_unevaluated, read_history
 from kerascv_course.training.run_dir import Run
 
 __all__ = ["build_parser", "main"]
@@ -20,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     groups = compare_runs([Run.open(path) for path in args.runs])
     print(format_groups(groups, args.metrics))
+    if notes := format_unevaluated(groups):
+        print(f"\n{notes}\n")
     if args.plot is not None:
         _draw(groups, args.curves, args.plot)
         print(args.plot)
@@ -30,9 +32,10 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="python -m kerascv_course.compare",
         description="Print a Markdown table of runs: the settings in which their recipes differ, and their metrics. Runs that differ "
-        "in the seed only share a row, with mean and standard deviation.",
+        "in the seed only share a row, with mean and standard deviation. Runs that are not evaluated, such as those of train "
+        "--train-only, have their validation metrics.",
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, each once")
     parser.add_argument("--metrics", "--figures", nargs="+", default=(), metavar="NAME", help="metrics to show; default: all")
     parser.add_argument(
         "--plot", type=Path, metavar="PNG", help="draw the runs' curves into this file, one color per row of the table"
@@ -55,7 +58,9 @@ def _draw(groups: Sequence[RunGroup], curves: Sequence[str], path: Path) -> None
     names = [str(group.settings.get("name")) for group in groups]
     if len(set(names)) < len(groups):
         names = [", ".join(map(_label, group.settings.items())) for group in groups]
-    histories = {name: [read_history(run) for run in group.runs] for name, group in zip(names, groups, strict=True)}
+    histories: dict[str, list[list[dict[str, float]]]] = {}
+    for name, group in zip(names, groups, strict=True):
+        histories.setdefault(name, []).extend(read_history(run) for run in group.runs)
     columns = [key for panel in curves for key in panel.split("+")]
     for history in (history for runs in histories.values() for history in runs):
         if missing := [key for key in columns if key not in history[0]]:

@@ -10,6 +10,7 @@ from kerascv_course.reports.comparison import (
     differences,
     format_differences,
     format_groups,
+    format_unevaluated,
     group_runs,
     read_history,
 )
@@ -38,12 +39,45 @@ def test_compare_runs_groups_seeds(make):
     assert (first.settings, first.seeds, first.metrics["test_accuracy"]) == ({"batch_size": 128}, (0, 1), (0.8, 0.9))
     assert (second.settings, second.seeds, second.metrics["test_accuracy"]) == ({"batch_size": 64}, (0,), (0.7,))
     table = format_groups([first, second], ["test_accuracy", "parameters"]).splitlines()
+    a, b, c = (str(run.path) for run in runs)
     assert [[cell.strip() for cell in line.strip("|").split("|")] for line in (table[0], *table[2:])] == [
-        ["batch_size", "seeds", "test_accuracy", "parameters"],
-        ["128", "0 1", "0.8500 ± 0.0707", "61,706"],
-        ["64", "0", "0.7000", "61,706"],
+        ["batch_size", "runs", "seeds", "test_accuracy", "parameters"],
+        ["128", f"{a}, {b}", "2 (0 1)", "0.8500 ± 0.0707", "61,706"],
+        ["64", c, "1 (0)", "0.7000", "61,706"],
     ]
     assert [row["epoch"] for row in read_history(runs[0])] == [0.5, 1, 1.5, 2, 2.5, 3]
+
+
+def test_runs_that_are_not_evaluated_have_validation_metrics(make, tiny_run):
+    done, trained = make("a", seed=0), make("b", seed=1)
+    (trained / "metrics.json").unlink()
+    first, second = compare_runs([done, trained])
+    assert (first.evaluated, second.evaluated) == (True, False)
+    expected = tiny_run.read_json("metrics.json")
+    for name in ("val_accuracy", "val_loss"):
+        assert second.metrics[f"best_{name}"] == pytest.approx((expected["best"][name],), rel=1e-4)
+        assert second.metrics[f"last_{name}"] == pytest.approx((expected["last"][name],), rel=1e-4)
+    assert second.metrics["best_epoch"] == (expected["best_epoch"],)
+    assert second.metrics["training_s"] == pytest.approx((expected["training_seconds"],), abs=0.1)
+    for groups in ([first, second], [second, first]):
+        table = format_groups(groups, ["test_accuracy", "training_s"]).splitlines()
+        row = next(line for line in table if str(trained.path) in line)
+        assert [cell.strip() for cell in row.strip("|").split("|")][2:4] == ["1 (1)", "—"]
+    notes = format_unevaluated([first, second])
+    assert notes == (
+        f"{trained.path} is not evaluated: validation metrics after epoch 3 of 3; continue with python -m kerascv_course.train "
+        f"--resume {trained.path}"
+    )
+    assert format_unevaluated([first]) == ""
+
+
+def test_the_same_run_twice_is_refused(make, tmp_path):
+    run = make("a")
+    with pytest.raises(InputError, match="a twice: leave one out"):
+        compare_runs([run, Run.open(run.path)])
+    (tmp_path / "link").symlink_to(run.path)
+    with pytest.raises(InputError, match="the same folder: leave one out"):
+        compare_runs([run, Run.open(tmp_path / "link")])
 
 
 def test_single_run_is_labeled_by_recipe(make, tiny_recipe):
@@ -58,8 +92,8 @@ def test_differences_are_per_seed(make):
     lines = format_differences(rows, "base", ["test_accuracy"], {"dropout": "dropout 0.2"}).splitlines()
     head, _, first, second = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert head[:5] == ["switch", "changes", "seeds", "test accuracy", "difference, points"]
-    assert first[:5] == ["base", "", "0 1 2", "0.6000 ± 0.1000", "–"]
-    assert second[:5] == ["dropout", "dropout 0.2", "2 1", "0.6900 ± 0.0849", "+4.00 ± 1.41"]
+    assert first[:5] == ["base", "", "3 (0 1 2)", "0.6000 ± 0.1000", "–"]
+    assert second[:5] == ["dropout", "dropout 0.2", "2 (2 1)", "0.6900 ± 0.0849", "+4.00 ± 1.41"]
     with pytest.raises(InputError, match="evaluated on other data than"):
         group_runs({"base": base, "dropout": [make("f", fingerprint="sha256:0")]}, "switch")
 
@@ -83,10 +117,10 @@ def test_compare_runs_refuses_other_data_and_unfinished_runs(make, color_run):
 
 
 def test_command_draws_curves(color_run, command, tmp_path):
-    done = command("kerascv_course.compare", color_run.path, "--plot", "curves.png", "--metrics", "test_accuracy", "seconds")
+    done = command("kerascv_course.compare", color_run.path, "--plot", "curves.png", "--metrics", "test_accuracy", "training_s")
     assert done.returncode == 0, done.stderr
     assert (
-        done.stdout.splitlines()[0].replace(" ", "") == "|name|seeds|test_accuracy|seconds|"
+        done.stdout.splitlines()[0].replace(" ", "") == "|name|runs|seeds|test_accuracy|training_s|"
         and (tmp_path / "curves.png").is_file()
     )
     done = command("kerascv_course.compare", color_run.path, "--plot", "curves.png", "--curves", "val_los")
