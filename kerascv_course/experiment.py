@@ -22,7 +22,7 @@ from PIL import Image
 import export
 from kerascv_course import plots
 from kerascv_course.analysis.activations import first_and_last
-from kerascv_course.config import Recipe, TrainedRecipe, changed_fields
+from kerascv_course.config import Recipe, TrainedRecipe
 from kerascv_course.core.environment import (
     describe_environment,
     package_versions,
@@ -33,16 +33,18 @@ from kerascv_course.core.environment import (
 from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.io import atomic_write
 from kerascv_course.core.keras_file import load_model
+from kerascv_course.core.provenance import is_current, outdated, record_current
 from kerascv_course.core.schema import to_json
 from kerascv_course.data import Dataset, load
 from kerascv_course.run_page import write_run_page
 from kerascv_course.tasks.base import FittedTask, TrainedTask, get_task
-from kerascv_course.training.callbacks import Monitors
+from kerascv_course.training.callbacks import Monitors, describe_result
 from kerascv_course.training.checkpoint import Progress, read_progress, write_history
 from kerascv_course.training.devices import ONE, Devices, report_out_of_memory
 from kerascv_course.training.distributed import agree, leave
 from kerascv_course.training.precision import choose_for_device, describe_choice
-from kerascv_course.training.run_dir import Run
+from kerascv_course.training.resume import check_backend, describe_complete, is_complete, resumed_recipe
+from kerascv_course.training.run_dir import METRICS, Run
 from kerascv_course.training.trainer import Training, prepare, train
 
 if TYPE_CHECKING:
@@ -107,6 +109,7 @@ class Experiment:
         progress: history and steps of the training; None before `fit`.
         metrics: of each split; empty before `evaluate`.
         seconds: duration of `run`.
+        complete: whether `run` found a finished run, with nothing left to train, evaluate or export, and changed nothing.
 
     Raises:
         InputError: the run cannot be resumed with this recipe, or the options do not suit it.
@@ -116,7 +119,7 @@ class Experiment:
     def __init__(self, recipe: Recipe, run_dir: Path, options: Options = DEFAULTS) -> None:
         options.monitors.check()
         if options.resume:
-            recipe = _resumed_recipe(Run.open(run_dir).recipe(), recipe)
+            recipe = resumed_recipe(Run.open(run_dir), recipe)
         elif isinstance(recipe, TrainedRecipe):
             recipe = choose_for_device(recipe)
         self.recipe, self.folder, self.options = recipe, Run(run_dir), options
@@ -125,7 +128,7 @@ class Experiment:
             raise InputError(f"the task {recipe.task} uses a single device, because it has no gradient descent; omit --devices")
         self.progress: Progress | None = None
         self.metrics: dict[str, Any] = {}
-        self.seconds = 0.0
+        self.seconds, self.complete = 0.0, False
         self._training: Training | None = None
 
     @classmethod
@@ -140,8 +143,8 @@ class Experiment:
             InputError: not a run folder, or a damaged one.
         """
         experiment = cls(Run.open(run_dir).recipe(), run_dir, Options(data_dir=data_dir, resume=True))
-        if (experiment.folder / "metrics.json").is_file():
-            experiment.metrics = experiment.folder.read_json("metrics.json")
+        if (experiment.folder / METRICS).is_file() and is_current(run_dir, METRICS):
+            experiment.metrics = experiment.folder.read_json(METRICS)
         return experiment
 
     @functools.cached_property
@@ -192,9 +195,14 @@ class Experiment:
         started = time.perf_counter()
         with report_out_of_memory(self.recipe, self.folder.path):
             self.load()
+            self.complete = self.options.resume and is_complete(self.folder, self.recipe)
             try:
-                self.fit()
-                if self.options.devices.writes and not self.options.train_only:
+                if not self.complete or self.options.devices.processes > 1:
+                    self.fit()
+                if self.complete:
+                    log.info("%s", describe_complete(self.folder, self.recipe))
+                    self.metrics = self.folder.read_json(METRICS)
+                elif self.options.devices.writes and not self.options.train_only:
                     self.finish()
             except KeyboardInterrupt:
                 raise Interrupted(
@@ -212,7 +220,7 @@ class Experiment:
         """
         options = self.options
         if options.resume:
-            _check_backend(self.folder)
+            check_backend(self.folder)
         data = self.data
         if options.devices.processes > 1:
             checkpoint = _digest(self.folder / "last.npz") if options.resume else ""
@@ -246,6 +254,7 @@ class Experiment:
         """Create the folder, or clean up the one that is resumed."""
         if self.options.resume:
             self.folder.tidy()
+            self.folder.record_resume()
             return
         data_dir, devices = self.options.data_dir, self.options.devices
         self.folder = Run.create(self.folder.path, self.recipe)
@@ -282,18 +291,18 @@ class Experiment:
         """
         if keras.backend.backend() != "tensorflow":
             _finish_on_tensorflow(self.folder)
-            self.metrics = self.folder.read_json("metrics.json")
+            self.metrics = self.folder.read_json(METRICS)
             return
         if self.progress is None:
             self.progress = read_progress(self.folder / "last.npz")
         with self.folder.log_file():
             best, last = self.progress.history[self.progress.best], self.progress.history[-1]
             log.info("evaluating the best weights (epoch %g of %d)", best["epoch"], last["epoch"])
+            earlier = self._test_evaluations()
             self.evaluate()
             seconds = seconds_before + seconds_since_start()
-            log.info("%.0f s since the start of the command", seconds)
             self.folder.write_json(
-                "metrics.json",
+                METRICS,
                 {
                     **self.metrics,
                     "headline": self.headline,
@@ -301,18 +310,28 @@ class Experiment:
                     "epochs": last["epoch"],
                     "best": best,
                     "last": last,
+                    "test_evaluations": earlier + 1,
                     "seconds_since_start": round(seconds, 1),
                     "training_seconds": round(sum(row["seconds"] for row in self.progress.history), 1),
                     "trainable_parameters": _trainable(self.model),
                     "data": dataclasses.asdict(self.data.info),
                 },
             )
+            record_current(self.folder.path, METRICS)
             self.plot()
             if self.recipe.export.enabled:
                 self.export()
             self.report()
-            if isinstance(self.recipe, TrainedRecipe) and self.recipe.log_style == "cose474":
-                log.info("Accuracy of the model on the test images: %.2f %%", 100 * self.metrics["test"]["accuracy"])
+            if isinstance(self.recipe, TrainedRecipe) and (line := describe_result(self.metrics["test"], self.recipe)):
+                log.info("%s", line)
+            if names := outdated(self.folder.path):
+                log.info("made from earlier weights, so make them again: %s", ", ".join(names))
+
+    def _test_evaluations(self) -> int:
+        """How often the run's weights have been evaluated on the test split; older versions did not count."""
+        if not (self.folder / METRICS).is_file():
+            return 0
+        return int(self.folder.read_json(METRICS).get("test_evaluations", 1))
 
     def evaluate(self) -> dict[str, Any]:
         """Metrics of the best weights on each split (see `kerascv_course.tasks.base.Task.evaluate`); nothing is written."""
@@ -343,11 +362,16 @@ class Experiment:
         A file that fails is kept as model.rejected.onnx; parity.json records the differences in either case.
 
         Raises:
-            InputError: the run has not been evaluated.
+            InputError: the run has not been evaluated since its weights changed.
             ParityError: the file and Keras give different outputs; model.onnx is unchanged.
         """
         if not self.metrics:
-            self.metrics = self.folder.read_json("metrics.json")
+            self.metrics = self.folder.read_json(METRICS)
+            if not is_current(self.folder.path, METRICS):
+                raise InputError(
+                    f"{self.folder.path} was trained further after its evaluation: evaluate it first, python -m "
+                    f"kerascv_course.train --resume {self.folder.path}"
+                )
         log.info("exporting, and validating the file on all %d test images", len(self.data.test))
         recipe, info, described = self.recipe, self.data.info, self.task.describe(self)
         path, rejected = self.folder / "model.onnx", self.folder / "model.rejected.onnx"
@@ -376,6 +400,7 @@ class Experiment:
             self.report()
             raise
         self.folder.write_json("parity.json", plain)
+        record_current(self.folder.path, path.name)
         figure = plots.difference_histogram(histograms, report.decades, recipe.export.tolerance)
         self.folder.write_figure("plots/parity.png", figure)
         log.info("%s", summary)
@@ -441,29 +466,6 @@ def _finish_on_tensorflow(run: Run) -> None:
         raise CourseError(
             "the training is done, but evaluating and exporting on TensorFlow failed, see above; then resume with: "
             f"python -m kerascv_course.train --resume {run.path}"
-        )
-
-
-def _resumed_recipe(before: Recipe, now: Recipe) -> Recipe:
-    """The recipe to resume with, which may differ from the run's in its `resumable` fields only."""
-    if isinstance(before, TrainedRecipe) and isinstance(now, TrainedRecipe):
-        before = choose_for_device(before)
-        now = choose_for_device(now, before)
-    if changed := [name for name in changed_fields(before, now) if name not in before.resumable]:
-        allowed = f", only {' and '.join(before.resumable)} may change" if before.resumable else ""
-        raise InputError(f"a resumed run keeps its recipe{allowed}; received another {changed[0]}: start a new run for it")
-    return now
-
-
-def _check_backend(run: Run) -> None:
-    """Refuse to continue on another Keras backend, which draws other random numbers."""
-    if not (run / "environment.json").is_file():
-        return
-    began, now = run.read_json("environment.json").get("backend", "tensorflow"), keras.backend.backend()
-    if began != now:
-        raise InputError(
-            f"a run must be resumed on its own Keras backend; {run.path} was started on {began}, this is {now}: set "
-            f"KERAS_BACKEND={began}"
         )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from kerascv_course.analysis.activations import CAPTIONS
 from kerascv_course.core.html import render_html
+from kerascv_course.core.provenance import is_current, outdated
 from kerascv_course.tasks.base import get_task
 from kerascv_course.training.run_dir import Run
 
@@ -17,7 +19,8 @@ __all__ = ["write_run_page"]
 #: Captions of the figures that every run has.
 RUN_CAPTIONS = {
     "learning_curves": "Learning curves. Training metrics are averaged over the epoch while the weights change; validation metrics "
-    "are measured at its end.",
+    "are measured at its end. The losses are those that the training minimizes: with label smoothing, class weights and weight "
+    "penalties where the recipe has them.",
     "step_curves": "Loss per training step, averaged over ten steps with one standard deviation, validation loss, and the "
     "validation metric.",
     "parity": "Differences between Keras and ONNX for each output, over all test images.",
@@ -25,24 +28,49 @@ RUN_CAPTIONS = {
 
 
 def write_run_page(run: Run) -> None:
-    """Write report.html from the files that the run has so far. All text from files is escaped: labels may hold any character."""
-    plots = _images(run, "plots", {**RUN_CAPTIONS, **get_task(run.recipe()).captions, **CAPTIONS})
+    """Write report.html from the files that the run has so far; what was made from earlier weights is named, not shown.
+
+    All text from files is escaped: labels may hold any character.
+    """
+    current = is_current(run.path, "metrics.json")
+    plots = _images(run, "plots", {**RUN_CAPTIONS, **get_task(run.recipe()).captions, **CAPTIONS}) if current else []
+    metrics, parity, history = _json(run, "metrics.json"), _json(run, "parity.json"), _history(run)
+    old_files = outdated(run.path)
+    if parity and parity["ok"] and "model.onnx" in old_files:
+        parity = None
+    recipe = _json(run, "recipe.json") or {}
+    environment = _json(run, "environment.json")
     page = render_html(
         "kerascv_course",
         "run_page.html.jinja",
         run=run.path,
-        recipe=_json(run, "recipe.json"),
-        environment=_json(run, "environment.json"),
-        metrics=_json(run, "metrics.json"),
-        parity=_json(run, "parity.json"),
+        recipe=recipe,
+        environment=environment,
+        commands=run.commands() if environment else [],
+        metrics=metrics if current else None,
+        remeasure=bool(metrics) and not current,
+        parity=parity,
         precisions=_json(run, "quantize.json") or {},
-        history=_history(run),
+        old_precisions=[kind for kind in ("int8", "float16") if not is_current(run.path, f"quantize.json:{kind}")],
+        old_files=old_files,
+        history=history,
+        longer=_longer(recipe, history),
         plots=[plot for plot in plots if plot["name"] != "parity"],
         parity_plot=next((plot for plot in plots if plot["name"] == "parity"), None),
         snapshots=_images(run, "snapshots", {}),
         samples=[path.relative_to(run.path).as_posix() for path in sorted((run / "samples").glob("*.png"))],
     )
     run.write_text("report.html", page)
+
+
+def _longer(recipe: Mapping[str, Any], history: list[dict[str, str]]) -> str:
+    """Options that train a run longer than it is; empty for a task that has no epochs."""
+    if "epochs" not in recipe:
+        return ""
+    done = math.ceil(float(history[-1]["epoch"])) if history else 0
+    options = f"--epochs {2 * max(recipe['epochs'], done)}"
+    stopped = recipe["patience"] and done < recipe["epochs"]
+    return f"{options} --patience {2 * recipe['patience']}" if stopped else options
 
 
 def _json(run: Run, name: str) -> dict[str, Any] | None:

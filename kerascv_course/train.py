@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Literal
 
 from kerascv_course.config import Recipe, TrainedRecipe
 from kerascv_course.core.cli import Parser
-from kerascv_course.core.environment import start_tensorflow
+from kerascv_course.core.environment import seconds_since_start, start_tensorflow
 from kerascv_course.core.errors import InputError, run_cli
 from kerascv_course.core.schema import to_json
 from kerascv_course.data import check_source
@@ -22,6 +23,8 @@ from kerascv_course.training.distributed import ProcessGroup, agree, exit_immedi
 from kerascv_course.training.run_dir import Run
 
 PROG = "python -m kerascv_course.train"
+
+log = logging.getLogger("kerascv_course")
 
 DESCRIPTION = (
     "Train a recipe, evaluate it, plot it, export it to ONNX and validate that the file gives the same answers. "
@@ -143,11 +146,14 @@ def _train(recipe: Recipe, arguments: TrainArguments, group: ProcessGroup | None
         print(f"process {devices.process} is done; process 0 evaluates and exports")
         return 0
     run = experiment.folder
-    print(f"\ndone in {experiment.seconds:.0f} s")
+    print()
+    if not experiment.complete:
+        with run.log_file():
+            log.info("done in %.0f s", seconds_since_start())
     for name, value in experiment.headline.items():
         print(f"  {name:<20} {value}")
-    if arguments.train_only:
-        print(f"\nthe test split has not been used; evaluate and export with:\n  {PROG} --resume {run.path}")
+    if arguments.train_only and not experiment.complete:
+        print(f"\nnot evaluated on the test split yet; evaluate and export with:\n  {PROG} --resume {run.path}")
         return 0
     print(f"  {'report':<20} {run / 'report.html'}")
     if recipe.export.enabled:

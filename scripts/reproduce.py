@@ -174,7 +174,8 @@ def record(run: Path, results: Path, name: str | None = None) -> Path:
         sys.exit(f"{run} is not a finished run: it has no metrics.json or no report.html")
     recipe = read_json(run / "recipe.json")
     environment = read_json(run / "environment.json")
-    environment["command"] = printed_command(environment["command"])
+    for one in (environment, *environment.get("resumes", [])):
+        one["command"] = printed_command(one["command"])
     metrics = read_json(run / "metrics.json")
     folder = results / (name or recipe["name"]) / f"seed-{recipe['seed']}"
     texts = {

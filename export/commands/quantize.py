@@ -16,6 +16,7 @@ from export.quantization.quantize import LabeledImages, quantize_model
 from export.quantization.report import PrecisionReport, RefusedError
 from kerascv_course.core.environment import start_tensorflow
 from kerascv_course.core.errors import CourseError, InputError
+from kerascv_course.core.provenance import is_current, record_copy
 
 __all__ = ["add_quantize"]
 
@@ -86,11 +87,14 @@ def _convert_source(arguments: argparse.Namespace) -> None:
     validation, test = _read_halves(model, arguments.images)
     target = arguments.output or source.with_suffix(f".{arguments.kind}.onnx")
     print(_convert(arguments, source, target, calibration=np.stack(calibration), validation=validation, test=test))
+    record_copy(source, target)
     print(f"written: {target}")
 
 
 def _quantize_run(path: Path, arguments: argparse.Namespace) -> None:
     source = model_file(path)
+    if not is_current(path, source.name):
+        raise InputError(f"{source} was made from earlier weights: export the run again, python -m export {path}")
     start_tensorflow()
     from kerascv_course.experiment import Experiment
 
@@ -110,6 +114,8 @@ def _quantize_run(path: Path, arguments: argparse.Namespace) -> None:
         with contextlib.suppress(InputError):
             reports = run.read_json(REPORT)
         run.write_json(REPORT, {**reports, report.kind: report.to_plain()})
+        record_copy(source, run / f"{REPORT}:{report.kind}")
+        record_copy(source, usual)
         experiment.report()
 
     try:

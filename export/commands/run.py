@@ -15,6 +15,7 @@ from kerascv_course.core.environment import package_versions, quiet_stderr, sour
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.images import read_image
 from kerascv_course.core.keras_file import load_keras
+from kerascv_course.core.provenance import record_copy
 
 __all__ = ["add_check", "add_run"]
 
@@ -144,12 +145,16 @@ def _build_or_extend_retriever(arguments: argparse.Namespace, given: list[str]) 
         source = source / RETRIEVER if source.is_dir() else source
         added, new = enroll(source, arguments.add, arguments.output)
         print(f"added {added} image{'s' if added != 1 else ''}, {new} new name{'s' if new != 1 else ''}")
+        if arguments.output:
+            record_copy(source, arguments.output)
         print(arguments.output or source)
         return
     embedder = model_file(source)
     output = arguments.output or embedder.with_name(RETRIEVER)
     count = NEAREST if arguments.nearest is None else arguments.nearest
-    print(build_retriever(embedder, arguments.gallery, output, count=count))
+    built = build_retriever(embedder, arguments.gallery, output, count=count)
+    record_copy(embedder, built)
+    print(built)
 
 
 def _export_keras_file(arguments: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from kerascv_course._version import __version__
 
 __all__ = [
     "core_count",
+    "describe_command",
     "describe_environment",
     "describe_machine",
     "package_versions",
@@ -57,13 +58,23 @@ def package_versions() -> dict[str, str]:
 
 def describe_environment() -> dict[str, Any]:
     """Machine, versions, source commit, command and time, ready for JSON."""
+    command = describe_command()
+    return {
+        "started": command["started"],
+        "command": command["command"],
+        "machine": describe_machine(),
+        "versions": package_versions(),
+        "commit": command["commit"],
+    }
+
+
+def describe_command() -> dict[str, Any]:
+    """Time, command line and source commit."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     module = spec.name if spec else Path(sys.argv[0]).name
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python", "-m", module.removesuffix(".__main__"), *sys.argv[1:]]),
-        "machine": describe_machine(),
-        "versions": package_versions(),
         "commit": source_commit(),
     }
 

@@ -49,8 +49,7 @@ class FinishedRun:
     @property
     def source(self) -> Source:
         """The run as a source of numbers."""
-        command = self.folder.read_json("environment.json").get("command", "")
-        return Source("run", str(self.folder.path), command, self.small)
+        return Source("run", str(self.folder.path), "; ".join(self.folder.commands()), self.small)
 
     @functools.cached_property
     def history(self) -> list[dict[str, float]]:

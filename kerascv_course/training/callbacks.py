@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,15 @@ __all__ = [
     "Remainder",
     "StepLog",
     "TrainingDivergedError",
+    "describe_result",
     "describe_row",
     "step_losses",
 ]
 
 Logs = dict[str, Any] | None
+
+#: Validation metrics in the lines of the courses, by the name there; a task has one of them.
+VALIDATION_METRICS = {"Acc": "val_accuracy", "R1": "val_R1"}
 
 #: Steps between two lines in the log style cose474.
 COSE474_EVERY = 100
@@ -131,18 +136,30 @@ class CheckpointCallback(keras.callbacks.Callback):
         return row[monitor] < before if monitor == "val_loss" else row[monitor] > before
 
 
-def describe_row(row: dict[str, float], recipe: TrainedRecipe) -> str:
-    """One log line of a period: epoch, losses, metrics, learning rate and time; or the line of a course's own program."""
+def describe_row(row: Mapping[str, float], recipe: TrainedRecipe) -> str:
+    """One log line of a period: epoch, losses, metrics, learning rate and time; or the line of a course's own program.
+
+    A task without an accuracy has its R1 in that place.
+    """
     if recipe.log_style == "csc413":
-        loss, accuracy = row["val_loss"], 100 * row["val_accuracy"]
-        return f"Epoch [{row['epoch']:g}/{recipe.epochs}], Val Loss: {loss:.4f}, Val Acc: {accuracy:.1f}%"
+        metrics = "".join(f", Val {name}: {100 * row[key]:.1f}%" for name, key in VALIDATION_METRICS.items() if key in row)
+        return f"Epoch [{row['epoch']:g}/{recipe.epochs}], Val Loss: {row['val_loss']:.4f}{metrics}"
     if recipe.log_style == "ntu":
-        names = {"Train Acc": "accuracy", "Val Acc": "val_accuracy", "Train Loss": "loss", "Val Loss": "val_loss"}
-        metrics = " | ".join(f"{name}: {row[key]:.5f}" for name, key in names.items())
+        names = {"Train Acc": "accuracy", **{f"Val {name}": key for name, key in VALIDATION_METRICS.items()}}
+        names |= {"Train Loss": "loss", "Val Loss": "val_loss"}
+        metrics = " | ".join(f"{name}: {row[key]:.5f}" for name, key in names.items() if key in row)
         return f"[{row['epoch']:g}/{recipe.epochs}] {metrics}"
     hidden = ("epoch", "step", "learning_rate", "seconds")
     metrics = "  ".join(f"{key} {value:.4f}" for key, value in row.items() if key not in hidden)
     return f"epoch {row['epoch']:>4g}/{recipe.epochs}  {metrics}  lr {row['learning_rate']:.2e}  {row['seconds']:.1f} s"
+
+
+def describe_result(test: Mapping[str, Any], recipe: TrainedRecipe) -> str:
+    """Last log line of a run, from its test metrics, where a course's own program has one; else empty."""
+    if recipe.log_style != "cose474":
+        return ""
+    name, key = ("Accuracy", "accuracy") if "accuracy" in test else ("R1", "R1")
+    return f"{name} of the model on the test images: {100 * test[key]:.2f} %"
 
 
 class StepLog(keras.callbacks.Callback):

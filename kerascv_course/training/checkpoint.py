@@ -114,13 +114,13 @@ def read_progress(path: Path) -> Progress:
     Raises:
         InputError: damaged, or of a newer version.
     """
-    return _read(path)[0]
+    return _read(path, variables=False)[0]
 
 
-def _read(path: Path) -> tuple[Progress, dict[str, np.ndarray]]:
+def _read(path: Path, *, variables: bool = True) -> tuple[Progress, dict[str, np.ndarray]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            arrays = {name: archive[name] for name in archive.files if variables or not name.startswith("variable_")}
         plain = parse_json(str(arrays.pop("progress")), what=f"{path}: progress", allow_nan=True)
         found = plain["format"]
         if not isinstance(found, int) or found <= FORMAT:

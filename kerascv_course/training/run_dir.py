@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerascv_course.config import Recipe, read_recipe
+from kerascv_course.core.environment import describe_command
 from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.io import atomic_write, check_new_folder, free_path, write_text
 from kerascv_course.core.schema import to_json
@@ -20,7 +21,10 @@ from kerascv_course.core.schema import to_json
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Run"]
+__all__ = ["METRICS", "Run"]
+
+#: File of a run with the metrics of its best weights.
+METRICS = "metrics.json"
 
 log = logging.getLogger("kerascv_course")
 
@@ -29,9 +33,9 @@ class Run:
     """A run folder.
 
     It holds ``recipe.json``, ``environment.json``, ``history.csv``, ``steps.csv``, ``best.keras``, ``last.npz`` (the checkpoint to
-    resume from), ``metrics.json``, ``plots/*.png``, ``samples/*.png``, ``model.onnx``, ``parity.json``, ``report.html`` and
-    ``log.txt``; for some tasks ``snapshots/*.png`` (figures of each validation) and ``palette.csv``; on request ``tensorboard/``
-    and ``profile/``. No file is a pickle.
+    resume from), ``metrics.json``, ``plots/*.png``, ``samples/*.png``, ``model.onnx``, ``parity.json``, ``provenance.json`` (the
+    weights that files were made from), ``report.html`` and ``log.txt``; for some tasks ``snapshots/*.png`` (figures of each
+    validation) and ``palette.csv``; on request ``tensorboard/`` and ``profile/``. No file is a pickle.
     """
 
     def __init__(self, path: Path) -> None:
@@ -97,6 +101,20 @@ class Run:
             return None
         remembered = self.read_json("environment.json").get("data_dir")
         return Path(remembered) if remembered else None
+
+    def record_resume(self) -> None:
+        """Add this command to ``resumes`` of environment.json."""
+        if not (self / "environment.json").is_file():
+            return
+        environment = self.read_json("environment.json")
+        resumes = [*environment.get("resumes", []), describe_command()]
+        self.write_json("environment.json", {**environment, "resumes": resumes})
+
+    def commands(self) -> list[str]:
+        """The commands that made the run: the one that started it, then those that resumed it."""
+        environment = self.read_json("environment.json")
+        resumes = [resume["command"] for resume in environment.get("resumes", [])]
+        return [command for command in (environment.get("command", ""), *resumes) if command]
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file of the run.

@@ -20,6 +20,7 @@ from kerascv_course.training.devices import ONE, Devices, without_distribution
 from kerascv_course.training.distributed import report_lost_processes
 from kerascv_course.training.optimizers import build_optimizer
 from kerascv_course.training.precision import give_weights, training_copy
+from kerascv_course.training.resume import is_trained
 from kerascv_course.training.run_dir import Run
 
 if TYPE_CHECKING:
@@ -108,10 +109,9 @@ def train(training: Training, run: Run, *, resume: bool = False, monitors: Seque
     """
     recipe, devices = training.task.recipe, training.devices
     progress = _restore(training, run) if resume else Progress(training.data.info.fingerprint, recipe=recipe.name)
-    periods, done = recipe.epochs * recipe.validations_per_epoch, len(progress.history)
-    stopped = bool(recipe.patience and done and progress.since_best >= recipe.patience)
-    if done >= periods or stopped:
+    if is_trained(recipe, progress):
         return progress
+    periods, done = recipe.epochs * recipe.validations_per_epoch, len(progress.history)
     shared, rest = devices.share(training.data.validation)
     part = devices.part if devices.processes > 1 else None
     callbacks = _callbacks(training, run, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -121,10 +122,13 @@ def test_train_evaluate_check_predict_inspect(command, tmp_path, image_folder):
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "test accuracy" in done.stdout and "parity passed: 359 images" in done.stdout
+    durations = re.findall(r"(?m)^done in (\d+) s$", done.stdout)
+    assert len(durations) == 1 and "since the start" not in done.stdout
+    assert (tmp_path / "runs" / "lenet5-digits" / "log.txt").read_text().endswith(f" done in {durations[0]} s\n")
     run = tmp_path / "runs" / "lenet5-digits"
     expected = {
         "recipe.json", "environment.json", "history.csv", "steps.csv", "best.keras", "last.npz", "metrics.json", "plots", "samples",
-        "model.onnx", "parity.json", "report.html", "log.txt",
+        "model.onnx", "parity.json", "provenance.json", "report.html", "log.txt",
     }  # fmt: skip
     assert {path.name for path in run.iterdir()} == expected
     recipe = json.loads((run / "recipe.json").read_text())
@@ -162,6 +166,13 @@ def test_train_evaluate_check_predict_inspect(command, tmp_path, image_folder):
 
     other = command("kerascv_course.train", "--resume", run, "--epochs", 3)
     assert other.returncode == 0 and "resumed after epoch 2" in other.stdout
+    resumed = json.loads((run / "environment.json").read_text())["resumes"]
+    assert [one["command"] for one in resumed] == [f"python -m kerascv_course.train --resume {run} --epochs 3"]
+    assert_user_error(command("kerascv_course.train", "--resume", run, "--epochs", 1), "has 3, received --epochs 1")
+    assert json.loads((run / "recipe.json").read_text())["epochs"] == 3
+    complete = command("kerascv_course.train", "--resume", run)
+    assert complete.returncode == 0 and "is complete: trained, evaluated and exported" in complete.stdout
+    assert "test accuracy" in complete.stdout and "done in" not in complete.stdout
     assert_user_error(command("kerascv_course.train", "--resume", run, "--seed", 4), "received another seed")
 
 

@@ -17,6 +17,7 @@ from kerascv_course.training.callbacks import (
     CheckpointCallback,
     Monitors,
     TrainingDivergedError,
+    describe_result,
     describe_row,
     step_losses,
 )
@@ -104,6 +105,22 @@ def test_describe_row_in_the_ntu_style(plain):
 def test_describe_row_labels_the_learning_rate(plain):
     text = describe_row({"epoch": 2.0, "step": 142.0, "loss": 0.5, "learning_rate": 3e-4, "seconds": 1.23}, plain)
     assert text == "epoch    2/2  loss 0.5000  lr 3.00e-04  1.2 s"
+
+
+@pytest.mark.parametrize(
+    ("style", "row", "last"),
+    [
+        ("csc413", "Epoch [3/50], Val Loss: 0.5000, Val R1: 31.0%", ""),
+        ("ntu", "[3/50] Val R1: 0.31000 | Train Loss: 0.05000 | Val Loss: 0.50000", ""),
+        ("cose474", None, "R1 of the model on the test images: 31.00 %"),
+        ("full", None, ""),
+    ],
+)
+def test_log_styles_of_a_task_without_an_accuracy(identity_recipe, style, row, last):
+    recipe = dataclasses.replace(identity_recipe, log_style=style, epochs=50)
+    values = {"epoch": 3.0, "loss": 0.05, "val_loss": 0.5, "val_R1": 0.31, "learning_rate": 1, "seconds": 1}
+    assert row is None or describe_row(values, recipe) == row
+    assert describe_result({"R1": 0.31, "mAP": 0.2}, recipe) == last
 
 
 def test_divergence_error_names_the_step(plain, tmp_path):

@@ -252,3 +252,59 @@ def test_loss_that_is_not_finite_stops_the_run(recipe, tmp_path, monkeypatch):
     with pytest.raises(callbacks.TrainingDivergedError, match=r"loss nan at step 12 \(epoch 1\.5\), learning rate .* are kept"):
         Experiment(recipe, tmp_path / "run").run()
     assert len(figures(Run(tmp_path / "run"))) == 2
+
+
+def test_resume_with_fewer_epochs_than_are_trained_changes_nothing(recipe, uninterrupted):
+    before = {path.name: path.read_bytes() for path in uninterrupted.path.iterdir() if path.is_file()}
+    with pytest.raises(InputError, match=r"whole has 3, received --epochs 1: use --epochs 3 or more"):
+        Experiment(dataclasses.replace(recipe, epochs=1), uninterrupted.path, Options(resume=True)).run()
+    assert {path.name: path.read_bytes() for path in uninterrupted.path.iterdir() if path.is_file()} == before
+
+
+def test_resume_with_as_many_epochs_as_are_trained_ends_there(recipe, tmp_path):
+    run = Experiment(dataclasses.replace(recipe, epochs=1), tmp_path / "run", Options(train_only=True)).run().folder
+    (run / "recipe.json").write_text(to_json(recipe))
+    with pytest.raises(InputError, match=r"has 1, received --epochs 0|must be an integer"):
+        Experiment(dataclasses.replace(recipe, epochs=0), run.path, Options(resume=True))
+    ended = Experiment(dataclasses.replace(recipe, epochs=1), run.path, Options(resume=True)).run()
+    assert len(figures(run)) == 2 and ended.metrics and run.recipe().epochs == 1
+
+
+def test_resume_of_a_complete_run_changes_nothing(recipe, tmp_path, monkeypatch, caplog):
+    run = Experiment(dataclasses.replace(recipe, epochs=1), tmp_path / "run").run().folder
+    before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+    with monkeypatch.context() as patch, caplog.at_level("INFO", logger="kerascv_course"):
+        patch.setattr(Experiment, "evaluate", lambda _: pytest.fail("the test split was used"))
+        again = Experiment(dataclasses.replace(recipe, epochs=1), run.path, Options(resume=True)).run()
+    assert again.complete and again.headline == run.read_json("metrics.json")["headline"]
+    assert "is complete: trained, evaluated; nothing is changed. It has 1 epoch; a larger --epochs" in caplog.text
+    assert {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()} == before
+
+
+def test_resume_of_a_run_that_stopped_early_names_the_patience(recipe, tmp_path, monkeypatch, caplog):
+    losses = iter([1.0, 0.5, 0.6, 0.7])
+    original = CheckpointCallback.on_epoch_end
+    monkeypatch.setattr(
+        CheckpointCallback,
+        "on_epoch_end",
+        lambda self, epoch, logs=None: original(self, epoch, {**logs, "val_loss": next(losses)}),
+    )
+    patient = dataclasses.replace(recipe, patience=2)
+    run = Experiment(patient, tmp_path / "run").run().folder
+    with caplog.at_level("INFO", logger="kerascv_course"):
+        assert Experiment(dataclasses.replace(patient, epochs=9), run.path, Options(resume=True)).run().complete
+    assert "stopped after 2 epochs because 2 validations brought no improvement; a larger --patience" in caplog.text
+    assert "--epochs 6 --patience 4" in (run / "report.html").read_text()
+
+
+def test_evaluations_and_commands_of_a_resumed_run_are_counted_and_shown(recipe, tmp_path):
+    run = Experiment(dataclasses.replace(recipe, epochs=1), tmp_path / "run").run().folder
+    page = (run / "report.html").read_text()
+    assert run.read_json("metrics.json")["test_evaluations"] == 1 and len(run.commands()) == 1
+    assert "The test split was evaluated once, with these weights" in page and "<th>command</th>" in page
+    assert f"--resume {run.path} --epochs 2</pre>" in page
+    Experiment(dataclasses.replace(recipe, epochs=2), run.path, Options(resume=True)).run()
+    page = (run / "report.html").read_text()
+    assert run.read_json("metrics.json")["test_evaluations"] == 2 and len(run.commands()) == 2
+    assert run.read_json("environment.json")["resumes"][0].keys() == {"started", "command", "commit"}
+    assert "The test split was evaluated 2 times" in page and "<th>commands</th>" in page and "; resumed 20" in page
