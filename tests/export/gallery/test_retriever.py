@@ -112,6 +112,13 @@ def test_gallery_and_add_commands(identity_run, people, tmp_path, capsys):
     assert "30 images of 5: id6" in capsys.readouterr().out
 
 
+def test_gallery_command_records_the_weights_of_a_run(identity_run, people, tmp_path):
+    run = shutil.copytree(identity_run.path, tmp_path / "run")
+    assert main([str(run), "--gallery", str(people / "val")]) == 0
+    made_from = json.loads((run / "provenance.json").read_bytes())
+    assert made_from["retriever.onnx"] == made_from["model.onnx"]
+
+
 def test_predict_with_a_gallery_needs_numpy_onnxruntime_and_pillow_only(retriever, people):
     blocked = ("tensorflow", "keras", "onnx", "tf2onnx", "tyro", "sklearn", "scipy", "matplotlib", "jinja2", "tqdm")
     code = (

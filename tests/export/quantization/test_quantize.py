@@ -208,6 +208,8 @@ def test_quantize_command_keeps_a_good_file_in_the_run_and_shows_it_on_the_page(
     )
     assert read_contract(run_copy / "model.int8.onnx").precision.calibration_images == 64
     assert json.loads((run_copy / "quantize.json").read_bytes())["int8"]["ok"] is True
+    made_from = json.loads((run_copy / "provenance.json").read_bytes())
+    assert made_from["model.int8.onnx"] == made_from["quantize.json:int8"] == made_from["model.onnx"]
     assert "As int8" in (run_copy / "report.html").read_text(encoding="utf-8")
 
     speeds["other"] = 3.0
