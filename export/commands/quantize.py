@@ -115,7 +115,7 @@ def _quantize_run(path: Path, arguments: argparse.Namespace) -> None:
             reports = run.read_json(REPORT)
         run.write_json(REPORT, {**reports, report.kind: report.to_plain()})
         record_copy(source, run / f"{REPORT}:{report.kind}")
-        record_copy(source, usual)
+        record_copy(source, target)
         experiment.report()
 
     try:
