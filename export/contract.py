@@ -92,9 +92,9 @@ class Preprocessing:
 
     Attributes:
         where: ``graph``: inside the file, which takes raw pixels; ``caller``: before the file, which takes the result.
-        scale: factor.
+        scale: factor on the pixels of 0–255.
         mean: one value, or one per channel in the order of `channels`; None: inside the graph, unknown.
-        std: likewise.
+        std: standard deviation: one value, or one per channel in the order of `channels`; None: inside the graph, unknown.
         channels: channel order of the network: ``BGR``: the channels are reversed first; ``as fed``: they are not.
     """
 

@@ -42,7 +42,7 @@ def normalization(mean: Sequence[float], std: Sequence[float], channels: int, *,
 
     Args:
         mean: one value or one a channel, of scaled pixels.
-        std: likewise.
+        std: standard deviation: one value or one a channel, of scaled pixels.
         channels: of the images.
         scale: factor on pixels of 0–255.
     """
@@ -65,7 +65,7 @@ def normalized(
     Args:
         network: from float32 (batch, height, width, channels).
         mean: one value or one a channel, of pixels scaled to 0–1.
-        std: likewise.
+        std: standard deviation: one value or one a channel, of pixels scaled to 0–1.
         dtype: of the new input: ``"uint8"``, or ``"float32"`` for pixels of 0–255 in floating point.
         image_shape: (height, width, channels) of images that are resized to the network's input (bilinear); None: no resizing.
     """

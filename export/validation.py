@@ -311,7 +311,7 @@ class _Gate:
         model: the Keras model.
         file: the open file, which stays as it is.
         images: as in `check_parity`.
-        options: likewise.
+        options: options of `check_parity`, by name.
 
     Raises:
         InputError: images of another type or shape than the file takes.

@@ -21,7 +21,7 @@ def equal_lists(reference: np.ndarray, vectors: np.ndarray) -> float:
 
     Args:
         reference: float (N, width).
-        vectors: likewise, of the same images.
+        vectors: float (N, width), other vectors of the same images.
     """
     if reference.shape != vectors.shape or not (np.isfinite(reference).all() and np.isfinite(vectors).all()):
         return 0.0

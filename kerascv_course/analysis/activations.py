@@ -69,7 +69,7 @@ def activations(model: keras.Model, images: Any, layers: Sequence[str]) -> dict[
     Args:
         model: Functional or Sequential, with one input.
         images: the model's input, (N, H, W, C).
-        layers: names.
+        layers: names of the layers whose outputs are returned.
 
     Returns:
         Name to float32 output (N, …).
@@ -133,9 +133,9 @@ def look(
     """Draw a layer's maps for one image, below its filters if it convolves the image itself.
 
     Args:
-        model: Functional or Sequential.
+        model: Functional or Sequential, with one input.
         image: the model's input, (H, W, C).
-        layer: name.
+        layer: name of the layer that is drawn.
         channels: channels to draw, from 0; empty: the first ten.
         shown: uint8 (H, W, 1 or 3), the image as drawn; None: `image`.
 
@@ -175,7 +175,7 @@ def first_and_last(model: keras.Model, image: np.ndarray) -> dict[str, Figure]:
     A final convolution of 1×1 maps, which is a dense layer (as in MobileNet), is skipped.
 
     Args:
-        model: takes uint8 images.
+        model: a network that takes uint8 images.
         image: uint8 (H, W, 1 or 3).
     """
     names = convolutions(model)

@@ -41,10 +41,10 @@ class ConvSize:
     """A convolution or pooling along one axis.
 
     Attributes:
-        size: input size.
-        kernel, stride, dilation: of the window.
-        padding: (before, after).
-        output: output size.
+        size: pixels of the input along the axis.
+        kernel, stride, dilation: size of the window, step between windows, step between its taps.
+        padding: zeros added (before, after).
+        output: pixels of the output along the axis.
         unused: positions at the end, including padding, that no window reaches.
     """
 
@@ -102,7 +102,7 @@ class PaddingSolution:
     """Padding for a given input and output size.
 
     Attributes:
-        kernel, stride, dilation: of the window.
+        kernel, stride, dilation: size of the window, step between windows, step between its taps.
         size, output: input and output size.
         transposed: whether the convolution is transposed.
         symmetric: every solution with equal padding on both sides, as (padding, output padding); output padding is 0 for a
@@ -244,7 +244,7 @@ def same_padding(kernel: int, stride: int = 1, dilation: int = 1, size: int | No
     """TensorFlow's ``"same"`` padding (before, after), which gives ⌈size/stride⌉ outputs.
 
     Args:
-        kernel, stride, dilation: of the window.
+        kernel, stride, dilation: size of the window, step between windows, step between its taps.
         size: input size; required if the stride is larger than 1.
 
     Raises:

@@ -47,11 +47,11 @@ def correlate(
     """Cross-correlation, which deep-learning libraries call convolution: the kernel is not flipped.
 
     Args:
-        image: (H, W).
-        kernel: (k, l).
+        image: numbers (H, W), one channel.
+        kernel: numbers (k, l), not flipped.
         padding: rows and columns added on every side; None: ⌊k/2⌋ and ⌊l/2⌋, which keeps the size for odd kernels.
-        border: the values added.
-        stride: in both directions.
+        border: values added around the image: ``zero``, its ``edge``, or the image ``reflect``-ed.
+        stride: step between windows in both directions.
 
     Returns:
         (⌊(H + 2p − k)/s⌋ + 1, …); integers stay integers.
@@ -178,9 +178,9 @@ def check_average_pooling(kernel: int = 8, stride: int | None = None, channels: 
     """Compare average pooling with the three convolutions on random integer maps (seed 0).
 
     Args:
-        kernel: of the pooling.
+        kernel: height and width of the pooling's window.
         stride: of the pooling; None: `kernel`.
-        channels: of the maps.
+        channels: number of channels of the maps.
         size: height and width of the maps.
 
     Raises:

@@ -44,9 +44,9 @@ class BlockCount:
 
     Attributes:
         index: from 1; the input is 1.
-        label, shape: as in `DiagramBlock`.
+        label, shape: text of the box and shape of its output, as in `DiagramBlock`.
         layers: names of the first and the last layer.
-        trainable, frozen: parameters.
+        trainable, frozen: numbers of parameters of the layers in the box.
         macs: multiply-accumulates for one image; None: not known.
     """
 

@@ -79,7 +79,7 @@ class GraphNode:
     """One layer or operator.
 
     Attributes:
-        kind: what it does.
+        kind: what it does, whatever the source calls it.
         type: its type in the source, such as ``"Conv2D"`` or ``"Conv"``.
         name: its name in the source.
         inputs, outputs: keys into `Graph.tensors`; constants are not listed.
@@ -87,11 +87,11 @@ class GraphNode:
         bias: how many of the parameters are biases.
         weight: size of the weight tensor, without biases, at every call.
         window: of convolutions and pooling.
-        groups: of convolutions.
+        groups: number of channel groups of a convolution.
         channels: (in, out) of convolutions and dense layers.
         axes: the axes that global pooling, concatenation and normalization work on.
         pads: of padding (>= 0) and cropping (<= 0): change of each axis before and after.
-        perm: of transposition.
+        perm: order of the axes that a transposition makes.
         mode: "max", "average", "nearest", "linear", "constant", "reflect" …, depending on `kind`.
         coordinates: of resize: "half_pixel", "asymmetric", "align_corners".
     """
@@ -129,10 +129,10 @@ class Graph:
     """Nodes in computing order, inputs first, and the tensors between them.
 
     Attributes:
-        name: of the model.
-        source: "keras" or "onnx".
+        name: what the source calls the model.
+        source: where it was read from, "keras" or "onnx".
         channels_last: axis order of the convolutions.
-        tensors: by key.
+        tensors: the activations by their keys.
         outputs: keys of the model's outputs.
         file_bytes: size of the ONNX file; None for Keras models.
     """

@@ -37,7 +37,7 @@ class OnnxFile:
     """A file's operators, shapes and constants.
 
     Attributes:
-        path: of the file.
+        path: where the file is.
         nodes: the operators in computing order.
         inputs, outputs: names of the model's inputs (without weights) and outputs.
         data: names of tensors that depend on the inputs' values; all others are constants or computed from shapes.

@@ -37,7 +37,7 @@ def read_onnx(path: str | Path, input_shape: Sequence[int] | None = None) -> Gra
     """The graph of an ONNX file.
 
     Args:
-        path: the file.
+        path: where the file is.
         input_shape: the image input without its batch axis, in the file's own axis order (files from PyTorch: channels, height,
             width); required if the file has open axes.
 

@@ -41,7 +41,7 @@ class SizeCheck:
 
     Attributes:
         parameter_mb: all parameters in float32, including moving statistics.
-        limit_mb: the limit.
+        limit_mb: the largest size allowed.
         file_mb: size of the ONNX file; None for a Keras model.
     """
 

@@ -94,8 +94,8 @@ class Link:
 
     Attributes:
         bandwidth: bytes/s in one direction according to the data sheet, per device or per network adapter of a host.
-        latency: seconds per hop.
-        source: of both.
+        latency: seconds that a message needs for one hop.
+        source: where bandwidth and latency come from.
     """
 
     bandwidth: float
@@ -127,7 +127,7 @@ class Workload:
     """Cost of training a network.
 
     Attributes:
-        name: of the network.
+        name: what the network is called.
         parameters: all of them, including moving statistics.
         trainable: those with a gradient.
         forward_macs, training_macs: multiply-accumulates per image: forward; forward and backward.
@@ -163,7 +163,7 @@ class Workload:
         The file has 260 more per variable, and the history.
 
         Args:
-            optimizer: one of `OPTIMIZERS`.
+            optimizer: name of the optimizer, one of `OPTIMIZERS`.
             ema: a moving average of the weights is kept as well.
             constant_rate: the learning rate is a variable, unlike that of a schedule.
 
@@ -210,9 +210,9 @@ class DeviceCluster:
     Attributes:
         peak: FLOP/s of a device.
         utilization: fraction of the peak that training reaches, in (0, 1].
-        link: between hosts.
+        link: the connection between hosts.
         within: between the devices of a host; None: `link`.
-        per_host: devices per host.
+        per_host: number of devices per host.
         adapters: network adapters per host, each with the bandwidth of `link`; every adapter carries a ring, they share the bytes.
         link_share: fraction of a link's bandwidth that is reached, in (0, 1].
         pipeline: images/s of a host's input pipeline; None: unlimited.
@@ -265,7 +265,7 @@ class ScalingPoint:
     """A training step on a number of devices.
 
     Attributes:
-        devices: number of devices.
+        devices: number of devices that share the step.
         batch: images per step on all of them together.
         per_device: images on the device with the most.
         compute, all_reduce, load: seconds of computing, of summing the gradients, and of the input pipeline.
@@ -325,11 +325,11 @@ def scaling(work: Workload, cluster: DeviceCluster, devices: Sequence[int], batc
     """Training steps of a network on different numbers of devices.
 
     Args:
-        work: from `workload`.
+        work: cost of the network, as `workload` returns it.
         cluster: what it is trained on.
         devices: numbers of devices, each 1 or more.
         batch: images per step: on all devices together (strong), or on each (weak).
-        kind: "strong" or "weak".
+        kind: what `batch` is divided among, "strong" or "weak".
 
     Raises:
         InputError: no devices, a number below 1, or a batch smaller than the number of devices.

@@ -28,15 +28,15 @@ class LayerSummary:
         type: its type in the source: a Keras class, an ONNX operator, an activation.
         name: its name in the source.
         input_shapes: of every input, without the batch axis, in the source's axis order.
-        output_shape: of the first output, likewise.
+        output_shape: of the first output, without the batch axis, in the source's axis order.
         trainable, frozen: parameters; a layer that is called again has them in its first row only.
-        neurons, connections, macs: see `kerascv_course.analysis.counting`.
+        neurons, connections, macs: counts of the layer, as `kerascv_course.analysis.counting` defines them.
         activation_bytes: memory of all outputs.
         kernel, stride, dilation: height before width; empty for layers without a window.
         padding: (before, after) per axis.
-        groups: of a convolution.
+        groups: number of channel groups of a convolution.
         receptive_field: in input pixels; None if the network has no spatial axes or several inputs.
-        kind: a `kerascv_course.analysis.graph.NodeKind`.
+        kind: what the layer does, a `kerascv_course.analysis.graph.NodeKind`.
     """
 
     index: int
@@ -70,10 +70,10 @@ class Summary:
 
     Attributes:
         name: of the model or file.
-        source: "keras" or "onnx".
+        source: where it was read from, "keras" or "onnx".
         rows: one per layer, inputs included.
         trainable, frozen: parameters (a batch norm has 2 trainable and 2 frozen ones per channel, in ONNX files too).
-        neurons, connections, macs: for one image.
+        neurons, connections, macs: totals of the network for one image.
         activation_bytes: memory of all activations of one image if none is freed.
         peak_bytes: largest sum of activations alive at the same time, computing in row order.
         inference_parameters: parameters with every batch norm folded as far as possible; equal for a Keras model and its ONNX
@@ -136,7 +136,7 @@ class Summary:
         A unit that sees nothing but padding has None along every axis.
 
         Args:
-            name: of the layer.
+            name: name of the layer, as in `Summary.rows`.
             position: of the unit along the spatial axes, (row, column); ignored where all units see the same.
 
         Raises:
@@ -259,7 +259,7 @@ class ExportComparison:
         batch_norms, batch_norm_channels: number of the Keras model's batch norms, and of their channels.
         kept: channels of batch norms that the file keeps as such (4 numbers each).
         scaled: numbers in separate scales and shifts of the file.
-        macs, connections, neurons: (Keras, ONNX).
+        macs, connections, neurons: totals for one image, (Keras, ONNX).
     """
 
     keras_parameters: int

@@ -38,8 +38,9 @@ class TorchStyle:
 
     Attributes:
         residual: name of the container row after a residual block.
-        inception: likewise after an inception block.
-        unit: likewise after a convolution, batch norm and ReLU inside an inception block, whose ReLU is functional, without a row.
+        inception: name of the container row after an inception block.
+        unit: name of the container row after a convolution, batch norm and ReLU inside an inception block, whose ReLU is functional,
+            without a row.
         identity: a shortcut without projection is an Identity module, before the last ReLU.
         stem_identity: an Identity module follows the first activation, instead of a pooling layer.
         global_pool: name of global pooling.

@@ -114,7 +114,7 @@ def add_options(parser: argparse.ArgumentParser, default: Any, *, skip: Sequence
     """Add an option for each field of a dataclass; `apply_options` reads them back.
 
     Args:
-        parser: of the command.
+        parser: receives the options.
         default: an instance; its values are the defaults.
         skip: fields of `default` that do not become options.
         brief: help texts of one line each.

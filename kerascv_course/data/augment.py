@@ -90,11 +90,11 @@ def augment(
 
     Args:
         images: uint8 (batch, height, width, channels).
-        seed: int32 (2,).
-        config: the recipe's augmentation.
+        seed: int32 (2,), which determines all random numbers.
+        config: the recipe's augmentation, which says what is changed.
         starts_mirrored: bool (batch,), images that `alternating_flip` mirrors in epoch 0.
         epoch: number of finished epochs, for `alternating_flip`.
-        fill: color for `cutout`.
+        fill: color of the square of `cutout`, 0–1 for 0–255.
         rows: which rows of a batch the images are; None: all.
     """
     flip_seed, translate_seed = tf.unstack(tf.random.split(seed, 2))
@@ -155,7 +155,7 @@ def random_translate(images: tf.Tensor, seed: tf.Tensor, pixels: int, border: Bo
 
     Args:
         images: uint8 (batch, height, width, channels).
-        seed: int32 (2,).
+        seed: int32 (2,), which determines the shifts.
         pixels: largest shift; with a reflected border less than height and width.
         border: fill with zeros, or reflect the image without repeating its outermost pixels.
     """
@@ -206,10 +206,10 @@ def random_rotate(
 
     Args:
         images: uint8 (batch, height, width, channels).
-        seed: int32 (2,).
+        seed: int32 (2,), which determines the angles.
         degrees: largest angle in either direction.
         border: fill the corners with zeros, or reflect the image at its edge.
-        rows: see `augment`.
+        rows: which rows of a batch the images are; None: all.
     """
     limit = math.radians(degrees)
     return _rotate(images, _draw(images, seed, (), (), rows, -limit, limit), border)
@@ -245,9 +245,9 @@ def color_jitter(images: tf.Tensor, seed: tf.Tensor, strength: float, rows: Rows
 
     Args:
         images: uint8 (batch, height, width, 1 or 3).
-        seed: int32 (2,).
-        strength: 0 to 1.
-        rows: see `augment`.
+        seed: int32 (2,), which determines the factors.
+        strength: largest distance of a factor from 1, 0 to 1.
+        rows: which rows of a batch the images are; None: all.
     """
     height, width, channels = images.shape[1:]
     brightness, contrast, saturation = tf.unstack(_draw(images, seed, (3,), (1, 1), rows, 1 - strength, 1 + strength))
@@ -273,10 +273,10 @@ def cutout(
 
     Args:
         images: uint8 (batch, height, width, channels).
-        seed: int32 (2,).
+        seed: int32 (2,), which determines the positions.
         side: side of the square, pixels; the center of an even square is right of and below its middle.
         fill: 0–1 for 0–255; one value, or one per channel.
-        rows: see `augment`.
+        rows: which rows of a batch the images are; None: all.
     """
     height, width, channels = images.shape[1:]
     top, left = tf.unstack(_draw_places(images, seed, (height, width), rows) - side // 2)
@@ -292,9 +292,9 @@ def random_erase(images: tf.Tensor, seed: tf.Tensor, probability: float, rows: R
 
     Args:
         images: uint8 (batch, height, width, channels).
-        seed: int32 (2,).
+        seed: int32 (2,), which determines rectangles and noise.
         probability: of changing an image.
-        rows: see `augment`.
+        rows: which rows of a batch the images are; None: all.
     """
     height, width, channels = images.shape[1:]
     chosen_seed, shape_seed, place_seed, noise_seed = tf.unstack(tf.random.split(seed, 4))
@@ -356,9 +356,9 @@ def mix(
     Args:
         images: uint8 (batch, height, width, channels).
         targets: int (batch,), 0 to classes − 1.
-        seed: int32 (2,).
+        seed: int32 (2,), which determines partners and shares.
         config: the recipe's augmentation, with mixup or cutmix.
-        classes: number of classes.
+        classes: number of classes, the width of the targets.
 
     Returns:
         Images of the same shape, and targets as probabilities, float32 (batch, classes).
@@ -385,7 +385,7 @@ def mixup(images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, alpha: float) 
     Args:
         images: uint8 (batch, height, width, channels).
         targets: float32 (batch, classes), rows summing to 1.
-        seed: int32 (2,).
+        seed: int32 (2,), which determines partners and shares.
         alpha: above 0; 1: λ is uniform; towards 0: hardly any blending.
 
     Returns:
@@ -409,7 +409,7 @@ def cutmix(images: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, alpha: float)
     Args:
         images: uint8 (batch, height, width, channels).
         targets: float32 (batch, classes), rows summing to 1.
-        seed: int32 (2,).
+        seed: int32 (2,), which determines partners, shares and positions.
         alpha: above 0; 1: λ is uniform.
 
     Returns:

@@ -34,10 +34,10 @@ class IdentityImage:
     """An image file.
 
     Attributes:
-        path: of the file.
+        path: where the file is.
         identity: name; empty: junk; None: a distractor.
         split: one of `TABLE_SPLITS`; empty: not assigned.
-        camera: number; None: unknown.
+        camera: number of the camera; None: unknown.
     """
 
     path: Path

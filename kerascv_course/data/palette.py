@@ -46,7 +46,7 @@ def kmeans_palette(images: np.ndarray, colors: int, seed: int) -> np.ndarray:
 
     Args:
         images: uint8 (N, height, width, 3); up to `KMEANS_PIXELS` of their pixels are sampled.
-        colors: number of clusters.
+        colors: number of clusters, the colors of the palette.
         seed: of sampling and initialization.
 
     Returns:
@@ -155,8 +155,8 @@ def nearest_colors(images: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Index of the nearest palette color of every pixel: Euclidean distance in RGB, ties to the first.
 
     Args:
-        images: uint8 (…, 3).
-        palette: uint8 (colors, 3).
+        images: uint8 (…, 3), pixels in RGB.
+        palette: uint8 (colors, 3), at most 256 colors in RGB.
 
     Returns:
         uint8 (…).

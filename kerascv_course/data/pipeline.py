@@ -113,8 +113,8 @@ def evaluation_batches(split: Split, batch_size: int, *, part: Part | None = Non
 
     Args:
         split: the split, kept in memory.
-        batch_size: images per batch.
-        part: as in `training_batches`.
+        batch_size: number of images per batch.
+        part: rows of each batch to yield, where other processes take the others; None: all.
     """
     images, targets = tf.constant(split.images), tf.constant(split.targets)
     index = tf.data.Dataset.range(len(split)).batch(batch_size)

@@ -45,7 +45,7 @@ class DataInfo:
     Attributes:
         source: name of the source.
         labels: class names, in the order of the targets.
-        image_shape: (height, width, channels).
+        image_shape: (height, width, channels) of every image.
         sizes: number of images of train, validation and test.
         fingerprint: SHA-256 of all images and targets in split order: equal for two runs on the same data.
         citation: reference, and the license where one is given.
@@ -64,7 +64,7 @@ class Dataset:
     """Three splits and their description.
 
     Attributes:
-        train: training images.
+        train: images that the weights are fitted to.
         validation: images for choosing settings and the checkpoint.
         test: images for one final measurement.
         info: description of the splits.

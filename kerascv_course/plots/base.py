@@ -48,7 +48,7 @@ def learning_curves(history: Sequence[Mapping[str, float]], metric: str, best_ep
 
     Args:
         history: one mapping per validation, with ``epoch``, ``loss``, ``val_loss``, ``val_METRIC`` and usually ``METRIC``.
-        metric: such as ``"accuracy"``.
+        metric: name of the metric in the right panel, such as ``"accuracy"``.
         best_epoch: epoch of the checkpoint that was kept, marked by a line.
         more: further validation metrics, drawn in the metric's panel.
     """
@@ -81,7 +81,7 @@ def step_curves(steps: np.ndarray, history: Sequence[Mapping[str, float]], metri
     Args:
         steps: float (steps, 2 or more): number and loss of each training step.
         history: one mapping per validation, with ``step``, ``val_loss`` and ``val_METRIC``.
-        metric: such as ``"accuracy"``.
+        metric: name of the metric in the right panel, such as ``"accuracy"``.
         group: steps averaged into one point, with a band of ± one standard deviation; an incomplete last group is dropped.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -157,8 +157,8 @@ def accuracy_lines(places: Sequence[str], lines: Mapping[str, Sequence[float]], 
     Args:
         places: tick labels of the horizontal axis, one per variant.
         lines: name of a line to its accuracies, 0–1, one per variant.
-        label: what was varied.
-        title: of the figure.
+        label: what was varied, the text below the horizontal axis.
+        title: text above the figure.
     """
     figure = Figure(figsize=(max(5.0, 0.45 * len(places) + 2), 3.8), layout="constrained")
     axes = figure.subplots()
@@ -181,7 +181,7 @@ def ablation_metrics(values: Mapping[str, Sequence[float]], base: str, label: st
         values: name of a switch to the metric of each of its runs; includes the base.
         base: name of the base.
         label: name of the metric.
-        title: of the figure.
+        title: text above the figure.
     """
     figure = Figure(figsize=(8, 1.4 + 0.38 * len(values)), layout="constrained")
     axes = figure.subplots()
@@ -203,7 +203,7 @@ def confusion_matrix(counts: np.ndarray, labels: Sequence[str], accuracy: float)
 
     Args:
         counts: int (classes, classes); rows are true classes, columns predicted ones.
-        labels: class names.
+        labels: names of the classes, in the order of `counts`.
         accuracy: 0–1, for the title.
     """
     classes = len(labels)
@@ -255,8 +255,8 @@ def palette_shares(palette: np.ndarray, true: np.ndarray, predicted: np.ndarray)
     """Fraction of true and of predicted pixels for every color of a palette, as bars in that color.
 
     Args:
-        palette: uint8 (colors, 3).
-        true, predicted: float (colors,), 0–1.
+        palette: uint8 (colors, 3), the RGB color of each class.
+        true, predicted: float (colors,), 0–1, the fraction of pixels of each color.
     """
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -275,7 +275,7 @@ def difference_histogram(counts: Mapping[str, Sequence[int]], decades: Sequence[
 
     Args:
         counts: output to the number of values that differ by exactly 0, by less than each of `decades`, and by more.
-        decades: increasing bounds.
+        decades: upper bounds of the bins, increasing.
         tolerance: largest allowed difference, marked by a line.
     """
     figure = Figure(figsize=(8, 3.6), layout="constrained")
@@ -306,9 +306,9 @@ def image_grid(images: np.ndarray, captions: Sequence[str], *, title: str, colum
 
     Args:
         images: uint8 (N, height, width, 1 or 3).
-        captions: N captions.
-        title: of the figure.
-        columns: images per row.
+        captions: a text above each of the N images.
+        title: text above the figure.
+        columns: number of images per row.
     """
     columns = min(columns, max(3, len(images)))
     rows = -(-len(images) // columns)
@@ -361,9 +361,9 @@ def filters_and_maps(
         maps: float (N, map height, map width), each scaled from its minimum (dark) to its maximum.
         filters: float (N, kernel height, kernel width, 1 or 3), each scaled by its largest absolute weight, gray at zero; None: not
             drawn.
-        names: N names.
-        title: of the figure.
-        columns: filters per row.
+        names: a text above each of the N filters or maps.
+        title: text above the figure.
+        columns: number of filters per row.
     """
     columns = min(columns, len(maps))
     high = 1 if filters is None else 2

@@ -20,8 +20,8 @@ def rank_lists(queries: np.ndarray, results: Sequence[np.ndarray], matches: np.n
     Args:
         queries: uint8 (N, height, width, 1 or 3).
         results: for each query uint8 (up to `columns` images, height, width, 1 or 3), nearest first.
-        matches: bool (N, columns).
-        captions: one per query.
+        matches: bool (N, columns), whether a result has the identity of its query.
+        captions: a text above each query.
     """
     columns = matches.shape[1] + 1
     figure = Figure(figsize=(1.15 * columns, 1.35 * len(queries)))
@@ -75,8 +75,8 @@ def embedding_map(places: np.ndarray, identities: np.ndarray, colored: int = 20)
     """Scatter plot of embeddings in the plane, one color per identity, the remaining identities gray.
 
     Args:
-        places: float (N, 2).
-        identities: int (N,).
+        places: float (N, 2), the position of each image in the plane.
+        identities: int (N,), the identity of each image.
         colored: identities with a color of their own, at most 20.
     """
     figure = Figure(figsize=(6.5, 6), layout="constrained")

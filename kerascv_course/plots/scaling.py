@@ -16,8 +16,8 @@ def engine_latencies(latencies: Mapping[str, Sequence[float]], batch_sizes: Sequ
 
     Args:
         latencies: name of an engine to its milliseconds per call, one for each batch size.
-        batch_sizes: images per call.
-        title: of the figure.
+        batch_sizes: number of images per call of each panel.
+        title: text above the figure.
     """
     names = list(latencies)
     figure = Figure(figsize=(1.5 + 3.6 * len(batch_sizes), 1.4 + 0.34 * len(names)), layout="constrained")
@@ -40,7 +40,7 @@ def scaling_curves(curves: Mapping[str, Sequence[tuple[int, float, float]]], nam
 
     Args:
         curves: title to (devices, speed-up without overlap, with full overlap).
-        name: of the network.
+        name: name of the network, for the titles.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, (title, points) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):

@@ -193,8 +193,8 @@ def study_counterexample(
 
     Args:
         rate: η of the path called "chosen", if η, β or ε differs from the report's.
-        beta: β, likewise.
-        epsilon: ε, likewise.
+        beta: β of the path called "chosen", if it differs from the report's.
+        epsilon: ε of the path called "chosen", if it differs from the report's.
         steps: of the paths with the report's β and ε.
         keras: run Keras's optimizers as well (imports TensorFlow).
 

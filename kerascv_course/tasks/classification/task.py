@@ -36,8 +36,8 @@ def classification_report(logits: np.ndarray, targets: np.ndarray) -> dict[str, 
     """Loss, accuracy and confusion matrix.
 
     Args:
-        logits: float (N, classes).
-        targets: int (N,).
+        logits: float (N, classes), scores before the softmax.
+        targets: int (N,), the true class of each image.
 
     Returns:
         ``images``; ``loss``: mean cross-entropy in nats; ``accuracy``; ``confusion``: counts, rows are true classes, columns

@@ -35,7 +35,7 @@ def load_all_but_head(network: keras.Model, source: str, name: str = "", *, has_
     """Load weights into a network, all but those of its last layer, which may differ in shape or be absent and is then left as it is.
 
     Args:
-        network: changed in place.
+        network: receives the weights, in place.
         source: as `kerascv_course.models.weights.load_weights` takes it; or ``"imagenet"``: those that Keras has for a network of
             keras.applications, which it downloads once.
         name: of the network, as `kerascv_course.create_model` takes it; for ``"imagenet"``.
@@ -143,7 +143,7 @@ def freeze_before(network: keras.Model, first: str) -> None:
     """Freeze all layers before one: weights stay, and batch norms use their kept statistics as in inference (Keras's `trainable`).
 
     Args:
-        network: changed in place.
+        network: its layers are frozen in place.
         first: name of the first layer that learns.
 
     Raises:

@@ -20,7 +20,7 @@ def mean_over_views(model: keras.Model, views: Views) -> keras.Model:
 
     Args:
         model: from images (N, H, W, C) of any dtype to scores (N, classes).
-        views: which views.
+        views: which views are averaged; ``"none"``: the image itself only.
 
     Returns:
         A model of the same input and output, which runs `model` on a batch of all views at once; or `model` for ``"none"``.

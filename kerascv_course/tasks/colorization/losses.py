@@ -35,7 +35,7 @@ def color_weights(targets: np.ndarray, colors: int, rebalance: float) -> np.ndar
 
     Args:
         targets: classes of the training pixels.
-        colors: Q.
+        colors: number of color classes, Q.
         rebalance: 1 − λ; 0: no weights.
 
     Returns:

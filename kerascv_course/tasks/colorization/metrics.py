@@ -50,7 +50,7 @@ class PixelReport:
     """Metrics accumulated over batches.
 
     Attributes:
-        colors: number of classes.
+        colors: number of color classes.
     """
 
     colors: int
@@ -130,8 +130,8 @@ def baselines(
 
     Args:
         train: uint8 images (N, height, width, 3) and their classes (N, height, width).
-        test: likewise.
-        colors: number of classes.
+        test: uint8 images (M, height, width, 3) and their classes (M, height, width).
+        colors: number of color classes.
         seed: of the pixels sampled for kNN.
 
     Returns:

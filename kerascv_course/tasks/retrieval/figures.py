@@ -41,9 +41,9 @@ def retrieval_figures(
 
     Args:
         vectors: (N, width), of length 1.
-        split: the N images.
+        split: the N images of the vectors.
         labels: names of the identities.
-        protocol: over the images.
+        protocol: which of the N images are queries, and which gallery.
         metrics: with ``cmc`` of each split.
     """
     targets = split.targets
@@ -82,10 +82,10 @@ def triplet_figure(
 
     Args:
         features: (batch, width), the vectors that the loss compares.
-        batch: its images.
+        batch: the images of the features, with their identities.
         labels: names of the identities.
-        mining: of the loss.
-        distance: of the loss.
+        mining: how the loss chooses triplets.
+        distance: the distance that the loss compares.
     """
     distances = keras.ops.convert_to_numpy(pair_distances(features, distance))
     same = batch.targets[:, None] == batch.targets

@@ -90,10 +90,10 @@ class AngularMarginLoss(_IdentityLoss):
     cos θ − margin (Wang et al. 2018, equation 4).
 
     Args:
-        kind: loss.
+        kind: which penalty, ``arcface`` or ``cosface``.
         margin: radians for ``arcface`` (0.5 in the paper), 0 to π/2; a cosine for ``cosface`` (0.35).
         scale: of the cosines (64 in the papers).
-        smoothing: see `IdentityCrossentropy`.
+        smoothing: label smoothing, as in `IdentityCrossentropy`.
     """
 
     arguments = ("kind", "margin", "scale", "smoothing")
@@ -163,7 +163,7 @@ class TripletLoss(_IdentityLoss):
     with one image has no positives; a batch without triplets costs 0.
 
     Args:
-        mining: choice of triplets.
+        mining: how triplets are chosen, one of the list above.
         margin: of distances, above 0.
         soft_margin: use the soft margin; semi-hard mining still uses `margin`.
         distance: Euclidean, or 1 − cosine.
@@ -273,7 +273,7 @@ class PartLoss(keras.metrics.Mean):
 
     Args:
         loss: that has the part.
-        part: its name.
+        part: name of the part, which names the metric as well.
     """
 
     def __init__(self, loss: WeightedParts, part: str, **options: Any) -> None:
@@ -298,7 +298,7 @@ class _IdentityLayer(keras.layers.Layer):
     """Layer with one output per identity: (batch, width) to (batch, units).
 
     Args:
-        units: number of identities.
+        units: number of identities, the width of the output.
     """
 
     def __init__(self, units: int, **options: Any) -> None:

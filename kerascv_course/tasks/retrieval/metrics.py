@@ -46,12 +46,12 @@ def k_reciprocal(
     Memory: about a hundred numbers per image, and the result.
 
     Args:
-        queries: (Q, width), finite.
-        gallery: (G, width).
+        queries: float (Q, width), finite, the vectors to rank for.
+        gallery: float (G, width), finite, the vectors to rank.
         k1: number of reciprocal neighbors, 1 or more.
         k2: number of neighbors to average over, 1 (only the image itself) to k1.
         weight: of the original distance, 0 to 1 (λ in the paper).
-        distance: Euclidean or cosine.
+        distance: the original distance, ``euclidean`` or ``cosine``.
 
     Returns:
         float64 (Q, G), 0 to 1, for `kerascv_course.core.retrieval_metrics.evaluate_distances`.

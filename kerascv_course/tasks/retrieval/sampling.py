@@ -23,7 +23,7 @@ def pk_order(targets: np.ndarray, identities: int, images: int, seed: int) -> Ca
         targets: int (N,), the identity of each image.
         identities: P, 2 or more.
         images: K, 2 or more.
-        seed: of the orders.
+        seed: seed of the orders of identities and images.
 
     Returns:
         Function from the step, a scalar int64, to image indices, int32 (P·K,), grouped by identity.

@@ -39,8 +39,8 @@ def distances(queries: Any, references: Any, metric: Distance, power: float = 3.
     """Distances between vectors.
 
     Args:
-        queries: (Q, values).
-        references: (R, values).
+        queries: float (Q, values), the vectors to measure from.
+        references: float (R, values), the vectors to measure to.
         metric: ``euclidean``; ``cityblock``: Σ |a − b|; ``minkowski``: (Σ |a − b|^p)^(1/p); ``cosine``: 1 − cos, 1 for zero
             vectors; ``chi2``: ½ Σ (a − b)² / (a + b), for nonnegative values; ``intersection``: 1 − Σ min(a, b), for histograms
             that sum to 1.
@@ -72,7 +72,7 @@ def vote(to_references: Any, one_hot_labels: Any, k: int, rule: Vote) -> Any:
 
     Args:
         to_references: float32 (Q, R), distances.
-        one_hot_labels: float32 (R, classes).
+        one_hot_labels: float32 (R, classes), 1 at the class of each reference.
         k: number of neighbors, 1 to R.
         rule: ``mode``: equal votes, ties to the first class; ``nearest``: equal votes, ties to the class with closer voters (the
             neighbor of rank r counts 1 + 2^−r); ``distance``: votes count 1 / distance.
@@ -108,11 +108,11 @@ class KNeighborsLayer(FixedLayer):
     Args:
         references: number of training images.
         values: length of a vector.
-        classes: number of classes.
-        k: number of neighbors.
-        metric: see `distances`.
-        rule: see `vote`.
-        power: p of ``minkowski``.
+        classes: number of classes, the width of the output.
+        k: number of neighbors that vote.
+        metric: distance between vectors, one of those of `distances`.
+        rule: how neighbors vote, one of the rules of `vote`.
+        power: p of the distance ``minkowski``.
 
     Raises:
         InputError: k is below 1 or above the number of training images.
@@ -163,9 +163,9 @@ class LinearMachine:
     They are fitted on the Gram matrix of the training vectors, so that the cost hardly depends on the length of the vectors.
 
     Args:
-        vectors: float32 (N, values).
-        targets: int (N,).
-        classes: number of classes.
+        vectors: float32 (N, values), a training image each.
+        targets: int (N,), the class of each training image.
+        classes: number of classes, each with a machine.
 
     Raises:
         InputError: a class without images.

@@ -48,7 +48,7 @@ def cell_order(centers: np.ndarray, levels: int) -> tuple[np.ndarray, list[int]]
 
     Args:
         centers: (N, 2), y and x relative to height and width, 0–1.
-        levels: 1 or more.
+        levels: number of levels of the pyramid, 1 or more.
 
     Returns:
         int32 (N,), the sorted order; and the number of descriptors in each cell, row by row.
@@ -118,7 +118,7 @@ class _WordEncoder(Encoder):
     """Encoder with visual words.
 
     Args:
-        words: number of words.
+        words: number of visual words.
         dimensions: of a word, same as of a descriptor.
         values: length of the vector of a cell.
     """
@@ -193,7 +193,7 @@ class FisherVector(Encoder):
 
     Args:
         components: of the mixture, which has diagonal covariances.
-        dimensions: of a descriptor.
+        dimensions: number of values of a descriptor.
     """
 
     arguments: ClassVar[tuple[str, ...]] = (*Encoder.arguments, "components", "dimensions")
@@ -237,8 +237,8 @@ class Compress(FixedLayer):
 
     Args:
         inputs: dimensions of a descriptor, whose values are nonnegative.
-        outputs: dimensions kept.
-        precision: float type.
+        outputs: number of principal components that are kept.
+        precision: float type of the computation and of the result.
     """
 
     arguments = ("inputs", "outputs", "precision")
@@ -325,7 +325,7 @@ def sample_descriptors(model: keras.Model, images: np.ndarray, count: int, seed:
         model: one uint8 image (1, height, width, channels) to descriptors (1, N, dimensions).
         images: uint8 (M, height, width, channels).
         count: total number of descriptors, approximately.
-        seed: of the positions.
+        seed: seed of the random positions.
 
     Returns:
         float32 (about `count`, dimensions), without zero descriptors.
@@ -359,8 +359,8 @@ def find_words(sample: np.ndarray, words: int, seed: int) -> np.ndarray:
     """Find visual words by mini-batch k-means (Sculley 2010), initialized by k-means++.
 
     Args:
-        sample: float32 (N, dimensions).
-        words: number of words.
+        sample: float32 (N, dimensions), the descriptors to cluster.
+        words: number of clusters.
         seed: of the initialization and of the batches.
 
     Returns:
@@ -392,7 +392,7 @@ def principal_axes(sample: np.ndarray, dimensions: int) -> tuple[np.ndarray, np.
     """Mean and axes of largest variance.
 
     Args:
-        sample: (N, D).
+        sample: float (N, D), the descriptors.
         dimensions: axes to keep, 1 to D.
 
     Returns:
@@ -414,10 +414,10 @@ def fit_mixture(sample: np.ndarray, components: int, seed: int, iterations: int 
     """Fit a Gaussian mixture with diagonal covariances by expectation maximization, initialized by k-means.
 
     Args:
-        sample: float32 (N, dimensions).
-        components: number of Gaussians.
-        seed: of the initialization.
-        iterations: at most.
+        sample: float32 (N, dimensions), the descriptors.
+        components: number of Gaussians in the mixture.
+        seed: seed of the k-means that initializes the mixture.
+        iterations: largest number of iterations.
 
     Returns:
         float32 ``means`` and ``variances`` (components, dimensions), ``priors`` (components,), which sum to 1.

@@ -77,9 +77,9 @@ def cached(kind: str, key: str, compute: Callable[[], Mapping[str, np.ndarray]])
     """Load named arrays from the cache, or compute and store them. Damaged files are recomputed; nothing is unpickled.
 
     Args:
-        kind: subfolder.
+        kind: subfolder of the cache, such as ``vectors``.
         key: `digest` of everything the result depends on.
-        compute: computes the arrays.
+        compute: called without arguments for the arrays that are not in the cache.
 
     Raises:
         WriteError: the cache cannot be written.
@@ -121,7 +121,7 @@ class Features:
         """Build the layers and learn their weights (words, axes, a mixture) from training images.
 
         Args:
-            config: features.
+            config: section of the recipe, whose feature and encoder settings count.
             images: uint8 (N, height, width, channels).
 
         Raises:
@@ -162,9 +162,9 @@ class _EncodingLearner:
     """Builds the layers from descriptors to a vector and learns their weights.
 
     Args:
-        config: encoder.
+        config: section of the recipe, whose encoder settings count.
         sift: one image to descriptors.
-        images: training images.
+        images: uint8 (N, height, width, channels), the training images.
     """
 
     def __init__(self, config: Scenes, sift: keras.Model, images: np.ndarray) -> None:
@@ -274,10 +274,10 @@ def classifier_fitter(config: Scenes, vectors: np.ndarray, targets: np.ndarray, 
     folded into the weights.
 
     Args:
-        config: classifier.
+        config: section of the recipe, whose classifier settings count.
         vectors: float32 (N, values) of the training images.
-        targets: int (N,).
-        classes: number of classes.
+        targets: int (N,), the class of each training image.
+        classes: number of classes, the width of the scores.
 
     Raises:
         InputError: k exceeds the number of training images (when fitted), or a class of support vector machines has no images.

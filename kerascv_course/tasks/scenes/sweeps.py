@@ -65,7 +65,7 @@ def variants(recipe: SceneRecipe, over: Mapping[str, Sequence[Any]]) -> list[tup
     """All combinations of settings, without incompatible ones.
 
     Args:
-        recipe: base recipe.
+        recipe: the recipe whose settings are changed.
         over: field of `Scenes` to values; empty: `PRESETS`.
 
     Raises:
@@ -94,8 +94,8 @@ def sweep(recipes: Sequence[tuple[dict[str, Any], SceneRecipe]], data: Dataset, 
     """Fit and evaluate every variant.
 
     Args:
-        recipes: from `variants`.
-        data: dataset.
+        recipes: settings and recipe of each variant, as `variants` returns them.
+        data: the dataset that all variants share.
         test: also evaluate on the test split, for comparison with a report; settings are chosen on validation.
     """
     return [_fit_row(settings, recipe, data, test=test) for settings, recipe in recipes]
@@ -115,9 +115,9 @@ def repeat(recipe: SceneRecipe, data: Dataset, seeds: Sequence[int]) -> list[Swe
     """Fit and evaluate on random splits of the given sizes; everything, words included, is learned anew for each.
 
     Args:
-        recipe: to run.
+        recipe: the recipe that is fitted again and again.
         data: whose images are split again.
-        seeds: one per repeat.
+        seeds: seed of the split of each repeat.
     """
     return [_fit_row({"split": seed}, recipe, random_splits(data, seed), test=True) for seed in seeds]
 
@@ -162,8 +162,8 @@ def write_table(output: Path, recipe: SceneRecipe, rows: Sequence[SweepRow], tab
 
     Args:
         output: folder; created if missing.
-        recipe: base recipe.
-        rows: results.
+        recipe: the recipe whose settings were changed.
+        rows: settings and results of each variant.
         table: the rows as Markdown.
         title: of the plot; None: no plot.
     """
