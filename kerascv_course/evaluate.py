@@ -29,15 +29,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     Run.open(arguments.run)
     start_tensorflow()
     from kerascv_course.experiment import Experiment
+    from kerascv_course.training.callbacks import describe_evaluation
 
     experiment = Experiment.open(arguments.run, arguments.data_dir)
     metrics = experiment.evaluate()
     for split, values in metrics.items():
         numbers = (f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value:,}" for key, value in scalars(values))
         print(f"{split:<12}" + "  ".join(numbers))
-    if getattr(experiment.recipe, "log_style", "") == "ntu":
-        # the last line of report 002's own program
-        print(f"Accuracy = {metrics['test']['accuracy']:.4f}")
+    if line := describe_evaluation(metrics["test"], experiment.recipe):
+        print(line)
 
 
 def scalars(values: Mapping[str, Any]) -> list[tuple[str, int | float]]:

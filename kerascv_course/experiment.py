@@ -322,7 +322,7 @@ class Experiment:
             if self.recipe.export.enabled:
                 self.export()
             self.report()
-            if isinstance(self.recipe, TrainedRecipe) and (line := describe_result(self.metrics["test"], self.recipe)):
+            if line := describe_result(self.metrics["test"], self.recipe):
                 log.info("%s", line)
             if names := outdated(self.folder.path):
                 log.info("made from earlier weights, so make them again: %s", ", ".join(names))

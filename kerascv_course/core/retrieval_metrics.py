@@ -94,7 +94,7 @@ def make_protocol(
     return protocol
 
 
-def _checked(name: str, values: Any, wanted: str, kind: type[np.generic], length: int | None = None) -> np.ndarray:
+def _checked(name: str, values: Any, wanted: str, kind: type, length: int | None = None) -> np.ndarray:
     """An array of one dimension and the right type and length; an int mask would select images by index."""
     array = np.asarray(values)
     if array.ndim != 1 or not np.issubdtype(array.dtype, kind) or length not in (None, len(array)):

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from kerascv_course.config import TrainedRecipe
+from kerascv_course.config import Recipe, TrainedRecipe
 from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.io import atomic_write
 from kerascv_course.data import Split
@@ -39,6 +39,7 @@ __all__ = [
     "Remainder",
     "StepLog",
     "TrainingDivergedError",
+    "describe_evaluation",
     "describe_result",
     "describe_row",
     "step_losses",
@@ -154,12 +155,25 @@ def describe_row(row: Mapping[str, float], recipe: TrainedRecipe) -> str:
     return f"epoch {row['epoch']:>4g}/{recipe.epochs}  {metrics}  lr {row['learning_rate']:.2e}  {row['seconds']:.1f} s"
 
 
-def describe_result(test: Mapping[str, Any], recipe: TrainedRecipe) -> str:
+def describe_result(test: Mapping[str, Any], recipe: Recipe) -> str:
     """Last log line of a run, from its test metrics, where a course's own program has one; else empty."""
-    if recipe.log_style != "cose474":
+    if not isinstance(recipe, TrainedRecipe) or recipe.log_style != "cose474":
         return ""
-    name, key = ("Accuracy", "accuracy") if "accuracy" in test else ("R1", "R1")
-    return f"{name} of the model on the test images: {100 * test[key]:.2f} %"
+    name, value = _main_metric(test)
+    return f"{name} of the model on the test images: {100 * value:.2f} %"
+
+
+def describe_evaluation(test: Mapping[str, Any], recipe: Recipe) -> str:
+    """Last line of ``python -m kerascv_course.evaluate``, where a course's own program has one; else empty."""
+    if not isinstance(recipe, TrainedRecipe) or recipe.log_style != "ntu":
+        return ""
+    name, value = _main_metric(test)
+    return f"{name} = {value:.4f}"
+
+
+def _main_metric(test: Mapping[str, Any]) -> tuple[str, float]:
+    """Accuracy, or R1 of a task without one."""
+    return ("Accuracy", test["accuracy"]) if "accuracy" in test else ("R1", test["R1"])
 
 
 class StepLog(keras.callbacks.Callback):

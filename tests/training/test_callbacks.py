@@ -17,6 +17,7 @@ from kerascv_course.training.callbacks import (
     CheckpointCallback,
     Monitors,
     TrainingDivergedError,
+    describe_evaluation,
     describe_result,
     describe_row,
     step_losses,
@@ -121,6 +122,7 @@ def test_log_styles_of_a_task_without_an_accuracy(identity_recipe, style, row, l
     values = {"epoch": 3.0, "loss": 0.05, "val_loss": 0.5, "val_R1": 0.31, "learning_rate": 1, "seconds": 1}
     assert row is None or describe_row(values, recipe) == row
     assert describe_result({"R1": 0.31, "mAP": 0.2}, recipe) == last
+    assert describe_evaluation({"R1": 0.31, "mAP": 0.2}, recipe) == ("R1 = 0.3100" if style == "ntu" else "")
 
 
 def test_divergence_error_names_the_step(plain, tmp_path):
