@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Literal
 
@@ -114,6 +115,7 @@ def resize_image(image: Image.Image, height: int | None, width: int | None, filt
     return array[:, :, None] if array.ndim == 2 else array
 
 
+@functools.cache
 def image_suffixes() -> frozenset[str]:
     """File name suffixes of the formats that `read_image` opens, such as ``.png``."""
     known = Image.registered_extensions()  # loads all of Pillow's formats

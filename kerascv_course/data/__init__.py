@@ -2,37 +2,81 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from kerascv_course.config import Data
-from kerascv_course.core.errors import DataError, UnknownNameError
-from kerascv_course.data.identities import load_identities
-from kerascv_course.data.sources import load_cifar10, load_digits, load_folder
-from kerascv_course.data.splits import DataInfo, Dataset, Split
+from kerascv_course.config import Data, TrainedRecipe
+from kerascv_course.core.errors import DataError, InputError, UnknownNameError
+from kerascv_course.data.identities import load_identities, plan_identities
+from kerascv_course.data.sources import check_cifar10, load_cifar10, load_digits, load_folder, plan_folder
+from kerascv_course.data.splits import DataInfo, Dataset, Split, half_width
 
-__all__ = ["SOURCES", "DataInfo", "Dataset", "Split", "check_source", "load"]
+__all__ = ["SOURCES", "DataInfo", "Dataset", "Source", "Split", "check_batch", "check_source", "load"]
 
-#: Every source: ``load(config, data_dir)``.
-SOURCES: dict[str, Callable[[Data, Path | None], Dataset]] = {
-    "digits": lambda config, _: load_digits(config),
-    "cifar10": load_cifar10,
-    "folder": load_folder,
-    "identities": load_identities,
+#: Validation images below which a warning says how uncertain what they measure is.
+FEW_IMAGES = 100
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source of data.
+
+    Attributes:
+        load: gives the splits, from the recipe's data section and the folder.
+        count: number of training images, found without TensorFlow and without opening images; refuses what `load` would.
+    """
+
+    load: Callable[[Data, Path | None], Dataset]
+    count: Callable[[Data, Path | None], int]
+
+
+#: Every source by name.
+SOURCES: dict[str, Source] = {
+    "digits": Source(lambda config, _: load_digits(config), lambda config, _: len(load_digits(config).train)),
+    "cifar10": Source(load_cifar10, check_cifar10),
+    "folder": Source(load_folder, lambda *given: len(plan_folder(*given).parts["train"])),
+    "identities": Source(load_identities, lambda *given: len(plan_identities(*given)[0]["train"])),
 }
 
 
-def check_source(config: Data, data_dir: Path | None) -> None:
-    """Refuse an unknown source or a missing data folder before anything heavy is imported.
+def check_source(config: Data, data_dir: Path | None) -> int:
+    """Refuse an unknown source, and missing or unsuitable data, before anything heavy is imported.
+
+    Returns:
+        Number of training images.
 
     Raises:
         UnknownNameError: no such source.
-        DataError: no such folder.
+        DataError: no such folder, or what `load` refuses without opening images.
     """
+    _check_folder(config, data_dir)
+    return SOURCES[config.source].count(config, data_dir)
+
+
+def _check_folder(config: Data, data_dir: Path | None) -> None:
     if config.source not in SOURCES:
         raise UnknownNameError("data source", config.source, SOURCES)
     if data_dir is not None and not data_dir.is_dir():
         raise DataError(f"no such data folder: {data_dir}")
+
+
+def check_batch(recipe: TrainedRecipe, images: int) -> None:
+    """Refuse a batch that is larger than the training data between two validations.
+
+    Raises:
+        InputError: it is.
+    """
+    batches = images // recipe.batch_size
+    if batches < recipe.validations_per_epoch:
+        fits = max(1, images // recipe.validations_per_epoch)
+        raise InputError(
+            f"an epoch must have at least one batch per validation; {images} training images make {batches} batches of "
+            f"{recipe.batch_size}: use a smaller --batch-size (at most {fits}) or fewer --validations-per-epoch"
+        )
 
 
 def load(config: Data, data_dir: Path | None = None) -> Dataset:
@@ -46,5 +90,13 @@ def load(config: Data, data_dir: Path | None = None) -> Dataset:
         UnknownNameError: no such source.
         DataError: missing, empty, damaged or unsuitable data.
     """
-    check_source(config, data_dir)
-    return SOURCES[config.source](config, data_dir)
+    _check_folder(config, data_dir)
+    data = SOURCES[config.source].load(config, data_dir)
+    if (count := len(data.validation)) < FEW_IMAGES:
+        log.warning(
+            "%d validation images are few: an accuracy of 0.9 measured on them is within ±%.2f of the true one (95 %% interval of "
+            "Wilson, half its width); more images make the choice between checkpoints and settings surer",
+            count,
+            half_width(count),
+        )
+    return data

@@ -9,6 +9,7 @@ import logging
 import os
 import urllib.request
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from PIL import Image
 
 from kerascv_course.config import Data
 from kerascv_course.core.errors import DataError, UnknownNameError
-from kerascv_course.core.images import ImageError, convert_image, image_files, image_suffixes, read_image, resize_image
-from kerascv_course.data.splits import Dataset, Split, hold_out, keep_classes, make_dataset
+from kerascv_course.core.images import convert_image, resize_image
+from kerascv_course.data.files import Files, read_images
+from kerascv_course.data.folders import Holdings, class_names, count_beside, images_of_classes, split_folders
+from kerascv_course.data.splits import Dataset, Split, divide, keep_classes, make_dataset
 
-__all__ = ["load_cifar10", "load_digits", "load_folder", "read_images", "split_folders"]
+__all__ = ["FolderPlan", "check_cifar10", "load_cifar10", "load_digits", "load_folder", "plan_folder"]
 
 DIGITS_CITATION = (
     "Alpaydin, Kaynak: Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998 "
@@ -29,11 +32,11 @@ DIGITS_CITATION = (
 CIFAR10_CITATION = "Krizhevsky: Learning Multiple Layers of Features from Tiny Images, 2009"
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 
+#: In a folder that tensorflow-datasets has prepared.
+INFO_FILE = "dataset_info.json"
+
 #: Seconds after which the download server counts as unreachable.
 PROBE_SECONDS = 5.0
-
-#: Folder names of each split.
-SPLIT_FOLDERS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +54,31 @@ def load_digits(config: Data) -> Dataset:
     ]
     names = tuple(map(str, digits.target_names))
     whole, labels = keep_classes(Split(np.stack(enlarged), digits.target.astype(np.int64)), names, config.only)
-    rest, test = hold_out(whole, config.test_share, config.split_seed, stratify=True)
-    train, validation = hold_out(rest, config.validation_share, config.split_seed, stratify=True)
-    return make_dataset("digits", labels, DIGITS_CITATION, train, validation, test)
+    shares = {"test": config.test_share, "validation": config.validation_share}
+    parts = divide(whole, labels, shares, config.split_seed)
+    return make_dataset("digits", labels, DIGITS_CITATION, parts["train"], parts["validation"], parts["test"])
 
 
 # --- CIFAR-10 ---
+
+
+def check_cifar10(config: Data, data_dir: Path | None) -> int:
+    """Refuse what `load_cifar10` would, without importing TensorFlow; returns the number of training images.
+
+    Raises:
+        DataError: an image size other than 32×32×3, or no prepared data and no network.
+    """
+    if (*config.image_size, config.channels) != (32, 32, 3):
+        raise DataError(f"cifar10 has 32×32×3 images; received data.image_size={config.image_size}, channels={config.channels}")
+    folder = _cifar10_folder(data_dir)
+    if not any(folder.glob(f"cifar10/*/{INFO_FILE}")):
+        _check_download(folder)
+    images = 5000 * (len(set(config.only)) or 10)
+    return images - round(images * config.validation_share)
+
+
+def _cifar10_folder(data_dir: Path | None) -> Path:
+    return data_dir or Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def load_cifar10(config: Data, data_dir: Path | None) -> Dataset:
@@ -72,18 +94,20 @@ def load_cifar10(config: Data, data_dir: Path | None) -> Dataset:
     Raises:
         DataError: an image size other than 32×32×3, no prepared data and no network, or damaged data.
     """
-    if (*config.image_size, config.channels) != (32, 32, 3):
-        raise DataError(f"cifar10 has 32×32×3 images; received data.image_size={config.image_size}, channels={config.channels}")
-    folder = data_dir or Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    if not any(folder.glob("cifar10/*/dataset_info.json")):
-        _check_download(folder)
+    check_cifar10(config, data_dir)
+    folder = _cifar10_folder(data_dir)
 
     import tensorflow_datasets as tfds
 
     try:
         builder = tfds.builder("cifar10", data_dir=folder)
+        if not (Path(builder.data_path) / INFO_FILE).is_file():
+            _check_download(folder, str(builder.version))
+            log.info("downloading CIFAR-10 (162 MiB) to %s", folder)
         builder.download_and_prepare()
         whole, test = (_read_tfds(builder, split) for split in ("train", "test"))
+    except DataError:
+        raise
     except Exception as error:  # tensorflow-datasets and TensorFlow raise many types for damaged or incomplete data
         raise DataError(
             f"cannot read CIFAR-10 in {folder}: {type(error).__name__}: {str(error).splitlines()[0][:200]}; remove "
@@ -91,8 +115,8 @@ def load_cifar10(config: Data, data_dir: Path | None) -> Dataset:
         ) from error
     names = tuple(builder.info.features["label"].names)
     (whole, labels), (test, _) = (keep_classes(split, names, config.only) for split in (whole, test))
-    train, validation = hold_out(whole, config.validation_share, config.split_seed, stratify=False)
-    return make_dataset("cifar10", labels, CIFAR10_CITATION, train, validation, test)
+    parts = divide(whole, labels, {"validation": config.validation_share}, config.split_seed, stratify=False)
+    return make_dataset("cifar10", labels, CIFAR10_CITATION, parts["train"], parts["validation"], test)
 
 
 def _read_tfds(builder: Any, split: str) -> Split:
@@ -101,67 +125,86 @@ def _read_tfds(builder: Any, split: str) -> Split:
     return Split(np.concatenate([batch["image"] for batch in batches]), np.concatenate([batch["label"] for batch in batches]))
 
 
-def _check_download(folder: Path) -> None:
+def _check_download(folder: Path, version: str = "3.0.2") -> None:
     """Fail within seconds, not after minutes of retries, where the data is neither present nor downloadable."""
     try:
         request = urllib.request.Request(CIFAR10_URL, method="HEAD")
         urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
     except OSError as error:
+        others = sorted(path.parent.name for path in folder.glob(f"cifar10/*/{INFO_FILE}"))
+        found = f"{folder} holds CIFAR-10 {', '.join(others)}, not {version}" if others else f"no prepared CIFAR-10 in {folder}"
         raise DataError(
-            f"no prepared CIFAR-10 in {folder}, and the download fails ({error}). Options: set TFDS_DATA_DIR or --data-dir to a "
-            "folder prepared by tensorflow-datasets (it contains cifar10/3.0.2/); run once with network access; or use the "
+            f"{found}, and the download fails ({error}). Options: set TFDS_DATA_DIR or --data-dir to a "
+            f"folder prepared by tensorflow-datasets (it contains cifar10/{version}/); run once with network access; or use the "
             "embedded digits: python -m kerascv_course.train lenet5-digits"
         ) from None
-    log.info("downloading CIFAR-10 (162 MiB) to %s", folder)
 
 
 # --- Folders of images ---
 
 
+@dataclass(frozen=True)
+class FolderPlan:
+    """A folder of images, counted and divided, before any image is opened.
+
+    Attributes:
+        labels: class names, in the order of the targets.
+        parts: files of train, validation and test.
+        holdings: what the folder holds.
+    """
+
+    labels: tuple[str, ...]
+    parts: dict[str, Files]
+    holdings: Holdings
+
+
+def plan_folder(config: Data, data_dir: Path | None) -> FolderPlan:
+    """Find and divide the images of `load_folder`; it raises the same errors, but for damaged images."""
+    if data_dir is None:
+        raise DataError("the folder source reads your own images: give --data-dir FOLDER with one subfolder per class")
+    folders, holdings = split_folders(data_dir), Holdings()
+    root = folders.get("train", data_dir)
+    if folders:
+        count_beside(data_dir, holdings)
+    labels = _chosen_classes(root, config.only, holdings)
+    whole = _find_files(root, labels, labels, holdings)
+    given: dict[str, Files] = {}
+    for name in ("test", "validation"):
+        if name not in folders:
+            continue
+        names = class_names(folders[name], holdings)
+        names = [one for one in names if not config.only or one in config.only]
+        if extra := sorted(set(names) - set(labels)):
+            raise DataError(f"{folders[name]} has the class {extra[0]!r}, which {root} lacks: all splits need the same classes")
+        if lacking := [label for label in labels if label not in names]:
+            log.warning("%s has no folder for %s: these classes are not measured there", folders[name], ", ".join(lacking))
+        given[name] = _find_files(folders[name], names, labels, holdings)
+    shares = {"test": config.test_share, "validation": config.validation_share}
+    shares = {name: share for name, share in shares.items() if name not in given}
+    parts = {**divide(whole, labels, shares, config.split_seed), **given}
+    return FolderPlan(tuple(labels), {name: parts[name] for name in ("train", "validation", "test")}, holdings)
+
+
 def load_folder(config: Data, data_dir: Path | None) -> Dataset:
     """Images in ``data_dir/CLASS/`` or ``data_dir/{train,val,test}/CLASS/``; class names are the sorted folder names.
 
-    A missing validation or test split is held out from the training images, stratified by class. Hidden files and files without
-    an image suffix are skipped; a damaged image is an error.
+    A missing validation or test split is held out from the training images, stratified by class. Hidden files, files without
+    an image suffix and folders within a class are passed over and counted; a damaged image is an error.
 
     Raises:
-        DataError: a folder is missing or empty, a split has other classes than train, or images are damaged (the message names
-            them).
+        DataError: a folder is missing, a class folder has no image, folders beside train are no splits, a split has other classes
+            than train or lacks one after the division, or images are damaged; the message names them.
     """
-    if data_dir is None:
-        raise DataError("the folder source reads your own images: give --data-dir FOLDER with one subfolder per class")
-    folders = split_folders(data_dir)
-    root = folders.get("train", data_dir)
-    labels = _class_names(root, config.only)
-    whole = _read_classes(root, labels, config)
-    given: dict[str, Split] = {}
-    for name, share in (("test", config.test_share), ("validation", config.validation_share)):
-        if name in folders:
-            if extra := sorted(set(_class_names(folders[name], config.only)) - set(labels)):
-                raise DataError(
-                    f"{folders[name]} has the class {extra[0]!r}, which {root} lacks: all splits need the same classes"
-                )
-            given[name] = _read_classes(folders[name], labels, config)
-        else:
-            whole, given[name] = hold_out(whole, share, config.split_seed, stratify=True)
-    return make_dataset(
-        "folder", tuple(labels), f"images in the folder {data_dir.name}", whole, given["validation"], given["test"]
-    )
+    plan = plan_folder(config, data_dir)
+    log.info("%s", plan.holdings)
+    images = read_images({name: files.paths for name, files in plan.parts.items()}, config)
+    train, validation, test = (Split(images[name], files.targets) for name, files in plan.parts.items())
+    name = data_dir.name if data_dir else ""
+    return make_dataset("folder", plan.labels, f"images in the folder {name}", train, validation, test)
 
 
-def split_folders(root: Path) -> dict[str, Path]:
-    """The subfolders train, validation and test by split name; empty where there is no train folder."""
-    found = {
-        name: root / choice
-        for name, choices in SPLIT_FOLDERS.items()
-        for choice in reversed(choices)
-        if (root / choice).is_dir()
-    }
-    return found if "train" in found else {}
-
-
-def _class_names(root: Path, only: tuple[str, ...]) -> list[str]:
-    names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+def _chosen_classes(root: Path, only: tuple[str, ...], holdings: Holdings) -> list[str]:
+    names = class_names(root, holdings)
     for name in only:
         if name not in names:
             raise UnknownNameError(f"class in {root}", name, names)
@@ -170,29 +213,6 @@ def _class_names(root: Path, only: tuple[str, ...]) -> list[str]:
     return [name for name in names if name in only] if only else names
 
 
-def _read_classes(root: Path, labels: list[str], config: Data) -> Split:
-    files = [(path, target) for target, label in enumerate(labels) for path in image_files(root / label)]
-    if not files:
-        raise DataError(f"no images in the class folders of {root} (looked for {', '.join(sorted(image_suffixes())[:6])} …)")
-    images = read_images([path for path, _ in files], config)
-    return Split(images, np.array([target for _, target in files], np.int64))
-
-
-def read_images(paths: Sequence[Path], config: Data) -> np.ndarray:
-    """Read image files as uint8 (N, height, width, channels).
-
-    Raises:
-        DataError: missing or damaged images; the message names up to ten.
-    """
-    images = np.empty((len(paths), *config.image_size, config.channels), np.uint8)
-    damaged = []
-    for row, path in enumerate(paths):
-        try:
-            images[row] = read_image(path, *config.image_size, config.channels, config.resize)
-        except ImageError as error:
-            damaged.append(str(error))
-    if damaged:
-        raise DataError(
-            f"{len(damaged)} of {len(paths)} images are unusable; repair or remove them: " + "; ".join(damaged[:10])
-        )
-    return images
+def _find_files(root: Path, names: Sequence[str], labels: Sequence[str], holdings: Holdings) -> Files:
+    found = images_of_classes(root, names, holdings)
+    return Files(tuple(path for path, _ in found), np.array([labels.index(name) for _, name in found], np.int64))

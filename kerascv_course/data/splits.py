@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
 from kerascv_course.core.errors import DataError, UnknownNameError
 
-__all__ = ["DataInfo", "Dataset", "Split", "hold_out", "keep_classes", "make_dataset"]
+__all__ = ["DataInfo", "Dataset", "Divisible", "Split", "divide", "half_width", "hold_out", "keep_classes", "make_dataset"]
+
+
+class Divisible(Protocol):
+    """Items with targets, such as a `Split` or the files that it is read from."""
+
+    @property
+    def targets(self) -> np.ndarray:
+        """int64 (N,)."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, index: np.ndarray) -> Self:
+        """The items at these indices, in this order."""
+
+
+DivisibleT = TypeVar("DivisibleT", bound=Divisible)
 
 
 @dataclass(frozen=True)
@@ -129,7 +149,88 @@ def keep_classes(split: Split, labels: tuple[str, ...], only: tuple[str, ...]) -
     return Split(chosen.images, np.searchsorted(kept, chosen.targets)), tuple(labels[number] for number in kept)
 
 
-def hold_out(split: Split, share: float, seed: int, *, stratify: bool) -> tuple[Split, Split]:
+def divide(
+    items: DivisibleT, labels: Sequence[str], shares: Mapping[str, float], seed: int, *, stratify: bool = True
+) -> dict[str, DivisibleT]:
+    """Hold out one part after the other; what remains is ``train``.
+
+    Args:
+        items: to divide.
+        labels: class names, in the order of the targets.
+        shares: of each part in what the parts before it leave, by name (validation, test).
+        seed: as in `hold_out`.
+        stratify: as in `hold_out`.
+
+    Raises:
+        DataError: a part without an image of some class; the message names class, options and the number of images needed.
+    """
+    parts, rest = {}, items
+    for name, share in shares.items():
+        sizes = _class_sizes(rest, labels)
+        count = round(len(rest) * share)
+        enough = sizes.min() >= 2 and min(count, len(rest) - count) >= len(labels)
+        if 0 < count < len(rest) and not (enough or not stratify):
+            raise _too_few(items, labels, shares, name, int(sizes.argmin()))
+        rest, parts[name] = hold_out(rest, share, seed, stratify=stratify, option=f"--data.{name}-share")
+        for part_name, part in ((name, parts[name]), ("train", rest)):
+            if (left := _class_sizes(part, labels)).all():
+                continue
+            if not stratify:
+                raise DataError(
+                    f"the {part_name} split gets no image of the class {labels[int(left.argmin())]!r}, since the division is random: "
+                    f"change --data.{name}-share {share:g}"
+                )
+            raise _too_few(items, labels, shares, part_name, int(left.argmin()))
+    return {"train": rest, **parts}
+
+
+def _class_sizes(items: Divisible, labels: Sequence[str]) -> np.ndarray:
+    return np.bincount(items.targets, minlength=len(labels))
+
+
+def _too_few(items: Divisible, labels: Sequence[str], shares: Mapping[str, float], part: str, target: int) -> DataError:
+    sizes = _class_sizes(items, labels)
+    needed = images_needed(sizes, list(shares.values()))
+    more = int((sizes < needed).sum()) - (sizes[target] < needed)
+    others = f" ({more} more {'class has' if more == 1 else 'classes have'} fewer)" if more > 0 else ""
+    given = " and ".join(f"--data.{name}-share {share:g}" for name, share in shares.items())
+    return DataError(
+        f"the {part} split gets no image of the class {labels[target]!r}, which has {sizes[target]:,}; with {given} a class needs "
+        f"{needed:,}{others}: add images, change the share, or give the splits as folders"
+    )
+
+
+def images_needed(sizes: np.ndarray, shares: Sequence[float]) -> int:
+    """Images that a class must have to be in all parts of a stratified division, the larger classes as they are.
+
+    Args:
+        sizes: images of each class.
+        shares: see `divide`.
+    """
+    fractions = [math.prod(1 - share for share in shares)]
+    fractions += [share * math.prod(1 - before for before in shares[:i]) for i, share in enumerate(shares)]
+    for needed in itertools.count(max(2, math.ceil(1 / min(fractions)) - 1)):
+        left = np.maximum(sizes, needed).astype(float)
+        for share in shares:
+            # a class of n images gives n·count/total of them, rounded down or up
+            held = left * round(left.sum() * share) / left.sum()
+            left -= np.ceil(held - 1e-9)
+            if np.floor(held + 1e-9).min() < 1 or left.min() < 1:
+                break
+        else:
+            return needed
+    raise AssertionError  # the numbers do not end
+
+
+def half_width(count: int, accuracy: float = 0.9) -> float:
+    """Half the width of Wilson's 95 % interval of an accuracy that was measured on so many images (Wilson 1927)."""
+    z = 1.959964
+    return z / (1 + z * z / count) * math.sqrt(accuracy * (1 - accuracy) / count + z * z / (4 * count * count))
+
+
+def hold_out(
+    split: DivisibleT, share: float, seed: int, *, stratify: bool, option: str = "the share"
+) -> tuple[DivisibleT, DivisibleT]:
     """Hold out a random share of a split.
 
     Args:
@@ -137,6 +238,7 @@ def hold_out(split: Split, share: float, seed: int, *, stratify: bool) -> tuple[
         share: share of the images to hold out, above 0 and below 1.
         seed: the same seed divides the same images the same way.
         stratify: keep the class proportions in both parts (for small sets).
+        option: what sets the share, for messages.
 
     Returns:
         (rest, held out), each in the order of `split`.
@@ -146,7 +248,7 @@ def hold_out(split: Split, share: float, seed: int, *, stratify: bool) -> tuple[
     """
     count = round(len(split) * share)
     if not 0 < count < len(split):
-        raise DataError(f"a share of {share} of {len(split)} images leaves a split empty: add images or change the share")
+        raise DataError(f"a share of {share} of {len(split)} images leaves a split empty: add images or change {option}")
     if stratify:
         from sklearn.model_selection import train_test_split
 
@@ -154,7 +256,7 @@ def hold_out(split: Split, share: float, seed: int, *, stratify: bool) -> tuple[
         if sizes.min() < 2 or min(count, len(split) - count) < len(classes):
             raise DataError(
                 f"a share of {share} of {len(split)} images in {len(classes)} classes needs two or more images per class, and one "
-                f"of each class in both parts; the smallest class has {sizes.min()}: add images or change the share"
+                f"of each class in both parts; the smallest class has {sizes.min()}: add images or change {option}"
             )
         _, held = train_test_split(np.arange(len(split)), test_size=count, random_state=seed, stratify=split.targets)
     else:

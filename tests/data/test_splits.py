@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kerascv_course.core.errors import DataError, UnknownNameError
-from kerascv_course.data.splits import Split, hold_out, keep_classes, make_dataset
+from kerascv_course.data.splits import Split, divide, half_width, hold_out, images_needed, keep_classes, make_dataset
 
 
 def numbered(count: int, classes: int = 2) -> Split:
@@ -76,3 +76,59 @@ def test_keep_classes_by_name():
         keep_classes(split, ("horse", "b", "c"), ("hors",))
     with pytest.raises(DataError, match=r"data\.only must name classes with images; 'd' has none"):
         keep_classes(split, ("a", "b", "c", "d"), ("a", "d"))
+
+
+def of_sizes(*sizes: int) -> Split:
+    targets = np.repeat(np.arange(len(sizes)), sizes)
+    return Split(np.zeros((len(targets), 1, 1, 1), np.uint8), targets)
+
+
+SHARES = {"test": 0.2, "validation": 0.1}
+
+
+def test_divide_gives_the_parts_of_repeated_hold_outs():
+    split = numbered(100, 4)
+    rest, test = hold_out(split, 0.2, 3, stratify=True)
+    train, validation = hold_out(rest, 0.1, 3, stratify=True)
+    parts = divide(split, "abcd", SHARES, 3)
+    for name, part in {"train": train, "validation": validation, "test": test}.items():
+        np.testing.assert_array_equal(parts[name].images, part.images)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rule"),
+    [
+        ((200, 3), "gets no image of the class 'b', which has 3; with --data.test-share 0.2 and --data.validation-share 0.1"),
+        ((5,) * 10, r"the validation split gets no image of the class 'a', which has 5; .* a class needs \d+ \(9 more classes"),
+        ((200, 1), "the test split gets no image of the class 'b', which has 1"),
+    ],
+)
+def test_divide_names_class_options_and_number(sizes, rule):
+    with pytest.raises(DataError, match=rule) as raised:
+        divide(of_sizes(*sizes), "abcdefghij"[: len(sizes)], SHARES, 0)
+    needed = images_needed(np.array(sizes), list(SHARES.values()))
+    assert f"a class needs {needed}" in str(raised.value)
+    for seed in range(5):  # with that number it works, whatever the seed
+        parts = divide(of_sizes(*(max(size, needed) for size in sizes)), "abcdefghij"[: len(sizes)], SHARES, seed)
+        assert all(len(set(part.targets)) == len(sizes) for part in parts.values())
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=6), st.floats(0.03, 0.9), st.floats(0.03, 0.9), st.integers(0, 9))
+def test_images_needed_are_enough(sizes, test, validation, seed):
+    shares = {"test": test, "validation": validation}
+    needed = images_needed(np.array(sizes), list(shares.values()))
+    parts = divide(of_sizes(*(max(size, needed) for size in sizes)), "abcdef"[: len(sizes)], shares, seed)
+    assert all(len(set(part.targets)) == len(sizes) for part in parts.values())
+
+
+def test_divide_at_random_refuses_a_part_without_a_class():
+    with pytest.raises(
+        DataError, match=r"gets no image of the class '.*division is random: change --data.validation-share 0.02"
+    ):
+        divide(of_sizes(99, 1), "ab", {"validation": 0.02}, 0, stratify=False)
+
+
+def test_half_width_of_wilsons_interval():
+    # Brown, Cai, DasGupta 2001, section 3.1.1: 18 of 20 successes give 0.699 to 0.972
+    assert half_width(20) == pytest.approx((0.9721 - 0.6990) / 2, abs=1e-3)
+    assert half_width(100) == pytest.approx(0.0596, abs=1e-4)
