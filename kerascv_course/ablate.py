@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kerascv_course.config import Recipe
+from kerascv_course.config import Recipe, TrainedRecipe
 from kerascv_course.core.cli import Parser
 from kerascv_course.core.environment import start_tensorflow
 from kerascv_course.core.errors import CourseError, InputError, run_cli
-from kerascv_course.data import check_source
+from kerascv_course.data import check_batch, check_source
 from kerascv_course.overrides import RecipeCommand
 from kerascv_course.recipes import DEFAULT, get_recipe
 from kerascv_course.recipes.ablations import ABLATIONS, get_ablation
@@ -87,7 +87,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.list:
         print(list_ablations())
         return
-    check_source(recipe.data, arguments.data_dir)
+    images = check_source(recipe.data, arguments.data_dir)
+    if isinstance(recipe, TrainedRecipe):
+        check_batch(recipe, images)
     print("starting TensorFlow …", flush=True)
     start_tensorflow()
     from kerascv_course.experiment import configure_logging

@@ -38,6 +38,7 @@ __all__ = [
     "Schedule",
     "TrainedRecipe",
     "changed_fields",
+    "check_resumed",
     "parse_options",
     "read_recipe",
     "recipe_class",
@@ -369,3 +370,15 @@ def changed_fields(before: Recipe, now: Recipe) -> list[str]:
     if type(before) is not type(now):
         return ["task"]
     return [one.name for one in dataclasses.fields(now) if getattr(before, one.name) != getattr(now, one.name)]
+
+
+def check_resumed(before: Recipe, now: Recipe) -> None:
+    """Refuse to resume a run with another recipe; what is "auto" now is this machine's choice, which is not known here.
+
+    Raises:
+        InputError: a field differs that is not among the recipe's `resumable` ones.
+    """
+    for name in changed_fields(before, now):
+        if name not in before.resumable and "auto" not in (getattr(before, name, None), getattr(now, name, None)):
+            allowed = f", only {' and '.join(before.resumable)} may change" if before.resumable else ""
+            raise InputError(f"a resumed run keeps its recipe{allowed}; received another {name}: start a new run for it")

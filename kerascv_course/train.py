@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kerascv_course.config import Recipe, TrainedRecipe
+from kerascv_course.config import Recipe, TrainedRecipe, check_resumed
 from kerascv_course.core.cli import Parser
 from kerascv_course.core.environment import seconds_since_start, start_tensorflow
 from kerascv_course.core.errors import InputError, run_cli
 from kerascv_course.core.schema import to_json
-from kerascv_course.data import check_source
+from kerascv_course.data import check_batch, check_source
 from kerascv_course.models import check_model
 from kerascv_course.overrides import RecipeCommand
 from kerascv_course.recipes import DEFAULT, all_recipes, get_recipe
@@ -69,6 +69,10 @@ def _base(name: str | None, arguments: TrainArguments) -> Recipe:
     """The recipe that options override: of a run that is resumed its own."""
     if arguments.resume is None:
         return get_recipe(name or DEFAULT)
+    if arguments.run_dir is not None:
+        raise InputError(
+            f"--resume continues in the run's own folder, {arguments.resume}; received --run-dir as well: leave it out"
+        )
     base = Run.open(arguments.resume).recipe()
     if name not in (None, base.name):
         raise InputError(f"--resume continues a run with its own recipe, {base.name}; received {name} as well: leave it out")
@@ -117,9 +121,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(recipe: Recipe, arguments: TrainArguments, group: ProcessGroup | None) -> int:
     # Bad input is refused before TensorFlow starts.
+    data_dir = arguments.data_dir
+    if arguments.resume:
+        check_resumed(Run.open(arguments.resume).recipe(), recipe)
+        data_dir = data_dir or Run.open(arguments.resume).data_dir()
     if isinstance(recipe, TrainedRecipe):
         check_model(recipe.model, recipe.model_options)
-    check_source(recipe.data, arguments.data_dir)
+    images = check_source(recipe.data, data_dir)
+    if isinstance(recipe, TrainedRecipe):
+        check_batch(recipe, images)
     run_dir = arguments.resume or arguments.run_dir or Run.free_path(Path("runs"), recipe.name)
     if not arguments.resume and not (group and group.process_id):
         Run.check_free(run_dir)

@@ -176,8 +176,6 @@ def plan_folder(config: Data, data_dir: Path | None) -> FolderPlan:
         names = [one for one in names if not config.only or one in config.only]
         if extra := sorted(set(names) - set(labels)):
             raise DataError(f"{folders[name]} has the class {extra[0]!r}, which {root} lacks: all splits need the same classes")
-        if lacking := [label for label in labels if label not in names]:
-            log.warning("%s has no folder for %s: these classes are not measured there", folders[name], ", ".join(lacking))
         given[name] = _find_files(folders[name], names, labels, holdings)
     shares = {"test": config.test_share, "validation": config.validation_share}
     shares = {name: share for name, share in shares.items() if name not in given}
@@ -197,6 +195,9 @@ def load_folder(config: Data, data_dir: Path | None) -> Dataset:
     """
     plan = plan_folder(config, data_dir)
     log.info("%s", plan.holdings)
+    for name, files in plan.parts.items():
+        if lacking := [label for target, label in enumerate(plan.labels) if target not in files.targets]:
+            log.warning("the %s split has no images of %s: it does not measure these classes", name, ", ".join(lacking))
     images = read_images({name: files.paths for name, files in plan.parts.items()}, config)
     train, validation, test = (Split(images[name], files.targets) for name, files in plan.parts.items())
     name = data_dir.name if data_dir else ""

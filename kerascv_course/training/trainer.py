@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import keras
 import tensorflow as tf
 
-from kerascv_course.core.errors import InputError
 from kerascv_course.core.schema import to_json
-from kerascv_course.data import Dataset
+from kerascv_course.data import Dataset, check_batch
 from kerascv_course.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from kerascv_course.training.callbacks import CheckpointCallback, ProgressBar, Remainder, StepLog
 from kerascv_course.training.checkpoint import Progress, finish_commit, load_checkpoint
@@ -66,13 +65,9 @@ def prepare(task: TrainedTask[TrainedRecipe], data: Dataset, devices: Devices = 
     """
     recipe = task.recipe
     devices.check_batch(recipe.batch_size)
+    check_batch(recipe, len(data.train))
     epoch_steps = steps_per_epoch(data.train, recipe.batch_size)
     period_steps = epoch_steps // recipe.validations_per_epoch
-    if not period_steps:
-        raise InputError(
-            f"an epoch must have at least one batch per validation; {len(data.train)} training images make {epoch_steps} batches of "
-            f"{recipe.batch_size}: use a smaller --batch-size or fewer --validations-per-epoch"
-        )
     keras.utils.set_random_seed(recipe.seed)
     if recipe.deterministic:
         tf.config.experimental.enable_op_determinism()

@@ -162,7 +162,7 @@ def test_load_folder_warns_of_a_class_that_a_split_lacks(image_folder, tmp_path,
     whole = make_folder(tmp_path / "whole" / "train", image_folder, a=20, b=20).parent
     make_folder(whole / "test", image_folder, a=3)
     assert load(GRAY, whole).info.sizes["test"] == 3
-    assert "test has no folder for b: these classes are not measured there" in caplog.text
+    assert "the test split has no images of b: it does not measure these classes" in caplog.text
 
 
 @pytest.mark.parametrize(
