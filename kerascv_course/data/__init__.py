@@ -13,7 +13,7 @@ from kerascv_course.data.identities import load_identities, plan_identities
 from kerascv_course.data.sources import check_cifar10, load_cifar10, load_digits, load_folder, plan_folder
 from kerascv_course.data.splits import DataInfo, Dataset, Split, half_width
 
-__all__ = ["SOURCES", "DataInfo", "Dataset", "Source", "Split", "check_batch", "check_source", "load"]
+__all__ = ["SOURCES", "DataInfo", "DataSource", "Dataset", "Split", "check_batch", "check_source", "load"]
 
 #: Validation images below which a warning says how uncertain what they measure is.
 FEW_IMAGES = 100
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """A source of data.
 
     Attributes:
@@ -35,11 +35,11 @@ class Source:
 
 
 #: Every source by name.
-SOURCES: dict[str, Source] = {
-    "digits": Source(lambda config, _: load_digits(config), lambda config, _: len(load_digits(config).train)),
-    "cifar10": Source(load_cifar10, check_cifar10),
-    "folder": Source(load_folder, lambda *given: len(plan_folder(*given).parts["train"])),
-    "identities": Source(load_identities, lambda *given: len(plan_identities(*given)[0]["train"])),
+SOURCES: dict[str, DataSource] = {
+    "digits": DataSource(lambda config, _: load_digits(config), lambda config, _: len(load_digits(config).train)),
+    "cifar10": DataSource(load_cifar10, check_cifar10),
+    "folder": DataSource(load_folder, lambda *given: len(plan_folder(*given).parts["train"])),
+    "identities": DataSource(load_identities, lambda *given: len(plan_identities(*given)[0]["train"])),
 }
 
 

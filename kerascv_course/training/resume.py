@@ -6,7 +6,7 @@ import math
 
 import keras
 
-from kerascv_course.config import Recipe, TrainedRecipe, changed_fields
+from kerascv_course.config import Recipe, TrainedRecipe, check_resumed
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.provenance import is_current
 from kerascv_course.training.checkpoint import Progress, read_progress
@@ -26,9 +26,7 @@ def resumed_recipe(run: Run, now: Recipe) -> Recipe:
     if isinstance(before, TrainedRecipe) and isinstance(now, TrainedRecipe):
         before = choose_for_device(before)
         now = choose_for_device(now, before)
-    if changed := [name for name in changed_fields(before, now) if name not in before.resumable]:
-        allowed = f", only {' and '.join(before.resumable)} may change" if before.resumable else ""
-        raise InputError(f"a resumed run keeps its recipe{allowed}; received another {changed[0]}: start a new run for it")
+    check_resumed(before, now)
     if isinstance(before, TrainedRecipe) and isinstance(now, TrainedRecipe) and now.epochs < before.epochs:
         _check_epochs(run, now)
     return now
