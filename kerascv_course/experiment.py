@@ -36,6 +36,7 @@ from kerascv_course.core.keras_file import load_model
 from kerascv_course.core.provenance import is_current, outdated, record_current
 from kerascv_course.core.schema import to_json
 from kerascv_course.data import Dataset, load
+from kerascv_course.data.record import FILE, check_fingerprint, read_record, to_record
 from kerascv_course.run_page import write_run_page
 from kerascv_course.tasks.base import FittedTask, TrainedTask, get_task
 from kerascv_course.training.callbacks import Monitors, describe_result
@@ -149,10 +150,20 @@ class Experiment:
 
     @functools.cached_property
     def data(self) -> Dataset:
-        """The dataset with the task's targets."""
-        resumed = self.options.resume
-        data_dir = self.options.data_dir or (self.folder.data_dir() if resumed else None)
-        data: Dataset = self.task.label(load(self.recipe.data, data_dir), self.folder.path if resumed else None)
+        """The dataset with the task's targets; of a run its own files in its own division.
+
+        Raises:
+            DataError: the data is missing or unsuitable, or not what the run was made of.
+        """
+        if not self.options.resume:
+            new: Dataset = self.task.label(load(self.recipe.data, self.options.data_dir), None)
+            return new
+        run = self.folder
+        record = read_record(run.path)
+        found = load(self.recipe.data, self.options.data_dir or run.data_dir(), record)
+        data: Dataset = self.task.label(found, run.path)
+        if fingerprint := record.fingerprint if record else run.fingerprint():
+            check_fingerprint(run.path, data.info, fingerprint, files=bool(record and record.parts))
         return data
 
     @functools.cached_property
@@ -268,6 +279,7 @@ class Experiment:
                 "data_dir": str(data_dir.resolve()) if data_dir else None,
             },
         )
+        self.folder.write_text(FILE, to_record(self.data))
         for name, text in self.task.files(self.data).items():
             self.folder.write_text(name, text)
 

@@ -16,6 +16,7 @@ from kerascv_course.core.environment import seconds_since_start, start_tensorflo
 from kerascv_course.core.errors import InputError, run_cli
 from kerascv_course.core.schema import to_json
 from kerascv_course.data import check_batch, check_source
+from kerascv_course.data.record import read_record
 from kerascv_course.models import check_model
 from kerascv_course.overrides import RecipeCommand
 from kerascv_course.recipes import DEFAULT, all_recipes, get_recipe
@@ -121,13 +122,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(recipe: Recipe, arguments: TrainArguments, group: ProcessGroup | None) -> int:
     # Bad input is refused before TensorFlow starts.
-    data_dir = arguments.data_dir
+    data_dir, record = arguments.data_dir, None
     if arguments.resume:
+        record = read_record(arguments.resume)
         check_resumed(Run.open(arguments.resume).recipe(), recipe)
         data_dir = data_dir or Run.open(arguments.resume).data_dir()
     if isinstance(recipe, TrainedRecipe):
         check_model(recipe.model, recipe.model_options)
-    images = check_source(recipe.data, data_dir)
+    images = check_source(recipe.data, data_dir, record)
     if isinstance(recipe, TrainedRecipe):
         check_batch(recipe, images)
     run_dir = arguments.resume or arguments.run_dir or Run.free_path(Path("runs"), recipe.name)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from kerascv_course.config import Data, TrainedRecipe
 from kerascv_course.core.errors import DataError, InputError, UnknownNameError
+from kerascv_course.data.files import read_dataset
 from kerascv_course.data.identities import load_identities, plan_identities
+from kerascv_course.data.record import DataRecord, find_again
 from kerascv_course.data.sources import check_cifar10, load_cifar10, load_digits, load_folder, plan_folder
 from kerascv_course.data.splits import DataInfo, Dataset, Split, half_width
 
@@ -39,12 +41,17 @@ SOURCES: dict[str, DataSource] = {
     "digits": DataSource(lambda config, _: load_digits(config), lambda config, _: len(load_digits(config).train)),
     "cifar10": DataSource(load_cifar10, check_cifar10),
     "folder": DataSource(load_folder, lambda *given: len(plan_folder(*given).parts["train"])),
-    "identities": DataSource(load_identities, lambda *given: len(plan_identities(*given)[0]["train"])),
+    "identities": DataSource(load_identities, lambda *given: len(plan_identities(*given)[0].parts["train"])),
 }
 
 
-def check_source(config: Data, data_dir: Path | None) -> int:
+def check_source(config: Data, data_dir: Path | None, record: DataRecord | None = None) -> int:
     """Refuse an unknown source, and missing or unsuitable data, before anything heavy is imported.
+
+    Args:
+        config: the recipe's data section.
+        data_dir: folder of the data; None: the source's default.
+        record: of a run that is resumed: its files are not looked at here.
 
     Returns:
         Number of training images.
@@ -54,6 +61,8 @@ def check_source(config: Data, data_dir: Path | None) -> int:
         DataError: no such folder, or what `load` refuses without opening images.
     """
     _check_folder(config, data_dir)
+    if record is not None and record.parts is not None:
+        return len(record.parts["train"])
     return SOURCES[config.source].count(config, data_dir)
 
 
@@ -61,7 +70,7 @@ def _check_folder(config: Data, data_dir: Path | None) -> None:
     if config.source not in SOURCES:
         raise UnknownNameError("data source", config.source, SOURCES)
     if data_dir is not None and not data_dir.is_dir():
-        raise DataError(f"no such data folder: {data_dir}")
+        raise DataError(f"no such data folder: {data_dir}; give the one that holds the data with --data-dir")
 
 
 def check_batch(recipe: TrainedRecipe, images: int) -> None:
@@ -79,19 +88,23 @@ def check_batch(recipe: TrainedRecipe, images: int) -> None:
         )
 
 
-def load(config: Data, data_dir: Path | None = None) -> Dataset:
+def load(config: Data, data_dir: Path | None = None, record: DataRecord | None = None) -> Dataset:
     """Load a source.
 
     Args:
         config: the recipe's data section.
         data_dir: folder of the data; None: the source's default.
+        record: of a run, whose files, classes and division are used again; None: a new run.
 
     Raises:
         UnknownNameError: no such source.
-        DataError: missing, empty, damaged or unsuitable data.
+        DataError: missing, empty, damaged or unsuitable data, or files other than those of the run.
     """
     _check_folder(config, data_dir)
-    data = SOURCES[config.source].load(config, data_dir)
+    if record is not None and record.parts is not None and data_dir is not None:
+        data = read_dataset(config.source, find_again(record, data_dir), config)
+    else:
+        data = SOURCES[config.source].load(config, data_dir)
     if (count := len(data.validation)) < FEW_IMAGES:
         log.warning(
             "%d validation images are few: an accuracy of 0.9 measured on them is within ±%.2f of the true one (95 %% interval of "

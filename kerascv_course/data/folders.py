@@ -11,7 +11,16 @@ from pathlib import Path
 from kerascv_course.core.errors import DataError
 from kerascv_course.core.images import image_suffixes
 
-__all__ = ["Holdings", "class_names", "count_beside", "image_files", "images_of_classes", "split_folders", "split_of"]
+__all__ = [
+    "Holdings",
+    "class_names",
+    "count_beside",
+    "image_files",
+    "images_of_classes",
+    "split_folders",
+    "split_of",
+    "visible_images",
+]
 
 #: Names of each split, as folders and in tables; upper and lower case are the same.
 SPLIT_NAMES = {
@@ -49,7 +58,7 @@ class Holdings:
 
     def skip_nested(self, path: Path) -> None:
         """Count a folder where images are expected, and the images below it."""
-        self._nested.append(sum(len(_visible_images(files)) for _, _, files in os.walk(path)))
+        self._nested.append(sum(len(visible_images(files)) for _, _, files in os.walk(path)))
 
     def reasons(self) -> str:
         """What is passed over, such as ``12 .heic, 1 nested folder with 20 images``; empty: nothing is."""
@@ -78,7 +87,8 @@ def _count(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def _visible_images(names: Sequence[str]) -> list[str]:
+def visible_images(names: Sequence[str]) -> list[str]:
+    """The names of image files that are not hidden."""
     suffixes = image_suffixes()
     return [name for name in names if not name.startswith(".") and Path(name).suffix.lower() in suffixes]
 
@@ -137,7 +147,7 @@ def _visible_folders(root: Path) -> list[Path]:
 
 def _holds_images(folder: Path) -> bool:
     with os.scandir(folder) as entries:
-        return any(entry.is_file() and _visible_images([entry.name]) for entry in entries)
+        return any(entry.is_file() and visible_images([entry.name]) for entry in entries)
 
 
 def _names(paths: Sequence[Path], most: int = 5) -> str:
@@ -154,7 +164,7 @@ def count_beside(root: Path, holdings: Holdings) -> None:
 
 
 def _count_beside(entry: os.DirEntry[str], holdings: Holdings) -> None:
-    if _visible_images([entry.name]):
+    if visible_images([entry.name]):
         holdings.passed_over["image beside the class folders"] += 1
     else:
         holdings.skip(entry)

@@ -17,7 +17,7 @@ from kerascv_course.config import Data
 from kerascv_course.core.errors import DataError, UnknownNameError
 from kerascv_course.core.images import image_suffixes
 from kerascv_course.core.retrieval_metrics import DISTRACTOR, JUNK
-from kerascv_course.data.files import read_images
+from kerascv_course.data.files import DataFiles, Files, read_dataset
 from kerascv_course.data.folders import (
     Holdings,
     class_names,
@@ -27,9 +27,9 @@ from kerascv_course.data.folders import (
     split_folders,
     split_of,
 )
-from kerascv_course.data.splits import Dataset, Split, make_dataset
+from kerascv_course.data.splits import Dataset
 
-__all__ = ["load_identities", "plan_identities"]
+__all__ = ["TABLE", "changed_rows", "load_identities", "plan_identities"]
 
 log = logging.getLogger(__name__)
 
@@ -77,22 +77,16 @@ def load_identities(config: Data, data_dir: Path | None) -> Dataset:
     Raises:
         DataError: missing, empty or damaged data, an identity in train and in another split, or too few identities.
     """
-    parts, holdings = plan_identities(config, data_dir)
+    plan, holdings = plan_identities(config, data_dir)
     log.info("%s", holdings)
-    others = _identities(image for name in ("validation", "test") for image in parts.get(name, []))
-    labels = (*_identities(parts["train"]), *others)
-    pixels = read_images({name: [image.path for image in part] for name, part in parts.items()}, config)
-    read = {name: _split(part, pixels[name], labels) for name, part in parts.items()}
-    train, validation, test = read["train"], read["validation"], read.get("test", read["validation"])
-    source = f"images in the folder {data_dir.name if data_dir else ''}"
-    return make_dataset("identities", labels, source, train, validation, test)
+    return read_dataset("identities", plan, config)
 
 
-def plan_identities(config: Data, data_dir: Path | None) -> tuple[dict[str, list[IdentityImage]], Holdings]:
+def plan_identities(config: Data, data_dir: Path | None) -> tuple[DataFiles, Holdings]:
     """Find and divide the images of `load_identities`, without opening any; it raises the same errors, but for damaged images.
 
     Returns:
-        Images of train, validation and possibly test, and what the folder holds.
+        Files of train, validation and possibly test, and what the folder holds.
     """
     if data_dir is None:
         raise DataError(
@@ -107,7 +101,10 @@ def plan_identities(config: Data, data_dir: Path | None) -> tuple[dict[str, list
     else:
         images = _read_folders(data_dir, config.only, holdings)
     parts = _divide(_keep(images, config.only), config)
-    return {name: part for name, part in parts.items() if name in ("train", "validation", "test")}, holdings
+    others = _identities(image for name in ("validation", "test") for image in parts.get(name, []))
+    labels = (*_identities(parts["train"]), *others)
+    files: dict[str, Files] = {name: _files(parts[name], labels) for name in ("train", "validation", "test") if name in parts}
+    return DataFiles(data_dir, labels, files), holdings
 
 
 # --- layouts ----------------------------------------------------------------------------------------------------------
@@ -180,6 +177,33 @@ def _read_table(root: Path, holdings: Holdings) -> list[IdentityImage]:
             else:
                 holdings.skip(file)
     return images
+
+
+def changed_rows(files: DataFiles) -> list[Path]:
+    """The images of a dataset whose row in the table is missing, or gives another identity, camera or split.
+
+    Raises:
+        DataError: the table is damaged.
+    """
+    rows = {image.path: image for image in _read_table(files.root, Holdings())}
+    return [
+        path
+        for name, part in files.parts.items()
+        for i, path in enumerate(part.paths)
+        if path not in rows or not _is_same_row(rows[path], name, part.take(np.array([i])), files.labels)
+    ]
+
+
+def _is_same_row(row: IdentityImage, part: str, file: Files, labels: Sequence[str]) -> bool:
+    """Whether a row still gives what the run has; `file`: a single image of a part."""
+    split = "test" if row.split in ("query", "gallery") else row.split
+    was_query = file.queries is not None and bool(file.queries[0])
+    return (
+        row.identity == labels[int(file.targets[0])]
+        and (file.cameras is None or row.camera == file.cameras[0])
+        and split in ("", part)
+        and (not row.split or (row.split == "query") == was_query)
+    )
 
 
 def _table_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -297,9 +321,9 @@ def _hold_out(images: list[IdentityImage], share: float, seed: int) -> tuple[lis
     )
 
 
-def _split(images: list[IdentityImage], pixels: np.ndarray, labels: tuple[str, ...]) -> Split:
+def _files(images: list[IdentityImage], labels: tuple[str, ...]) -> Files:
     index = {name: i for i, name in enumerate(labels)} | {"": JUNK}
     targets = np.array([DISTRACTOR if one.identity is None else index[one.identity] for one in images], np.int64)
     cameras = None if any(one.camera is None for one in images) else np.array([one.camera for one in images], np.int64)
     queries = np.array([one.split == "query" for one in images])
-    return Split(pixels, targets, cameras, queries if queries.any() else None)
+    return Files(tuple(image.path for image in images), targets, cameras, queries if queries.any() else None)

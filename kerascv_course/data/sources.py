@@ -19,7 +19,7 @@ from PIL import Image
 from kerascv_course.config import Data
 from kerascv_course.core.errors import DataError, UnknownNameError
 from kerascv_course.core.images import convert_image, resize_image
-from kerascv_course.data.files import Files, read_images
+from kerascv_course.data.files import DataFiles, Files, read_dataset
 from kerascv_course.data.folders import Holdings, class_names, count_beside, images_of_classes, split_folders
 from kerascv_course.data.splits import Dataset, Split, divide, keep_classes, make_dataset
 
@@ -144,17 +144,13 @@ def _check_download(folder: Path, version: str = "3.0.2") -> None:
 
 
 @dataclass(frozen=True)
-class FolderPlan:
+class FolderPlan(DataFiles):
     """A folder of images, counted and divided, before any image is opened.
 
     Attributes:
-        labels: class names, in the order of the targets.
-        parts: files of train, validation and test.
         holdings: what the folder holds.
     """
 
-    labels: tuple[str, ...]
-    parts: dict[str, Files]
     holdings: Holdings
 
 
@@ -180,7 +176,7 @@ def plan_folder(config: Data, data_dir: Path | None) -> FolderPlan:
     shares = {"test": config.test_share, "validation": config.validation_share}
     shares = {name: share for name, share in shares.items() if name not in given}
     parts = {**divide(whole, labels, shares, config.split_seed), **given}
-    return FolderPlan(tuple(labels), {name: parts[name] for name in ("train", "validation", "test")}, holdings)
+    return FolderPlan(data_dir, tuple(labels), {name: parts[name] for name in ("train", "validation", "test")}, holdings)
 
 
 def load_folder(config: Data, data_dir: Path | None) -> Dataset:
@@ -198,10 +194,7 @@ def load_folder(config: Data, data_dir: Path | None) -> Dataset:
     for name, files in plan.parts.items():
         if lacking := [label for target, label in enumerate(plan.labels) if target not in files.targets]:
             log.warning("the %s split has no images of %s: it does not measure these classes", name, ", ".join(lacking))
-    images = read_images({name: files.paths for name, files in plan.parts.items()}, config)
-    train, validation, test = (Split(images[name], files.targets) for name, files in plan.parts.items())
-    name = data_dir.name if data_dir else ""
-    return make_dataset("folder", plan.labels, f"images in the folder {name}", train, validation, test)
+    return read_dataset("folder", plan, config)
 
 
 def _chosen_classes(root: Path, only: tuple[str, ...], holdings: Holdings) -> list[str]:

@@ -7,11 +7,14 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 import numpy as np
 
 from kerascv_course.core.errors import DataError, UnknownNameError
+
+if TYPE_CHECKING:
+    from kerascv_course.data.files import DataFiles
 
 __all__ = ["DataInfo", "Dataset", "Divisible", "Split", "divide", "half_width", "hold_out", "keep_classes", "make_dataset"]
 
@@ -88,19 +91,29 @@ class Dataset:
         validation: images for choosing settings and the checkpoint.
         test: images for one final measurement.
         info: description of the splits.
+        files: the image files that they were read from, with the classes of the source; None: no single files.
     """
 
     train: Split
     validation: Split
     test: Split
     info: DataInfo
+    files: DataFiles | None = None
 
     def items(self) -> list[tuple[str, Split]]:
         """Name and split pairs."""
         return [("train", self.train), ("validation", self.validation), ("test", self.test)]
 
 
-def make_dataset(source: str, labels: tuple[str, ...], citation: str, train: Split, validation: Split, test: Split) -> Dataset:
+def make_dataset(
+    source: str,
+    labels: tuple[str, ...],
+    citation: str,
+    train: Split,
+    validation: Split,
+    test: Split,
+    files: DataFiles | None = None,
+) -> Dataset:
     """A dataset with its `DataInfo`.
 
     Raises:
@@ -118,7 +131,7 @@ def make_dataset(source: str, labels: tuple[str, ...], citation: str, train: Spl
         sizes[name] = len(split)
     height, width, channels = train.images.shape[1:]
     info = DataInfo(source, labels, (height, width, channels), sizes, f"sha256:{digest.hexdigest()}", citation)
-    return Dataset(train, validation, test, info)
+    return Dataset(train, validation, test, info, files)
 
 
 def keep_classes(split: Split, labels: tuple[str, ...], only: tuple[str, ...]) -> tuple[Split, tuple[str, ...]]:

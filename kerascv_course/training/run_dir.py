@@ -32,10 +32,11 @@ log = logging.getLogger("kerascv_course")
 class Run:
     """A run folder.
 
-    It holds ``recipe.json``, ``environment.json``, ``history.csv``, ``steps.csv``, ``best.keras``, ``last.npz`` (the checkpoint to
-    resume from), ``metrics.json``, ``plots/*.png``, ``samples/*.png``, ``model.onnx``, ``parity.json``, ``provenance.json`` (the
-    weights that files were made from), ``report.html`` and ``log.txt``; for some tasks ``snapshots/*.png`` (figures of each
-    validation) and ``palette.csv``; on request ``tensorboard/`` and ``profile/``. No file is a pickle.
+    It holds ``recipe.json``, ``data.json`` (which data is in which split), ``environment.json``, ``history.csv``, ``steps.csv``,
+    ``best.keras``, ``last.npz`` (the checkpoint to resume from), ``metrics.json``, ``plots/*.png``, ``samples/*.png``,
+    ``model.onnx``, ``parity.json``, ``provenance.json`` (the weights that files were made from), ``report.html`` and ``log.txt``;
+    for some tasks ``snapshots/*.png`` (figures of each validation) and ``palette.csv``; on request ``tensorboard/`` and
+    ``profile/``. No file is a pickle.
     """
 
     def __init__(self, path: Path) -> None:
@@ -101,6 +102,10 @@ class Run:
             return None
         remembered = self.read_json("environment.json").get("data_dir")
         return Path(remembered) if remembered else None
+
+    def fingerprint(self) -> str:
+        """Fingerprint of the run's data in metrics.json; empty: it is not evaluated."""
+        return str(self.read_json(METRICS)["data"]["fingerprint"]) if (self / METRICS).is_file() else ""
 
     def record_resume(self) -> None:
         """Add this command to ``resumes`` of environment.json."""

@@ -79,7 +79,8 @@ class ColorizationTask(TrainedTask[ColorizationRecipe]):
         train, validation, test = (Split(split.images, nearest_colors(split.images, palette)) for _, split in data.items())
         names = color_names(palette)
         digest = hashlib.sha256(f"{info.fingerprint} {' '.join(names)}".encode()).hexdigest()
-        return Dataset(train, validation, test, replace(info, labels=names, fingerprint=f"sha256:{digest}"))
+        info = replace(info, labels=names, fingerprint=f"sha256:{digest}")
+        return replace(data, train=train, validation=validation, test=test, info=info)
 
     def files(self, data: Dataset) -> dict[str, str]:
         """The palette, as `load_palette` reads it."""
