@@ -7,8 +7,6 @@ import errno
 import hashlib
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from export.contract import KEY, Contract, dump_contract
 from kerascv_course.core.io import WriteError
+from kerascv_course.core.lock import partial_folder
 
 __all__ = ["describe", "replace_model", "rewrite_contract", "save_model", "staged", "write_model"]
 
@@ -76,17 +75,12 @@ def staged(path: Path) -> Iterator[Path]:
     Raises:
         WriteError: any operating-system error within the block.
     """
-    folder = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(prefix=f".partial-{path.name}-", dir=path.parent)
-        yield Path(folder, path.name)
+        with partial_folder(path) as folder:
+            yield folder / path.name
     except OSError as error:
         why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
         raise WriteError(f"cannot write {path}: {why}; its previous content is unchanged") from error
-    finally:
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_model(proto: onnx.ModelProto, path: Path) -> None:

@@ -12,9 +12,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import keras
 from PIL import Image
@@ -58,6 +59,9 @@ SAMPLES = 10
 
 log = logging.getLogger("kerascv_course")
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 class Interrupted(CourseError):
     """The user stopped the training; it can be resumed."""
@@ -88,6 +92,17 @@ class Options:
 
 #: What an experiment does by default.
 DEFAULTS = Options()
+
+
+def _locked(method: Callable[Concatenate[Experiment, P], T]) -> Callable[Concatenate[Experiment, P], T]:
+    """A method during which no other process may write into the run folder."""
+
+    @functools.wraps(method)
+    def locked(experiment: Experiment, /, *arguments: P.args, **options: P.kwargs) -> T:
+        with experiment.folder.lock():
+            return method(experiment, *arguments, **options)
+
+    return locked
 
 
 class Experiment:
@@ -197,6 +212,7 @@ class Experiment:
 
         Raises:
             InputError: the recipe, the data or the folder cannot be used; nothing is changed.
+            LockedError: another process writes into the folder.
             Interrupted: Ctrl-C; the run can be resumed.
             TrainingDivergedError: the loss is not finite.
             OutOfMemoryError: a step requires more memory than there is.
@@ -204,7 +220,7 @@ class Experiment:
             LostProcessError: another process of the training has ended.
         """
         started = time.perf_counter()
-        with report_out_of_memory(self.recipe, self.folder.path):
+        with self._writing(), report_out_of_memory(self.recipe, self.folder.path):
             self.load()
             self.complete = self.options.resume and is_complete(self.folder, self.recipe)
             try:
@@ -244,9 +260,14 @@ class Experiment:
 
         Raises:
             InputError: the folder exists already, or its checkpoint does not match the model.
+            LockedError: another process writes into it.
         """
         if self._training is None and isinstance(self.task, TrainedTask):
             self.load()
+        with self._writing():
+            self._fit()
+
+    def _fit(self) -> None:
         devices, resume = self.options.devices, self.options.resume
         if devices.writes:
             self._start()
@@ -260,6 +281,12 @@ class Experiment:
                 self.progress = _fit(self.task, self.data, self.folder)
         if devices.processes > 1:
             leave()
+
+    def _writing(self) -> contextlib.AbstractContextManager[Any]:
+        """Within it no other process may write into the folder, which is created for a new run."""
+        if not self.options.devices.writes:
+            return contextlib.nullcontext()
+        return self.folder.lock() if self.options.resume else Run.claim(self.folder.path)
 
     def _start(self) -> None:
         """Create the folder, or clean up the one that is resumed."""
@@ -295,6 +322,7 @@ class Experiment:
         if self.options.resume:
             log.info("resuming %s", self.folder.path)
 
+    @_locked
     def finish(self, seconds_before: float = 0.0) -> None:
         """Evaluate, plot, export and report a trained model; on TensorFlow, the backend whose graphs the converter to ONNX reads.
 
@@ -350,6 +378,7 @@ class Experiment:
         self.metrics = self.task.evaluate(self)
         return self.metrics
 
+    @_locked
     def plot(self) -> None:
         """Write plots/: learning curves, the task's figures, activations and filters; and samples/: a few test images."""
         figures = self.task.figures(self)
@@ -368,6 +397,7 @@ class Experiment:
             with atomic_write(self.folder / f"samples/{name}.png") as path:
                 Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
 
+    @_locked
     def export(self) -> Path:
         """Export the model, validate the file on the whole test split, and only then name it model.onnx.
 
@@ -449,6 +479,7 @@ class Experiment:
             "batch_sizes": self.task.batch_sizes,
         }
 
+    @_locked
     def report(self) -> Path:
         """Write report.html from the files of the folder."""
         write_run_page(self.folder)

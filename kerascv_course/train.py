@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -132,12 +133,26 @@ def _train(recipe: Recipe, arguments: TrainArguments, group: ProcessGroup | None
     images = check_source(recipe.data, data_dir, record)
     if isinstance(recipe, TrainedRecipe):
         check_batch(recipe, images)
-    run_dir = arguments.resume or arguments.run_dir or Run.free_path(Path("runs"), recipe.name)
-    if not arguments.resume and not (group and group.process_id):
-        Run.check_free(run_dir)
-    if group:
-        join(group)
-        agree({"recipe": to_json(recipe)})
+    with _folder(recipe, arguments, group) as run_dir:
+        if group:
+            join(group)
+            agree({"recipe": to_json(recipe)})
+        return _run(recipe, arguments, run_dir)
+
+
+def _folder(recipe: Recipe, arguments: TrainArguments, group: ProcessGroup | None) -> contextlib.AbstractContextManager[Path]:
+    """The run folder, which within the block no other command may write into; of several processes the first has it."""
+    given = arguments.resume or arguments.run_dir
+    usual = Path("runs", recipe.name)
+    if group and group.process_id:
+        return contextlib.nullcontext(given or usual)
+    if arguments.resume:
+        return Run.open(arguments.resume).lock()
+    return Run.claim(given or usual, numbered=given is None)
+
+
+def _run(recipe: Recipe, arguments: TrainArguments, run_dir: Path) -> int:
+    """Start TensorFlow, run the experiment, and print the summary."""
     print("starting TensorFlow …", flush=True)
     start_tensorflow()
     from kerascv_course.experiment import Experiment, Options, configure_logging

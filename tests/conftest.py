@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import subprocess
@@ -182,6 +183,25 @@ def identity_run(identity_recipe, people, tmp_path_factory):
     from kerascv_course.experiment import Experiment, Options
 
     return Experiment(identity_recipe, tmp_path_factory.mktemp("runs") / "identities", Options(data_dir=people)).run().folder
+
+
+@pytest.fixture
+def hold():
+    """Hold a folder by another process until the test ends: ``hold(folder)`` is that process's id."""
+    code = (
+        "import sys; from pathlib import Path; from kerascv_course.core.lock import sole_writer\n"
+        "with sole_writer(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+    )
+    with contextlib.ExitStack() as stack:
+
+        def start(folder: Path) -> int:
+            words = [sys.executable, "-c", code, str(folder)]
+            other = stack.enter_context(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            assert other.stdout.readline()
+            stack.callback(other.stdin.close)
+            return other.pid
+
+        yield start
 
 
 @pytest.fixture

@@ -18,12 +18,13 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from export.batch.shards import BatchJob, ResultFolder, find_images, fingerprint
+from export.batch.shards import BatchJob, ImageNames, ResultFolder, find_images, fingerprint
 from export.batch.worker import ShardPredictor, WorkerSettings
 from export.predictor import Provider
 from kerascv_course.core.environment import core_count
 from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.io import write_text
+from kerascv_course.core.lock import sole_writer
 from kerascv_course.core.schema import to_json
 
 __all__ = ["BatchOptions", "BatchSummary", "ClusterError", "predict_many"]
@@ -131,6 +132,7 @@ def predict_many(model: Path | str, source: Path | str, output: Path | str, **op
 
     Raises:
         InputError: an argument out of range; no images; another job's folder; no image could be predicted.
+        LockedError: another process writes into the folder.
         ContractError: not an exported file, or a task whose answers are not rows of a table.
         ClusterError: Ray is missing, cannot be reached, has no room for a worker, or lost one too often.
         WriteError: the folder cannot be written.
@@ -140,8 +142,14 @@ def predict_many(model: Path | str, source: Path | str, output: Path | str, **op
     model, output = Path(os.path.abspath(model)), Path(os.path.abspath(output))  # noqa: PTH100 (links stay)
     root = given["root"]
     names = find_images(Path(source), column=given["column"], root=None if root is None else Path(root))
+    with sole_writer(output):
+        return _predict(model, names, ResultFolder(output), given)
+
+
+def _predict(model: Path, names: ImageNames, folder: ResultFolder, given: BatchOptions) -> BatchSummary:
+    """`predict_many` into a folder that no other process writes into."""
     _, digest = fingerprint(model)
-    folder, shard = ResultFolder(output), given["shard"]
+    output, shard = folder.path, given["shard"]
     job = folder.begin(names, BatchJob(digest, "", 0, str(names.root), shard, given["top"], given["provider"]))
     missing = folder.missing(job)
     settings = WorkerSettings(

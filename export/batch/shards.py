@@ -29,6 +29,7 @@ from export.untrusted.screen import screen
 from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.images import ImageError, image_suffixes
 from kerascv_course.core.io import atomic_write, write_text
+from kerascv_course.core.lock import remove_partial
 from kerascv_course.core.schema import from_json, to_json
 
 if TYPE_CHECKING:
@@ -266,8 +267,7 @@ class ResultFolder:
             raise InputError(
                 f"{self.path} has the results of another job ({changes}): choose another --output, or repeat that job"
             )
-        for left in self.path.rglob(".partial-*"):
-            left.unlink(missing_ok=True)
+        remove_partial(self.path)
         shutil.rmtree(self.path / "attempts", ignore_errors=True)
         if before is None:
             write_text(self.path / "job.json", to_json(job))

@@ -16,6 +16,7 @@ from export.quantization.quantize import LabeledImages, quantize_model
 from export.quantization.report import PrecisionReport, RefusedError
 from kerascv_course.core.environment import start_tensorflow
 from kerascv_course.core.errors import CourseError, InputError
+from kerascv_course.core.lock import sole_writer
 from kerascv_course.core.provenance import is_current, record_copy
 
 __all__ = ["add_quantize"]
@@ -73,7 +74,8 @@ def _convert_source(arguments: argparse.Namespace) -> None:
     if source.is_dir() and any(folders):
         raise InputError("--calibration and --images are for an ONNX file; a run has its own training and test images")
     if source.is_dir() or (source.name == MODEL and containing_run(source) and not any(folders)):
-        _quantize_run(run_folder(source, ""), arguments)
+        with sole_writer(run_folder(source, "")) as run:
+            _quantize_run(run, arguments)
         return
     if not all(folders):
         raise InputError(
@@ -82,12 +84,13 @@ def _convert_source(arguments: argparse.Namespace) -> None:
         )
     if arguments.data_dir:
         raise InputError("--data-dir is for a run folder")
-    model = OnnxModel(source)
-    calibration, _ = read_folder(arguments.calibration, model.load, limit=arguments.calibration_images)
-    validation, test = _read_halves(model, arguments.images)
     target = arguments.output or source.with_suffix(f".{arguments.kind}.onnx")
-    print(_convert(arguments, source, target, calibration=np.stack(calibration), validation=validation, test=test))
-    record_copy(source, target)
+    with sole_writer(target.parent):
+        model = OnnxModel(source)
+        calibration, _ = read_folder(arguments.calibration, model.load, limit=arguments.calibration_images)
+        validation, test = _read_halves(model, arguments.images)
+        print(_convert(arguments, source, target, calibration=np.stack(calibration), validation=validation, test=test))
+        record_copy(source, target)
     print(f"written: {target}")
 
 

@@ -15,6 +15,7 @@ from kerascv_course.core.environment import package_versions, quiet_stderr, sour
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.images import read_image
 from kerascv_course.core.keras_file import load_keras
+from kerascv_course.core.lock import sole_writer
 from kerascv_course.core.provenance import record_copy
 
 __all__ = ["add_check", "add_run"]
@@ -103,13 +104,14 @@ def _run(arguments: argparse.Namespace) -> None:
     elif given:
         raise InputError(f"{_flag(given[0])} is for a .keras file; {arguments.run} is a run, which has it in its recipe")
     else:
-        start_tensorflow()
-        from kerascv_course.experiment import Experiment, configure_logging
+        with sole_writer(run_folder(arguments.run, "")):
+            start_tensorflow()
+            from kerascv_course.experiment import Experiment, configure_logging
 
-        configure_logging()
-        experiment = Experiment.open(arguments.run, arguments.data_dir)
-        print(experiment.export())
-        experiment.report()
+            configure_logging()
+            experiment = Experiment.open(arguments.run, arguments.data_dir)
+            print(experiment.export())
+            experiment.report()
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -143,17 +145,19 @@ def _build_or_extend_retriever(arguments: argparse.Namespace, given: list[str]) 
         if arguments.nearest is not None:
             raise InputError("--nearest is for --gallery: it is fixed when the file is made")
         source = source / RETRIEVER if source.is_dir() else source
-        added, new = enroll(source, arguments.add, arguments.output)
+        with sole_writer((arguments.output or source).parent):
+            added, new = enroll(source, arguments.add, arguments.output)
+            if arguments.output:
+                record_copy(source, arguments.output)
         print(f"added {added} image{'s' if added != 1 else ''}, {new} new name{'s' if new != 1 else ''}")
-        if arguments.output:
-            record_copy(source, arguments.output)
         print(arguments.output or source)
         return
     embedder = model_file(source)
     output = arguments.output or embedder.with_name(RETRIEVER)
     count = NEAREST if arguments.nearest is None else arguments.nearest
-    built = build_retriever(embedder, arguments.gallery, output, count=count)
-    record_copy(embedder, built)
+    with sole_writer(output.parent):
+        built = build_retriever(embedder, arguments.gallery, output, count=count)
+        record_copy(embedder, built)
     print(built)
 
 

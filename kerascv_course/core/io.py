@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from kerascv_course.core.errors import CourseError, InputError
 
-__all__ = ["WriteError", "atomic_write", "check_new_folder", "free_path", "write_text"]
+__all__ = ["LOCK", "WriteError", "atomic_write", "check_new_folder", "make_free_folder", "write_text"]
+
+#: File by which a process holds a folder (`kerascv_course.core.lock`).
+LOCK = ".lock"
 
 
 class WriteError(CourseError):
@@ -49,17 +53,22 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def free_path(path: Path) -> Path:
-    """`path`, or where it exists the first of ``path-2``, ``path-3`` … that does not."""
-    free, number = path, 1
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free
+def make_free_folder(path: Path) -> Path:
+    """Create the folder `path`, or where it exists the first of ``path-2``, ``path-3`` … that does not; no two callers get the same.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    for number in itertools.count(1):
+        free = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            free.mkdir(parents=True)
+            return free
+    raise AssertionError
 
 
 def check_new_folder(path: Path, remedy: str) -> None:
-    """Refuse an output folder that exists already; an empty folder is accepted.
+    """Refuse an output folder that exists already; an empty folder, and one with nothing but its `LOCK`, is accepted.
 
     Args:
         path: the folder.
@@ -68,7 +77,7 @@ def check_new_folder(path: Path, remedy: str) -> None:
     Raises:
         InputError: the folder has files, or `path` is a file.
     """
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and any(item.name != LOCK for item in path.iterdir()):
         raise InputError(f"{path} already exists and is never overwritten: {remedy}")
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file, not a folder: {remedy}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from kerascv_course.core.cli import Parser
 from kerascv_course.core.errors import run_cli
-from kerascv_course.core.io import check_new_folder, free_path
+from kerascv_course.core.lock import new_folder
 
 __all__ = ["main"]
 
@@ -37,25 +37,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     args = vars(build_parser().parse_args(words))
     name, output = args.pop("topic"), args.pop("output")
-    folder = free_path(Path("runs") / "theory" / name) if output is None else output
-    check_new_folder(folder, "choose another --output")
+    usual = Path("runs") / "theory" / name
+    with new_folder(output or usual, "choose another --output", numbered=output is None) as folder:
+        failed = _write(name, args, folder, "python -m kerascv_course.theory " + shlex.join(words))
+    if failed:
+        print(f"\n{failed} claims do not hold (NO): try more --steps or another --learning-rate")
+    return 1 if failed else 0
 
+
+def _write(name: str, args: dict[str, Any], folder: Path, command: str) -> int:
+    """Compute a topic, or all, and write the pages; the number of claims that do not hold."""
     from kerascv_course.theory import pages, topics
 
     failed, written = 0, {}
     for number, one in enumerate(topics.TOPICS if name == "all" else [name]):
         topic = topics.TOPICS[one](**args)
         print(("\n\n" if number else "") + pages.topic_text(topic))
-        command = "python -m kerascv_course.theory " + shlex.join(words)
         page = pages.write_topic(topic, folder / one if name == "all" else folder, command=command)
         written[page.relative_to(folder).as_posix()] = topic
         print(f"\npage: {page}")
         failed += len(topic.claims) - topic.holding
     if name == "all":
         print(f"\nindex: {pages.write_index(written, folder)}")
-    if failed:
-        print(f"\n{failed} claims do not hold (NO): try more --steps or another --learning-rate")
-    return 1 if failed else 0
+    return failed
 
 
 def build_parser() -> Parser:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from kerascv_course.config import Recipe, read_recipe
 from kerascv_course.core.environment import describe_command
 from kerascv_course.core.errors import CourseError, InputError
-from kerascv_course.core.io import atomic_write, check_new_folder, free_path, write_text
+from kerascv_course.core.io import atomic_write, check_new_folder, write_text
+from kerascv_course.core.lock import new_folder, remove_partial, sole_writer
 from kerascv_course.core.schema import to_json
 
 if TYPE_CHECKING:
@@ -62,7 +63,29 @@ class Run:
         Raises:
             InputError: it is a file or has content.
         """
-        check_new_folder(path, f"choose another --run-dir, or resume the run with --resume {path}")
+        check_new_folder(path, _remedy(path))
+
+    @staticmethod
+    def claim(path: Path, *, numbered: bool = False) -> contextlib.AbstractContextManager[Path]:
+        """Create a folder for a new run, which only this process may write into within the block; left empty, it is removed again.
+
+        Args:
+            path: the folder.
+            numbered: take the first of `path`, ``path-2`` … that does not exist.
+
+        Raises:
+            InputError: it is a file or has content, or another process holds it.
+            WriteError: it cannot be created.
+        """
+        return new_folder(path, _remedy(path), numbered=numbered)
+
+    def lock(self) -> contextlib.AbstractContextManager[Path]:
+        """Within the block only this process, and its child processes, may write into the run (`sole_writer`).
+
+        Raises:
+            LockedError: another process writes into it.
+        """
+        return sole_writer(self.path)
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -75,18 +98,12 @@ class Run:
             raise InputError(f"{path} is not a run folder (it has no recipe.json)")
         return cls(path)
 
-    @staticmethod
-    def free_path(root: Path, name: str) -> Path:
-        """``root/name``, or with the first number that is not taken: ``root/name-2`` …"""
-        return free_path(root / name)
-
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
     def tidy(self) -> None:
-        """Remove temporary files left behind by a ``kill -9``."""
-        for path in self.path.rglob(".partial-*"):
-            path.unlink(missing_ok=True)
+        """Remove the half-written files and folders that a ``kill -9`` has left, and nothing else (`remove_partial`)."""
+        remove_partial(self.path)
 
     def recipe(self) -> Recipe:
         """The recipe that made the run.
@@ -163,3 +180,7 @@ class Run:
         finally:
             log.removeHandler(handler)
             handler.close()
+
+
+def _remedy(path: Path) -> str:
+    return f"choose another --run-dir, or resume the run with --resume {path}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +123,64 @@ def test_train_refuses_bad_input_before_tensorflow_starts(command, tiny_run, ima
     done = command("kerascv_course.train", *arguments)
     assert_user_error(done, *words)
     assert "starting TensorFlow" not in done.stdout
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+from kerascv_course import train
+
+def start():
+    print(*sorted(path.parent for path in Path("runs").glob("*/.lock")), flush=True)
+    sys.stdin.read()
+    sys.exit(3)
+
+train.start_tensorflow = start
+train.main(sys.argv[1:])
+"""
+
+
+def test_trainings_at_once_get_folders_of_their_own(tmp_path):
+    """Real processes, held before TensorFlow starts; ended there, they leave nothing behind."""
+    words = [sys.executable, "-c", TRAIN]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
+    others = [subprocess.Popen(words, **pipes) for _ in range(3)]
+    for other in others:
+        assert other.stdout.readline().startswith("starting TensorFlow")
+    seen = [other.stdout.readline().split() for other in others]
+    expected = ["runs/lenet5-digits", "runs/lenet5-digits-2", "runs/lenet5-digits-3"]
+    assert sorted(map(len, seen))[-1] == 3 and max(seen, key=len) == expected
+    same = subprocess.run([*words, "--run-dir", expected[1]], **{**pipes, "stdin": None}, timeout=60)
+    assert same.returncode == 1 and f"only one process at a time may write into {expected[1]}; now it is process" in same.stderr
+    for other in others:
+        other.communicate()
+        assert other.returncode == 3
+    assert not list(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["kerascv_course.train", "--resume", "RUN", "--epochs", "4"],
+        ["export", "RUN"],
+        ["export", "quantize", "RUN"],
+        ["export", "quantize", "RUN/model.onnx", "--calibration", "IMAGES", "--images", "IMAGES"],
+        ["export", "RUN", "--gallery", "IMAGES"],
+        ["export", "RUN", "--add", "IMAGES"],
+    ],
+)
+def test_commands_that_write_into_a_run_refuse_a_second_writer(tiny_run, image_folder, command, hold, tmp_path, words):
+    run = shutil.copytree(tiny_run.path, tmp_path / "run")
+    (run / "retriever.onnx").touch()
+    before, process = snapshot(run), hold(run)
+    done = command(*(word.replace("RUN", str(run)).replace("IMAGES", str(image_folder)) for word in words))
+    assert_user_error(done, f"only one process at a time may write into {run}; now it is process {process} on")
+    assert "starting TensorFlow" not in done.stdout and snapshot(run) == before
+
+
+def snapshot(folder):
+    """Content of every file but the lock."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
 def test_no_data_and_no_network_fails_within_seconds(command, tmp_path):

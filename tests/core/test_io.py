@@ -8,7 +8,7 @@ import os
 import pytest
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.core.io import WriteError, atomic_write, check_new_folder, free_path
+from kerascv_course.core.io import WriteError, atomic_write, check_new_folder, make_free_folder
 
 
 def test_atomic_write_is_all_or_nothing(tmp_path):
@@ -28,11 +28,10 @@ def test_atomic_write_is_all_or_nothing(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"] and path.read_text() == "old"
 
 
-def test_free_path_counts_up(tmp_path):
-    assert free_path(tmp_path / "a").name == "a"
-    for expected in ("a-2", "a-3"):
-        free_path(tmp_path / "a").mkdir()
-        assert free_path(tmp_path / "a").name == expected
+def test_make_free_folder_counts_up(tmp_path):
+    assert [make_free_folder(tmp_path / "b" / "a").name for _ in range(3)] == ["a", "a-2", "a-3"]
+    (tmp_path / "b" / "a-4").touch()
+    assert make_free_folder(tmp_path / "b" / "a").name == "a-5"
 
 
 def test_check_new_folder(tmp_path):

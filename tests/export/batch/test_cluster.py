@@ -13,6 +13,7 @@ from export.contract import Contract, ContractError, Input, Output, Preprocessin
 from export.files import describe
 from export.predictor import OnnxModel
 from kerascv_course.core.errors import CourseError, InputError
+from kerascv_course.core.lock import LockedError
 
 SIZE, CLASSES = 6, 5
 LABELS = tuple(f"class {number}" for number in range(CLASSES))
@@ -340,3 +341,13 @@ def test_predict_many_refuses_bad_usage_before_ray_starts(classifier, tmp_path, 
 def test_predict_many_refuses_tasks_without_rows(folder, tmp_path):
     with pytest.raises(ContractError, match="the task 'tensor' are not rows of a table: run it by export"):
         begin(folder, tmp_path / "out", make_file(tmp_path / "tensor.onnx", "tensor"))
+
+
+def test_two_jobs_in_one_folder_are_refused(classifier, folder, tmp_path, hold):
+    pytest.importorskip("ray", reason="needs the extra [cluster]")
+    from export.batch.cluster import predict_many
+
+    process = hold(tmp_path / "out")
+    with pytest.raises(LockedError, match=f"may write into .*out; now it is process {process} on"):
+        predict_many(classifier, folder, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
