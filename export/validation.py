@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from export.predictor import OnnxModel, open_session
 from export.serving import preprocess, serving_graph
 from export.untrusted.screen import read_contract
 from kerascv_course.core.errors import CourseError, InputError
+from kerascv_course.core.images import Images
 
 __all__ = ["ParityError", "ParityReport", "ParityRow", "certify", "check_parity", "export_validated"]
 
@@ -204,7 +206,7 @@ GATE_DEFAULTS: GateOptions = {
 }
 
 
-def check_parity(model: keras.Model, path: str | Path, images: np.ndarray, **options: Unpack[GateOptions]) -> ParityReport:
+def check_parity(model: keras.Model, path: str | Path, images: Images, **options: Unpack[GateOptions]) -> ParityReport:
     """Compare a file with the Keras model it was made from: every output, on every image, at several batch sizes.
 
     onnxruntime runs the graph as optimized by it at each batch size, and once as written, at the largest; small images are also
@@ -250,7 +252,7 @@ def check_parity(model: keras.Model, path: str | Path, images: np.ndarray, **opt
 def export_validated(
     model: keras.Model,
     path: str | Path,
-    images: np.ndarray,
+    images: Images,
     *,
     gate: GateOptions | None = None,
     rejected: str | Path | None = None,
@@ -318,7 +320,7 @@ class _Gate:
         TypeError: an option of another name.
     """
 
-    def __init__(self, model: keras.Model, file: OnnxModel, images: np.ndarray, options: GateOptions) -> None:
+    def __init__(self, model: keras.Model, file: OnnxModel, images: Images, options: GateOptions) -> None:
         if unknown := options.keys() - GATE_DEFAULTS.keys():
             raise TypeError(f"check_parity has no options {', '.join(sorted(unknown))}; it has {', '.join(GATE_DEFAULTS)}")
         given: GateOptions = {**GATE_DEFAULTS, **options}
@@ -379,10 +381,11 @@ class _Gate:
         """Run every image through every variant, a chunk at a time; `files`: the open file by evaluator."""
         for start in range(0, len(self.images), CHUNK):
             part = slice(start, start + CHUNK)
-            reference = self._keras_outputs(self.images[part], part)
+            images = self.images[part]
+            reference = self._keras_outputs(images, part)
             self._count(None, reference, part)
             for batch_size, evaluator in self.variants:
-                outputs = files[evaluator].run(self.images[part], batch_size=batch_size)
+                outputs = files[evaluator].run(images, batch_size=batch_size)
                 self._tally(tallies, reference, outputs, (batch_size, evaluator))
                 self._count((batch_size, evaluator), outputs, part)
 
@@ -476,10 +479,10 @@ class _Gate:
                 self.failures += [f"images of {cut.shape[1]}×{cut.shape[2]}, {failure}" for failure in failures]
 
 
-def _check_images(images: np.ndarray, spec: Input) -> None:
+def _check_images(images: Images, spec: Input) -> None:
     wanted = (spec.height, spec.width, spec.channels)
     fits = images.ndim == 4 and all(size in (None, n) for n, size in zip(images.shape[1:], wanted, strict=True))
-    if images.dtype not in (np.uint8, spec.dtype) or not fits or not images.size:
+    if images.dtype not in (np.uint8, spec.dtype) or not fits or not math.prod(images.shape):
         dtypes = " or ".join(dict.fromkeys(("uint8", spec.dtype)))
         shape = ", ".join("any" if size is None else str(size) for size in wanted)
         raise InputError(

@@ -76,6 +76,9 @@ class Data:
     """Mean subtracted from pixels scaled to 0-1: one value, or one per channel."""
     normalize_std: tuple[Positive, ...] = (0.25,)
     """Standard deviation that divides the pixels after the mean is subtracted: one value, or one per channel."""
+    cache: Literal["auto", "memory", "disk", "none"] = "auto"
+    """Where a folder's decoded images are kept: in memory, in a temporary file, or nowhere, to be read again whenever they are needed.
+    auto: in memory up to 1 GiB, beyond that nowhere. The result is the same."""
 
     def __post_init__(self) -> None:
         check_fields(self, "data")
@@ -375,10 +378,12 @@ def changed_fields(before: Recipe, now: Recipe) -> list[str]:
 def check_resumed(before: Recipe, now: Recipe) -> None:
     """Refuse to resume a run with another recipe; what is "auto" now is this machine's choice, which is not known here.
 
+    Where decoded images are kept (`Data.cache`) may always change.
+
     Raises:
         InputError: a field differs that is not among the recipe's `resumable` ones.
     """
-    for name in changed_fields(before, now):
+    for name in changed_fields(before, replace(now, data=replace(now.data, cache=before.data.cache))):
         if name not in before.resumable and "auto" not in (getattr(before, name, None), getattr(now, name, None)):
             allowed = f", only {' and '.join(before.resumable)} may change" if before.resumable else ""
             raise InputError(f"a resumed run keeps its recipe{allowed}; received another {name}: start a new run for it")

@@ -38,6 +38,7 @@ from export.quantization.report import (
 )
 from kerascv_course.core.environment import core_count, package_versions, processor_name
 from kerascv_course.core.errors import InputError
+from kerascv_course.core.images import Images
 
 __all__ = ["LabeledImages", "QuantizeOptions", "accuracy", "measure_speeds", "quantize_model"]
 
@@ -67,7 +68,7 @@ class LabeledImages(NamedTuple):
     """
 
     name: str
-    images: np.ndarray
+    images: Images
     targets: np.ndarray
 
 
@@ -172,7 +173,7 @@ def accuracy(model: OnnxModel, labeled: LabeledImages, answer: str) -> float:
 
 
 def measure_speeds(
-    original: OnnxModel, reduced: OnnxModel, images: np.ndarray, batch_sizes: Sequence[int]
+    original: OnnxModel, reduced: OnnxModel, images: Images, batch_sizes: Sequence[int]
 ) -> tuple[SpeedPair, ...]:
     """Time two files in turns on the same images."""
     speeds = []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -16,6 +17,7 @@ __all__ = [
     "MAX_PIXELS",
     "Filter",
     "ImageError",
+    "Images",
     "convert_image",
     "image_files",
     "image_suffixes",
@@ -38,6 +40,31 @@ Filter = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 class ImageError(DataError):
     """A file or an array that is not a usable image."""
+
+
+class Images(Protocol):
+    """Images of one size, uint8 (N, height, width, channels): an array, or what reads them when they are asked for.
+
+    An index gives an array, whatever holds the images; `numpy.asarray` gives one of them all.
+    """
+
+    @property
+    def shape(self) -> Any:
+        """(N, height, width, channels)."""
+
+    @property
+    def dtype(self) -> Any:
+        """Of the values."""
+
+    @property
+    def ndim(self) -> int:
+        """4."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __getitem__(self, index: Any) -> Any: ...
 
 
 def read_image(

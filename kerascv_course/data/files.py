@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from kerascv_course.config import Data
-from kerascv_course.core.environment import core_count
-from kerascv_course.core.errors import DataError
-from kerascv_course.core.images import ImageError, read_image
 from kerascv_course.data.folders import visible_images
 from kerascv_course.data.splits import Dataset, Split, make_dataset
+from kerascv_course.data.stored import open_images
 
-__all__ = ["DataFiles", "Files", "find_images", "read_dataset", "read_images"]
+__all__ = ["DataFiles", "Files", "find_images", "read_dataset"]
 
 
 @dataclass(frozen=True)
@@ -83,33 +79,8 @@ def read_dataset(source: str, files: DataFiles, config: Data) -> Dataset:
     Raises:
         DataError: missing or damaged images, or a split without any.
     """
-    images = read_images({name: part.paths for name, part in files.parts.items()}, config)
+    images = open_images({name: part.paths for name, part in files.parts.items()}, config)
     splits = {name: Split(images[name], part.targets, part.cameras, part.queries) for name, part in files.parts.items()}
     train, validation = splits["train"], splits["validation"]
     citation = f"images in the folder {files.root.name}"
     return make_dataset(source, files.labels, citation, train, validation, splits.get("test", validation), files)
-
-
-def read_images(parts: Mapping[str, Sequence[Path]], config: Data) -> dict[str, np.ndarray]:
-    """Read the image files of each split as uint8 (N, height, width, channels).
-
-    Raises:
-        DataError: missing or damaged images; the message names up to ten.
-    """
-    shape = (*config.image_size, config.channels)
-    images = {name: np.empty((len(paths), *shape), np.uint8) for name, paths in parts.items()}
-    jobs = [(images[name], row, path) for name, paths in parts.items() for row, path in enumerate(paths)]
-
-    def read(job: tuple[np.ndarray, int, Path]) -> str:
-        array, row, path = job
-        try:
-            array[row] = read_image(path, *config.image_size, config.channels, config.resize)
-        except ImageError as error:
-            return str(error)
-        return ""
-
-    with ThreadPoolExecutor(core_count()) as pool:
-        damaged = [problem for problem in pool.map(read, jobs) if problem]
-    if damaged:
-        raise DataError(f"{len(damaged)} of {len(jobs)} images are unusable; repair or remove them: " + "; ".join(damaged[:10]))
-    return images

@@ -6,21 +6,25 @@ makes a resumed run equal to one that was never interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from kerascv_course.config import Augmentation, TrainedRecipe
 from kerascv_course.core.environment import core_count
-from kerascv_course.core.errors import InputError
+from kerascv_course.core.errors import DataError, InputError
+from kerascv_course.core.images import Images
 from kerascv_course.data.augment import Rows, augment, check_augmentation, mix
 from kerascv_course.data.splits import Split
+from kerascv_course.data.stored import StoredImages
 
 #: From a batch size, a number or a tensor, to some of the batch's rows.
 Part = Callable[[Any], slice]
 
-__all__ = ["Part", "evaluation_batches", "steps_per_epoch", "training_batches"]
+__all__ = ["Part", "evaluation_batches", "reading", "steps_per_epoch", "training_batches"]
 
 
 def steps_per_epoch(train: Split, batch_size: int) -> int:
@@ -41,7 +45,7 @@ def training_batches(
     """An endless stream of training batches, each epoch in its own order if the recipe shuffles.
 
     Args:
-        train: the training split, kept in memory.
+        train: the training split.
         recipe: gives batch size, order, seed and augmentation.
         first_step: first step of the stream (for a resumed run).
         relabel: computes targets from augmented images, where they depend on the pixels; None: targets stay.
@@ -65,7 +69,7 @@ def training_batches(
         )
     check_augmentation(recipe.augmentation, train.images.shape[1:])
     batch, steps = recipe.batch_size, steps_per_epoch(train, recipe.batch_size)
-    images, targets = tf.constant(train.images), tf.constant(train.targets)
+    images, targets = _gather(train.images), tf.constant(train.targets)
     order_key, augmentation_key = tf.unstack(tf.random.split(tf.constant([recipe.seed, 0]), 2))
     starts_mirrored = tf.random.stateless_uniform((len(train),), [recipe.seed, 1]) < 0.5
     kept = part(batch) if part else slice(None)
@@ -80,7 +84,7 @@ def training_batches(
 
     def read(step: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         index = index[kept] if rows else index
-        chosen, wanted = tf.gather(images, index), tf.gather(targets, index)
+        chosen, wanted = images(index), tf.gather(targets, index)
         if recipe.augmentation == Augmentation():
             return chosen, wanted
         seed = tf.random.fold_in(augmentation_key, step)
@@ -112,15 +116,56 @@ def evaluation_batches(split: Split, batch_size: int, *, part: Part | None = Non
     """All images of a split in order; the last batch may be smaller.
 
     Args:
-        split: the split, kept in memory.
+        split: the split.
         batch_size: number of images per batch.
         part: rows of each batch to yield, where other processes take the others; None: all.
     """
-    images, targets = tf.constant(split.images), tf.constant(split.targets)
+    images, targets = _gather(split.images), tf.constant(split.targets)
     index = tf.data.Dataset.range(len(split)).batch(batch_size)
     if part:
         index = index.map(lambda i: i[part(tf.shape(i)[0])])
-    return _prefetch(index.map(lambda i: (tf.gather(images, i), tf.gather(targets, i))))
+    return _prefetch(index.map(lambda i: (images(i), tf.gather(targets, i))))
+
+
+def _gather(images: Images) -> Callable[[tf.Tensor], tf.Tensor]:
+    """From indices (batch,) to images (batch, height, width, channels): of an array in memory, or by reading files."""
+    if not isinstance(images, StoredImages):
+        constant = tf.constant(images)
+        return lambda index: tf.gather(constant, index)
+
+    def read(index: np.ndarray) -> np.ndarray:
+        try:
+            return images[index]
+        except DataError as error:
+            _failed.append(error)
+            raise
+
+    def gather(index: tf.Tensor) -> tf.Tensor:
+        # not stateful: deterministic operations would make the calls wait for each other
+        chosen = tf.numpy_function(read, [index], tf.uint8, stateful=False)
+        return tf.ensure_shape(chosen, (index.shape[0], *images.shape[1:]))
+
+    return gather
+
+
+#: Errors of reading, which reach Python as TensorFlow's own, without the type and with its trace.
+_failed: list[DataError] = []
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Context in which batches are consumed: a file that cannot be read is a `DataError`.
+
+    Raises:
+        DataError: an image has changed since the data was loaded, or is gone.
+    """
+    _failed.clear()
+    try:
+        yield
+    except Exception as error:
+        if _failed and not isinstance(error, DataError):
+            raise _failed[0] from error
+        raise
 
 
 def _prefetch(batches: tf.data.Dataset) -> tf.data.Dataset:

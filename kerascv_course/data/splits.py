@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 import numpy as np
 
 from kerascv_course.core.errors import DataError, UnknownNameError
+from kerascv_course.core.images import Images
+from kerascv_course.core.progress import Progress
+from kerascv_course.data.stored import StoredImages, check_readable
 
 if TYPE_CHECKING:
     from kerascv_course.data.files import DataFiles
@@ -40,13 +43,13 @@ class Split:
     """Images and targets of one split.
 
     Attributes:
-        images: uint8 (N, height, width, channels), 0–255.
+        images: uint8 (N, height, width, channels), 0–255; an array, or images that are read when they are asked for.
         targets: int64 (N,), 0 to classes − 1; a task may replace them by its own.
         cameras: int64 (N,), the camera of each image; None: unknown.
         queries: bool (N,), the query images of a retrieval test; None: not marked.
     """
 
-    images: np.ndarray
+    images: Images
     targets: np.ndarray
     cameras: np.ndarray | None = None
     queries: np.ndarray | None = None
@@ -58,7 +61,8 @@ class Split:
         """The images and targets at these indices, in this order."""
         cameras = None if self.cameras is None else self.cameras[index]
         queries = None if self.queries is None else self.queries[index]
-        return Split(self.images[index], self.targets[index], cameras, queries)
+        images = self.images.take(index) if isinstance(self.images, StoredImages) else self.images[index]
+        return Split(images, self.targets[index], cameras, queries)
 
 
 @dataclass(frozen=True)
@@ -117,21 +121,31 @@ def make_dataset(
     """A dataset with its `DataInfo`.
 
     Raises:
-        DataError: a split without images.
+        DataError: a split without images, or files that are damaged.
     """
-    digest, sizes = hashlib.sha256(), {}
-    for name, split in (("train", train), ("validation", validation), ("test", test)):
-        if not len(split):
+    splits = {"train": train, "validation": validation, "test": test}
+    digest, sizes = hashlib.sha256(), {name: len(split) for name, split in splits.items()}
+    for name, size in sizes.items():
+        if not size:
             raise DataError(f"the {name} split of {source} has no images: add images or change the share")
-        digest.update(f"{name}{split.images.shape}".encode())
-        digest.update(np.ascontiguousarray(split.images).data)
-        for numbers in (split.targets, split.cameras, split.queries):
-            if numbers is not None:
-                digest.update(np.ascontiguousarray(numbers.astype("<i8")).data)
-        sizes[name] = len(split)
+    with Progress("reading images", sum(sizes.values())) as progress:
+        for name, split in splits.items():
+            digest.update(f"{name}{split.images.shape}".encode())
+            for pixels in _first_pass(split.images):
+                digest.update(pixels.data)
+                progress.advance(len(pixels))
+            for numbers in (split.targets, split.cameras, split.queries):
+                if numbers is not None:
+                    digest.update(np.ascontiguousarray(numbers.astype("<i8")).data)
+    check_readable(split.images for split in splits.values())
     height, width, channels = train.images.shape[1:]
     info = DataInfo(source, labels, (height, width, channels), sizes, f"sha256:{digest.hexdigest()}", citation)
     return Dataset(train, validation, test, info, files)
+
+
+def _first_pass(images: Images) -> Iterator[np.ndarray]:
+    """All images in order, in parts."""
+    return images.scan() if isinstance(images, StoredImages) else iter([np.ascontiguousarray(images)])
 
 
 def keep_classes(split: Split, labels: tuple[str, ...], only: tuple[str, ...]) -> tuple[Split, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from kerascv_course.config import TASKS, Recipe, TrainedRecipe
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.lazy import keras
 from kerascv_course.data import DataInfo, Dataset, Split
-from kerascv_course.data.pipeline import evaluation_batches
+from kerascv_course.data.pipeline import evaluation_batches, reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,7 +86,8 @@ class Task(Generic[RecipeT]):
 
     def predict(self, model: keras.Model, split: Split) -> Any:
         """Predictions for a split, in the form that `evaluate` and `figures` use; scores (N, …) by default."""
-        return model.predict(evaluation_batches(split, self.evaluation_batch), verbose=0)
+        with reading():
+            return model.predict(evaluation_batches(split, self.evaluation_batch), verbose=0)
 
     def outputs(self, predictions: Any) -> dict[str, np.ndarray]:
         """Outputs of the serving graph that are known from the predictions of a split, by name."""

@@ -260,7 +260,7 @@ class Remainder(keras.callbacks.Callback):
     def on_test_end(self, logs: Logs = None) -> None:
         """Compute."""
         with whole_batches():
-            rest = self.model.test_on_batch(self.rest.images, self.rest.targets, return_dict=True)
+            rest = self.model.test_on_batch(np.asarray(self.rest.images), self.rest.targets, return_dict=True)
         share = len(self.rest) / (self.shared + len(self.rest))
         self._metrics = {name: (1 - share) * value + share * float(rest[name]) for name, value in (logs or {}).items()}
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from kerascv_course.core.schema import to_json
 from kerascv_course.data import Dataset, check_batch
-from kerascv_course.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
+from kerascv_course.data.pipeline import evaluation_batches, reading, steps_per_epoch, training_batches
 from kerascv_course.training.callbacks import CheckpointCallback, ProgressBar, Remainder, StepLog
 from kerascv_course.training.checkpoint import Progress, finish_commit, load_checkpoint
 from kerascv_course.training.devices import ONE, Devices, without_distribution
@@ -112,7 +112,7 @@ def train(training: Training, run: Run, *, resume: bool = False, monitors: Seque
     callbacks = _callbacks(training, run, progress)
     if len(rest):
         callbacks.insert(0, Remainder(len(shared), rest))
-    with devices.fitting(), report_lost_processes(run):
+    with devices.fitting(), report_lost_processes(run), reading():
         training.model.fit(
             training_batches(
                 training.data.train,

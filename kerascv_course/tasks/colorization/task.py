@@ -75,8 +75,10 @@ class ColorizationTask(TrainedTask[ColorizationRecipe]):
         elif config.palette is not None:
             palette = load_palette(config.palette)
         else:
-            palette = kmeans_palette(data.train.images, config.colors, config.palette_seed)
-        train, validation, test = (Split(split.images, nearest_colors(split.images, palette)) for _, split in data.items())
+            palette = kmeans_palette(np.asarray(data.train.images), config.colors, config.palette_seed)
+        # every pixel has a target, so all images are held in memory anyway
+        read = [np.asarray(split.images) for _, split in data.items()]
+        train, validation, test = (Split(images, nearest_colors(images, palette)) for images in read)
         names = color_names(palette)
         digest = hashlib.sha256(f"{info.fingerprint} {' '.join(names)}".encode()).hexdigest()
         info = replace(info, labels=names, fingerprint=f"sha256:{digest}")
@@ -163,15 +165,16 @@ class ColorizationTask(TrainedTask[ColorizationRecipe]):
         for name, split in data.items():
             report = PixelReport(len(palette))
             for batch, logits, classes, shown in self.colorized(trained.model, split, data.info):
-                report.add(logits, classes, batch.targets, shown, batch.images)
+                report.add(logits, classes, batch.targets, shown, np.asarray(batch.images))
             metrics[name] = {**report.result(), "confusion": report.confusion.tolist()}
         best, test = PixelReport(len(palette)), data.test
         for start in range(0, len(test), BATCH):
             images, targets = test.images[start : start + BATCH], test.targets[start : start + BATCH]
             best.add(None, targets, targets, palette[targets], images)
         ideal = best.result(loss=False)
+        pairs = {name: (np.asarray(split.images), split.targets) for name, split in data.items()}
         metrics["baselines"] = {
-            **baselines((data.train.images, data.train.targets), (test.images, test.targets), len(palette)),
+            **baselines(pairs["train"], pairs["test"], len(palette)),
             **{f"palette_{key}": ideal[key] for key in PALETTE_METRICS},
         }
         return metrics
@@ -185,7 +188,8 @@ class ColorizationTask(TrainedTask[ColorizationRecipe]):
         data, palette = trained.data, palette_of(trained.data.info.labels)
         first = data.test.take(np.arange(min(SHOWN, len(data.test))))
         _, _, _, shown = next(self.colorized(trained.model, first, data.info))
-        rows = {"input": self.shown_input(first.images), "truth": first.images}
+        images = np.asarray(first.images)
+        rows = {"input": self.shown_input(images), "truth": images}
         rows |= {"truth in palette": palette[first.targets], "prediction": shown}
         confusion = np.array(trained.metrics["test"]["confusion"])
         return {

@@ -7,7 +7,7 @@ import scipy.sparse
 from PIL import Image
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.core.images import resize_image
+from kerascv_course.core.images import Images, resize_image
 from kerascv_course.core.ranking import ELEMENTS, Distance, nearest, prepare, squared_distances
 
 __all__ = ["PIXELS", "k_reciprocal", "pixel_vectors"]
@@ -16,7 +16,7 @@ __all__ = ["PIXELS", "k_reciprocal", "pixel_vectors"]
 PIXELS = 16
 
 
-def pixel_vectors(images: np.ndarray) -> np.ndarray:
+def pixel_vectors(images: Images) -> np.ndarray:
     """Images downscaled to 16×16 as vectors: uint8 (N, height, width, channels) to float32 (N, 256·channels), mean 0, length 1."""
     vectors = np.empty((len(images), PIXELS * PIXELS * images.shape[-1]), np.float32)
     for row, pixels in enumerate(images):

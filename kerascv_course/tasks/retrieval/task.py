@@ -227,7 +227,7 @@ class RetrievalTask(TrainedTask[RetrievalRecipe]):
         if order is not None and config.triplet != "none":
             batch = data.train.take(order(tf.constant(0, tf.int64)).numpy())
             compared = keras.Model(model.input, model.get_layer("feature").output)
-            features = compared.predict_on_batch(batch.images)
+            features = compared.predict_on_batch(np.asarray(batch.images))
             figures["triplets"] = triplet_figure(features, batch, labels, config.triplet, config.distance)
         return figures
 

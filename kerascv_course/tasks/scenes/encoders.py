@@ -17,6 +17,7 @@ from keras import ops
 from tqdm import tqdm
 
 from kerascv_course.core.errors import InputError
+from kerascv_course.core.images import Images
 from kerascv_course.tasks.scenes.features import FixedLayer, to_float32
 
 __all__ = [
@@ -318,7 +319,7 @@ def _divide(values: Any, size: Any) -> Any:
 # --- learning words, axes and mixtures --------------------------------------------------------------------------------
 
 
-def sample_descriptors(model: keras.Model, images: np.ndarray, count: int, seed: int) -> np.ndarray:
+def sample_descriptors(model: keras.Model, images: Images, count: int, seed: int) -> np.ndarray:
     """Sample descriptors at random positions, equally many from each image.
 
     Args:

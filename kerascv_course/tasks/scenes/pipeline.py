@@ -20,7 +20,9 @@ import tensorflow as tf
 from keras import ops
 from tqdm import tqdm
 
+from kerascv_course.core.images import Images
 from kerascv_course.core.io import atomic_write
+from kerascv_course.data.stored import StoredImages
 from kerascv_course.tasks.scenes.classifiers import KernelMap, KNeighborsLayer, LinearMachine
 from kerascv_course.tasks.scenes.config import Scenes
 from kerascv_course.tasks.scenes.encoders import (
@@ -62,12 +64,16 @@ def cache_dir() -> Path:
 
 
 def digest(*parts: Any) -> str:
-    """SHA-256 of arrays (type, shape and bytes) and JSON-serializable values, hexadecimal."""
+    """SHA-256 of arrays and images (type, shape and bytes) and JSON-serializable values, hexadecimal."""
     total = hashlib.sha256(f"version {CACHE_VERSION}".encode())
     for part in parts:
         if isinstance(part, np.ndarray):
             total.update(f"{part.dtype}{part.shape}".encode())
             total.update(np.ascontiguousarray(part).data)
+        elif isinstance(part, StoredImages):
+            total.update(f"{part.dtype}{part.shape}".encode())
+            for image in part:
+                total.update(image.data)
         else:
             total.update(json.dumps(part, sort_keys=True).encode())
     return total.hexdigest()
@@ -117,7 +123,7 @@ class Features:
         return digest("features", *parts)
 
     @classmethod
-    def learn(cls, config: Scenes, images: np.ndarray) -> Features:
+    def learn(cls, config: Scenes, images: Images) -> Features:
         """Build the layers and learn their weights (words, axes, a mixture) from training images.
 
         Args:
@@ -139,7 +145,7 @@ class Features:
                 x = layer(x)
         return cls(keras.Model(image, x, name="features"))
 
-    def encode(self, images: np.ndarray, name: str = "images") -> np.ndarray:
+    def encode(self, images: Images, name: str = "images") -> np.ndarray:
         """Encode images as float32 (N, values), in cached chunks: interrupted work resumes at the last chunk.
 
         Args:
@@ -167,7 +173,7 @@ class _EncodingLearner:
         images: uint8 (N, height, width, channels), the training images.
     """
 
-    def __init__(self, config: Scenes, sift: keras.Model, images: np.ndarray) -> None:
+    def __init__(self, config: Scenes, sift: keras.Model, images: Images) -> None:
         self.config, self.sift, self.images = config, sift, images
         self.key = digest("descriptors", {name: getattr(config, name) for name in DESCRIPTOR_SETTINGS}, images)
         self.precision: Literal["float32", "float64"] = "float64" if config.classifier == "knn" else "float32"
@@ -261,7 +267,7 @@ def split_model(model: keras.Model) -> tuple[Features, Classifier]:
     return Features(scene.get_layer("features")), Classifier(scene.layers[-1])
 
 
-def scores(model: keras.Model, images: np.ndarray) -> np.ndarray:
+def scores(model: keras.Model, images: Images) -> np.ndarray:
     """Votes or margins float32 (N, classes) of uint8 images, using the cache of encodings."""
     features, classify = split_model(model)
     return classify(features.encode(images))

@@ -1,0 +1,142 @@
+"""What is shown of a wait; the clock is the test's."""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+
+import pytest
+
+from kerascv_course.core import progress
+from kerascv_course.core.progress import Display, LogHandler, Progress, clock, track
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """The time, in a list of one; nothing is drawn but by the test."""
+    time = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: time[0])
+    return time
+
+
+@pytest.fixture(params=[io.StringIO, Terminal], ids=["file", "terminal"])
+def display(request, monkeypatch, now):
+    shown = Display(request.param())
+    shown.hidden = True  # no thread
+    monkeypatch.setattr(progress, "_display", shown)
+    monkeypatch.setenv("TERM", "xterm")
+    return shown
+
+
+def shown(display, now, at):
+    """What is written at that time."""
+    now[0] = at
+    before = len(display._stream.getvalue())
+    display.draw(at)
+    return display._stream.getvalue()[before:]
+
+
+def test_clock():
+    assert [clock(seconds) for seconds in (0.4, 5, 65, 3723.6)] == ["0:00", "0:05", "1:05", "1:02:04"]
+
+
+def test_time_left_is_by_the_pace_since_a_slow_first_step(now):
+    wait = Progress("training", 1000, "steps")
+    wait.__enter__()
+    assert wait.left(100.0) is None
+    now[0] = 130.0  # compiles
+    wait.advance()
+    assert wait.left(130.0) is None, "one step tells nothing yet"
+    now[0] = 140.0
+    wait.to(101)
+    assert wait.left(140.0) == pytest.approx(89.9)
+    assert wait.describe(140.0) == " 10 %, 101 of 1,000 steps, 1:30 left"
+    wait.__exit__(None, None, None)
+
+
+def test_time_left_of_few_units_counts_the_first(now):
+    with Progress("reports", 5, "reports") as wait:
+        now[0] = 110.0
+        wait.advance()
+        assert wait.left(110.0) == pytest.approx(40)
+
+
+def test_time_left_does_not_count_what_was_done_before(now):
+    with Progress("training", 100, "steps", done=50) as wait:
+        now[0] = 110.0
+        wait.to(60)
+        assert wait.left(110.0) == pytest.approx(40)
+        assert wait.describe(110.0).startswith(" 60 %, 60 of 100 steps")
+
+
+def test_nothing_is_shown_of_a_short_wait(display, now):
+    with Progress("reading", 10) as wait:
+        wait.advance(3)
+        assert shown(display, now, 101.9) == ""
+    assert display._stream.getvalue() == ""
+
+
+def test_a_wait_is_shown(display, now):
+    with Progress("reading", 10) as wait:
+        now[0] = 103.0
+        wait.advance(5)
+        text = shown(display, now, 103.0)
+        again = shown(display, now, 103.2)
+        later = shown(display, now, 113.0)
+    if isinstance(display._stream, Terminal):
+        assert text == "\rreading  " + "█" * 10 + "░" * 10 + "  50 %, 5 of 10 images, 0:03 left\x1b[K"
+        assert again and later
+        assert display._stream.getvalue().endswith("\r\x1b[K"), "removed at the end"
+    else:
+        assert text == "reading: 50 %, 5 of 10 images, 0:03 left\n"
+        assert again == "", "a line every ten seconds"
+        assert later == "reading: 50 %, 5 of 10 images, 0:13 left\n"
+
+
+def test_a_wait_of_unknown_length_shows_its_time(display, now):
+    with Progress("converting"):
+        assert "converting" in (text := shown(display, now, 104.0)) and "0:04" in text
+
+
+def test_the_innermost_wait_is_shown(display, now):
+    with Progress("outer", 10):
+        with Progress("inner", 4):
+            assert "inner" in shown(display, now, 105.0)
+        assert "outer" in shown(display, now, 116.0)
+
+
+def test_log_lines_take_the_place_of_the_bar(display, now):
+    with Progress("reading", 10):
+        shown(display, now, 103.0)
+        LogHandler(display._stream).emit(logging.LogRecord("x", logging.INFO, "", 0, "epoch 1", None, None))
+    text = display._stream.getvalue()
+    assert text.endswith("\r\x1b[Kepoch 1\n" if isinstance(display._stream, Terminal) else "epoch 1\n")
+
+
+def test_track_counts_items(now, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Progress, "to", lambda self, done: seen.append((done, self.total)) or setattr(self, "done", done))
+    assert list(track("abc", "spelling", "letters")) == ["a", "b", "c"]
+    assert list(track(iter("ab"), "spelling", total=2)) == ["a", "b"]
+    assert seen == [(1, 3), (2, 3), (3, 3), (1, 2), (2, 2)]
+
+
+def test_a_closed_stream_ends_the_picture_only(now):
+    display = Display(io.StringIO())
+    display.hidden = True
+    with Progress("reading", 10) as wait:
+        display.add(wait)
+        display._stream.close()
+        now[0] = 200.0
+        display.hidden = False
+        display._run(threading.Event())  # does not raise, and ends
+        assert display.hidden
+        display.remove(wait)
