@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
 from typing import Self, TextIO, TypeVar
 
-__all__ = ["LogHandler", "Progress", "hide", "track"]
+__all__ = ["LogHandler", "Wait", "hide", "track"]
 
 #: Seconds before a wait is shown, between two pictures of the bar, and between two lines in a file.
 PATIENCE, REFRESH, LINES = 2.0, 0.2, 10.0
@@ -31,7 +31,7 @@ SMALL = 0.05
 ItemT = TypeVar("ItemT")
 
 
-class Progress:
+class Wait:
     """A wait that is shown while the block runs. Within another one it takes that one's place.
 
     Args:
@@ -109,10 +109,10 @@ def track(items: Iterable[ItemT], what: str, unit: str = "images", total: int | 
     """Pass on items and show how many are done; `total`: their number, where `items` has no length."""
     if total is None and isinstance(items, Sized):
         total = len(items)
-    with Progress(what, total, unit) as progress:
+    with Wait(what, total, unit) as wait:
         for item in items:
             yield item
-            progress.advance()
+            wait.advance()
 
 
 class Display:
@@ -124,7 +124,7 @@ class Display:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
-        self._waits: list[Progress] = []
+        self._waits: list[Wait] = []
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -132,7 +132,7 @@ class Display:
         self._drawn = False
         self.hidden = False
 
-    def add(self, wait: Progress) -> None:
+    def add(self, wait: Wait) -> None:
         """A wait begins."""
         with self._lock:
             self._waits.append(wait)
@@ -141,7 +141,7 @@ class Display:
                 self._thread = threading.Thread(target=self._run, args=(self._stop,), name="progress", daemon=True)
                 self._thread.start()
 
-    def remove(self, wait: Progress) -> None:
+    def remove(self, wait: Wait) -> None:
         """A wait is over."""
         with self._lock:
             self.erase()

@@ -13,7 +13,7 @@ import numpy as np
 
 from kerascv_course.core.errors import DataError, UnknownNameError
 from kerascv_course.core.images import Images
-from kerascv_course.core.progress import Progress
+from kerascv_course.core.progress import Wait
 from kerascv_course.data.stored import StoredImages, check_readable
 
 if TYPE_CHECKING:
@@ -128,12 +128,12 @@ def make_dataset(
     for name, size in sizes.items():
         if not size:
             raise DataError(f"the {name} split of {source} has no images: add images or change the share")
-    with Progress("reading images", sum(sizes.values())) as progress:
+    with Wait("reading images", sum(sizes.values())) as wait:
         for name, split in splits.items():
             digest.update(f"{name}{split.images.shape}".encode())
             for pixels in _first_pass(split.images):
                 digest.update(pixels.data)
-                progress.advance(len(pixels))
+                wait.advance(len(pixels))
             for numbers in (split.targets, split.cameras, split.queries):
                 if numbers is not None:
                     digest.update(np.ascontiguousarray(numbers.astype("<i8")).data)

@@ -17,7 +17,7 @@ from kerascv_course.config import Data
 from kerascv_course.core.environment import core_count
 from kerascv_course.core.errors import DataError
 from kerascv_course.core.images import ImageError, Images, read_image
-from kerascv_course.core.progress import Progress
+from kerascv_course.core.progress import Wait
 
 __all__ = ["StoredImages", "check_readable", "open_images"]
 
@@ -43,13 +43,13 @@ def open_images(parts: Mapping[str, Sequence[Path]], config: Data) -> dict[str, 
     if cache != "memory":
         return dict(stored)
     images = {name: np.empty(one.shape, np.uint8) for name, one in stored.items()}
-    with Progress("reading images", sum(map(len, parts.values()))) as progress:
+    with Wait("reading images", sum(map(len, parts.values()))) as wait:
         for name, one in stored.items():
             start = 0
             for pixels in one.scan():
                 images[name][start : start + len(pixels)] = pixels
                 start += len(pixels)
-                progress.advance(len(pixels))
+                wait.advance(len(pixels))
     check_readable(stored.values())
     return dict(images)
 

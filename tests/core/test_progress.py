@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from kerascv_course.core import progress
-from kerascv_course.core.progress import Display, LogHandler, Progress, clock, track
+from kerascv_course.core.progress import Display, LogHandler, Wait, clock, track
 
 
 class Terminal(io.StringIO):
@@ -49,7 +49,7 @@ def test_clock():
 
 
 def test_time_left_is_by_the_pace_since_a_slow_first_step(now):
-    wait = Progress("training", 1000, "steps")
+    wait = Wait("training", 1000, "steps")
     wait.__enter__()
     assert wait.left(100.0) is None
     now[0] = 130.0  # compiles
@@ -63,14 +63,14 @@ def test_time_left_is_by_the_pace_since_a_slow_first_step(now):
 
 
 def test_time_left_of_few_units_counts_the_first(now):
-    with Progress("reports", 5, "reports") as wait:
+    with Wait("reports", 5, "reports") as wait:
         now[0] = 110.0
         wait.advance()
         assert wait.left(110.0) == pytest.approx(40)
 
 
 def test_time_left_does_not_count_what_was_done_before(now):
-    with Progress("training", 100, "steps", done=50) as wait:
+    with Wait("training", 100, "steps", done=50) as wait:
         now[0] = 110.0
         wait.to(60)
         assert wait.left(110.0) == pytest.approx(40)
@@ -78,14 +78,14 @@ def test_time_left_does_not_count_what_was_done_before(now):
 
 
 def test_nothing_is_shown_of_a_short_wait(display, now):
-    with Progress("reading", 10) as wait:
+    with Wait("reading", 10) as wait:
         wait.advance(3)
         assert shown(display, now, 101.9) == ""
     assert display._stream.getvalue() == ""
 
 
 def test_a_wait_is_shown(display, now):
-    with Progress("reading", 10) as wait:
+    with Wait("reading", 10) as wait:
         now[0] = 103.0
         wait.advance(5)
         text = shown(display, now, 103.0)
@@ -102,19 +102,19 @@ def test_a_wait_is_shown(display, now):
 
 
 def test_a_wait_of_unknown_length_shows_its_time(display, now):
-    with Progress("converting"):
+    with Wait("converting"):
         assert "converting" in (text := shown(display, now, 104.0)) and "0:04" in text
 
 
 def test_the_innermost_wait_is_shown(display, now):
-    with Progress("outer", 10):
-        with Progress("inner", 4):
+    with Wait("outer", 10):
+        with Wait("inner", 4):
             assert "inner" in shown(display, now, 105.0)
         assert "outer" in shown(display, now, 116.0)
 
 
 def test_log_lines_take_the_place_of_the_bar(display, now):
-    with Progress("reading", 10):
+    with Wait("reading", 10):
         shown(display, now, 103.0)
         LogHandler(display._stream).emit(logging.LogRecord("x", logging.INFO, "", 0, "epoch 1", None, None))
     text = display._stream.getvalue()
@@ -123,7 +123,7 @@ def test_log_lines_take_the_place_of_the_bar(display, now):
 
 def test_track_counts_items(now, monkeypatch):
     seen = []
-    monkeypatch.setattr(Progress, "to", lambda self, done: seen.append((done, self.total)) or setattr(self, "done", done))
+    monkeypatch.setattr(Wait, "to", lambda self, done: seen.append((done, self.total)) or setattr(self, "done", done))
     assert list(track("abc", "spelling", "letters")) == ["a", "b", "c"]
     assert list(track(iter("ab"), "spelling", total=2)) == ["a", "b"]
     assert seen == [(1, 3), (2, 3), (3, 3), (1, 2), (2, 2)]
@@ -132,7 +132,7 @@ def test_track_counts_items(now, monkeypatch):
 def test_a_closed_stream_ends_the_picture_only(now):
     display = Display(io.StringIO())
     display.hidden = True
-    with Progress("reading", 10) as wait:
+    with Wait("reading", 10) as wait:
         display.add(wait)
         display._stream.close()
         now[0] = 200.0
