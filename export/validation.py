@@ -34,6 +34,10 @@ MIN_AGREEMENT = 0.9999
 #: Largest difference in accuracy.
 MAX_ACCURACY_DIFFERENCE = 1e-4
 
+#: Largest difference of Keras's accuracy from the one measured before, on the same images with the same weights: other hardware rounds
+#: otherwise and so changes an answer here and there. A single answer may change whatever its share.
+MAX_CHANGE = 1e-3
+
 #: Batch size of Keras.
 KERAS_BATCH = 256
 
@@ -186,6 +190,7 @@ class GateOptions(TypedDict, total=False):
     """Options of `check_parity`, which explains them; the defaults are `GATE_DEFAULTS`."""
 
     targets: np.ndarray | None
+    accuracy: float | None
     answer: str | None
     labels: Sequence[str] | None
     tolerance: float
@@ -197,6 +202,7 @@ class GateOptions(TypedDict, total=False):
 #: Options of the gate that are not given.
 GATE_DEFAULTS: GateOptions = {
     "targets": None,
+    "accuracy": None,
     "answer": None,
     "labels": None,
     "tolerance": 1e-4,
@@ -224,6 +230,8 @@ def check_parity(model: keras.Model, path: str | Path, images: Images, **options
             ================ ========== ============================================================================================
             targets          None       int, the true classes, (N,) or the shape of the answers, for the accuracy of both; of
                                         vectors: identities
+            accuracy         None       share of right answers (of vectors: R1, every image looked for among all others) that Keras
+                                        gave on these images with these weights before, such as that in a run's metrics.json
             answer           None       output whose argmax over the last axis is the answer; None: ``logits``, else
                                         ``probabilities``, else none
             labels           None       names of the model's classes, which the file must have in the same order; None: not compared
@@ -238,8 +246,9 @@ def check_parity(model: keras.Model, path: str | Path, images: Images, **options
         InputError: images of another type or shape than the file takes, or a file that is not one of ours.
         ParityError: a value differs by more than `tolerance` or is NaN, an output is missing, a label differs, fewer than
             99.99 % of the answers (of vectors: 99.9 % of the rank lists) agree, a value of an output of classes differs where the
-            two best scores are more than twice `tolerance` apart, or the accuracies differ by more than 0.01 points (of vectors: R1
-            at all).
+            two best scores are more than twice `tolerance` apart, the accuracies differ by more than 0.01 points (of vectors: R1
+            at all), or Keras's accuracy is not the `accuracy` given: it differs by more than one answer and by more than 0.1 points,
+            which no arithmetic of other hardware explains, so images, targets or weights are others.
         TypeError: an option of another name.
     """
     file = OnnxModel(path)
@@ -327,7 +336,7 @@ class _Gate:
         contract = file.contract
         self.file, self.contract, self.images = file, contract, images
         self.tolerance, self.labels, self.reference_images = given["tolerance"], given["labels"], given["reference_images"]
-        self.predictions, self.targets = given["predictions"], given["targets"]
+        self.predictions, self.targets, self.accuracy = given["predictions"], given["targets"], given["accuracy"]
         _check_images(images, contract.input)
         self.serving = serving_graph(model, task=contract.task, input_dtype=model.inputs[0].dtype, steps=contract.preprocessing)
         self.answer = given["answer"]
@@ -441,6 +450,11 @@ class _Gate:
         theirs = {variant: rate or 0.0 for variant, rate in rates.items() if variant is not None}
         if ours is None or not theirs:
             return None, None
+        if self.accuracy is not None and abs(ours - self.accuracy) > max(MAX_CHANGE, 1 / self.targets.size) + 1e-9:
+            self.failures.append(
+                f"{word} of Keras is {ours:.6g} and was {self.accuracy:.6g} when it was measured: the images, their targets or the "
+                "weights are not those of that time"
+            )
         worst, rate = max(theirs.items(), key=lambda item: abs(item[1] - ours))
         if abs(rate - ours) > most:
             self.failures.append(f"{word} is {ours:.6g} with Keras and {rate:.6g} with the file ({_in_words(*worst)})")

@@ -16,10 +16,14 @@ def build_parser() -> Parser:
     """The command's parser."""
     parser = Parser(
         prog="python -m kerascv_course.evaluate",
-        description="Evaluate a run's best weights on the whole train, validation and test splits. Nothing is written.",
+        description="Evaluate a run's best weights on its whole train, validation and test splits, or on other data. "
+        "Nothing is written.",
     )
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--data-dir", type=Path, help="folder of the dataset, if it has moved since the training")
+    parser.add_argument(
+        "--other-data", action="store_true", help="--data-dir holds other data: measure its test images, or all"
+    )
     return parser
 
 
@@ -28,14 +32,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = build_parser().parse_args(argv)
     Run.open(arguments.run)
     start_tensorflow()
-    from kerascv_course.experiment import Experiment
+    from kerascv_course.experiment import Experiment, configure_logging
     from kerascv_course.training.callbacks import describe_evaluation
 
-    experiment = Experiment.open(arguments.run, arguments.data_dir)
+    configure_logging()
+    experiment = Experiment.open(arguments.run, arguments.data_dir, other_data=arguments.other_data)
     metrics = experiment.evaluate()
     for split, values in metrics.items():
         numbers = (f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value:,}" for key, value in scalars(values))
-        print(f"{split:<12}" + "  ".join(numbers))
+        print(f"{'other data' if arguments.other_data else split:<12}" + "  ".join(numbers))
     if line := describe_evaluation(metrics["test"], experiment.recipe):
         print(line)
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TextIO, TypeVar
 
 import keras
 from PIL import Image
@@ -37,6 +37,7 @@ from kerascv_course.core.keras_file import load_model
 from kerascv_course.core.provenance import is_current, outdated, record_current
 from kerascv_course.core.schema import to_json
 from kerascv_course.data import Dataset, load
+from kerascv_course.data.other import load_other
 from kerascv_course.data.record import FILE, check_fingerprint, read_record, to_record
 from kerascv_course.run_page import write_run_page
 from kerascv_course.tasks.base import FittedTask, TrainedTask, get_task
@@ -77,6 +78,7 @@ class Options:
         data_dir: folder of the dataset (see `kerascv_course.data.load`); a resumed run remembers it.
         resume: continue from the last checkpoint; only the recipe's `resumable` fields may differ.
         train_only: stop after the training, before the test split is used; resuming continues there.
+        other_data: measure a run on other data than it was made of (`kerascv_course.data.other`): evaluate and validate alone.
         devices: devices to train on (`kerascv_course.training.devices.find_devices`). Of several processes the first writes the
             folder, evaluates and exports; the others return after the training. All need the same recipe, data and, to resume,
             folder.
@@ -86,6 +88,7 @@ class Options:
     data_dir: Path | None = None
     resume: bool = False
     train_only: bool = False
+    other_data: bool = False
     devices: Devices = ONE
     monitors: Monitors = dataclasses.field(default_factory=Monitors)
 
@@ -148,17 +151,19 @@ class Experiment:
         self._training: Training | None = None
 
     @classmethod
-    def open(cls, run_dir: Path, data_dir: Path | None = None) -> Experiment:
+    def open(cls, run_dir: Path, data_dir: Path | None = None, *, other_data: bool = False) -> Experiment:
         """The experiment of a run whose training is done.
 
         Args:
             run_dir: the run folder.
             data_dir: folder of the dataset, if it has moved since.
+            other_data: measure the run on the test images of this folder, which are not its own; see `Options`.
 
         Raises:
             InputError: not a run folder, or a damaged one.
         """
-        experiment = cls(Run.open(run_dir).recipe(), run_dir, Options(data_dir=data_dir, resume=True))
+        options = Options(data_dir=data_dir, resume=True, other_data=other_data)
+        experiment = cls(Run.open(run_dir).recipe(), run_dir, options)
         if (experiment.folder / METRICS).is_file() and is_current(run_dir, METRICS):
             experiment.metrics = experiment.folder.read_json(METRICS)
         return experiment
@@ -174,9 +179,12 @@ class Experiment:
             new: Dataset = self.task.label(load(self.recipe.data, self.options.data_dir), None)
             return new
         run = self.folder
-        record = read_record(run.path)
-        found = load(self.recipe.data, self.options.data_dir or run.data_dir(), record)
-        data: Dataset = self.task.label(found, run.path)
+        record, data_dir = read_record(run.path), self.options.data_dir or run.data_dir()
+        if self.options.other_data:
+            labels = (record.labels if record else run.labels()) if self.task.closed_set else None
+            other: Dataset = self.task.label(load_other(self.recipe.data, data_dir, labels, record), run.path)
+            return other
+        data: Dataset = self.task.label(load(self.recipe.data, data_dir, record), run.path)
         if fingerprint := record.fingerprint if record else run.fingerprint():
             check_fingerprint(run.path, data.info, fingerprint, files=bool(record and record.parts))
         return data
@@ -245,6 +253,7 @@ class Experiment:
         Raises:
             InputError: the data does not suit the recipe, or the processes of a training do not agree.
         """
+        self._refuse_other_data("trained on")
         options = self.options
         if options.resume:
             check_backend(self.folder)
@@ -288,6 +297,10 @@ class Experiment:
             return contextlib.nullcontext()
         return self.folder.lock() if self.options.resume else Run.claim(self.folder.path)
 
+    def _refuse_other_data(self, what: str) -> None:
+        if self.options.other_data:
+            raise InputError(f"other data than the run's is measured, not {what}: open the run with its own data")
+
     def _start(self) -> None:
         """Create the folder, or clean up the one that is resumed."""
         if self.options.resume:
@@ -329,6 +342,7 @@ class Experiment:
         Args:
             seconds_before: duration of the command before this process started.
         """
+        self._refuse_other_data("recorded")
         if keras.backend.backend() != "tensorflow":
             _finish_on_tensorflow(self.folder)
             self.metrics = self.folder.read_json(METRICS)
@@ -381,6 +395,7 @@ class Experiment:
     @_locked
     def plot(self) -> None:
         """Write plots/: learning curves, the task's figures, activations and filters; and samples/: a few test images."""
+        self._refuse_other_data("plotted")
         figures = self.task.figures(self)
         if progress := self.progress:
             history, curve = progress.history, self.task.curve
@@ -405,8 +420,10 @@ class Experiment:
 
         Raises:
             InputError: the run has not been evaluated since its weights changed.
-            ParityError: the file and Keras give different outputs; model.onnx is unchanged.
+            ParityError: the file and Keras give different outputs, or Keras another accuracy than metrics.json has; model.onnx is
+                unchanged.
         """
+        self._refuse_other_data("exported on")
         if not self.metrics:
             self.metrics = self.folder.read_json(METRICS)
             if not is_current(self.folder.path, METRICS):
@@ -474,6 +491,7 @@ class Experiment:
         """Options of the parity gate."""
         return {
             "targets": self.data.test.targets,
+            "accuracy": self.task.gate_accuracy(self.metrics) if self.metrics and not self.options.other_data else None,
             "answer": self.task.answer,
             "tolerance": self.recipe.export.tolerance,
             "batch_sizes": self.task.batch_sizes,
@@ -525,9 +543,10 @@ def _trainable(model: keras.Model) -> int:
     return sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
-def configure_logging() -> None:
-    """Print this package's log to stdout, a plain line each."""
-    handler = logging.StreamHandler(sys.stdout)
+def configure_logging(stream: TextIO | None = None) -> None:
+    """Print this package's log to a stream, a plain line each, and no longer to another; None: stdout."""
+    log.handlers[:] = [one for one in log.handlers if type(one) is not logging.StreamHandler]
+    handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)

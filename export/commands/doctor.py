@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
         help="folder of images to compare on, with or without class folders (with a run: not its test split)",
     )
     parser.add_argument("--data-dir", type=Path, help="run: folder of the dataset, if it has moved since the training")
+    parser.add_argument(
+        "--other-data", action="store_true", help="--data-dir holds other data: compare on its test images, or all"
+    )
     parser.add_argument(
         "--preprocessing",
         metavar="MODE",
@@ -92,9 +96,10 @@ def _reference_of(model: Path, arguments: argparse.Namespace) -> Path:
 
 def _from_run(run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     start_tensorflow()
-    from kerascv_course.experiment import Experiment
+    from kerascv_course.experiment import Experiment, configure_logging
 
-    experiment = Experiment.open(run, arguments.data_dir)
+    configure_logging(sys.stderr)
+    experiment = Experiment.open(run, arguments.data_dir, other_data=arguments.other_data)
     recipe, labels = experiment.recipe, experiment.labels()
     given = {"model": experiment.serving_graph(), "task": recipe.task, "labels": labels, "resize": recipe.data.resize}
     if arguments.images:

@@ -99,8 +99,9 @@ def _quantize_run(path: Path, arguments: argparse.Namespace) -> None:
     if not is_current(path, source.name):
         raise InputError(f"{source} was made from earlier weights: export the run again, python -m export {path}")
     start_tensorflow()
-    from kerascv_course.experiment import Experiment
+    from kerascv_course.experiment import Experiment, configure_logging
 
+    configure_logging()
     experiment = Experiment.open(path, arguments.data_dir)
     data, run = experiment.data, experiment.folder
     chosen = np.sort(np.random.default_rng(0).permutation(len(data.train))[: arguments.calibration_images])

@@ -85,6 +85,9 @@ def add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="run folder; or an ONNX file in one, which is validated")
     parser.add_argument("--file", type=Path, help="ONNX file to validate instead of the run's model.onnx")
     parser.add_argument("--data-dir", type=Path, help="folder of the dataset, if it has moved since the training")
+    parser.add_argument(
+        "--other-data", action="store_true", help="--data-dir holds other data: validate on its test images, or all"
+    )
     parser.set_defaults(call=_check)
 
 
@@ -120,9 +123,10 @@ def _check(arguments: argparse.Namespace) -> None:
     file = model_file(arguments.file or (given if given.suffix == ".onnx" else run))
     start_tensorflow()
     from export.validation import ParityError
-    from kerascv_course.experiment import Experiment
+    from kerascv_course.experiment import Experiment, configure_logging
 
-    experiment = Experiment.open(run, arguments.data_dir)
+    configure_logging()
+    experiment = Experiment.open(run, arguments.data_dir, other_data=arguments.other_data)
     try:
         print(experiment.validate(file))
     except ParityError as error:

@@ -102,25 +102,25 @@ def split_of(name: str) -> str | None:
     return next((split for split, names in SPLIT_NAMES.items() if name in names), None)
 
 
-def split_folders(root: Path) -> dict[str, Path]:
+def split_folders(root: Path, *, needs_train: bool = True) -> dict[str, Path]:
     """The folders of the splits by split name; empty where `root` holds class folders itself.
 
     A folder called train is a split unless it is a class among others: it holds images itself, and so does a folder beside it whose
     name is no split's (or it holds no folders).
 
     Raises:
-        DataError: folders beside train that are no splits, two folders for one split, or splits without train.
+        DataError: folders beside train that are no splits, two folders for one split, or, where train is needed, splits without.
     """
     folders = _visible_folders(root)
     named = [(path, split) for path in folders if (split := split_of(path.name))]
     others = [path for path in folders if not split_of(path.name)]
     training = [path for path, split in named if split == "train"]
-    if not training:
-        if named and not others:
-            raise DataError(
-                f"{root} has {_names([path for path, _ in named])} but no train folder: add it, with one subfolder per class"
-            )
+    if not training and (others or not named):
         return {}
+    if not training and needs_train:
+        raise DataError(
+            f"{root} has {_names([path for path, _ in named])} but no train folder: add it, with one subfolder per class"
+        )
     if others and any(_holds_images(path) and _is_class(path, others) for path in training):
         return {}
     if others:

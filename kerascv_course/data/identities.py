@@ -29,7 +29,7 @@ from kerascv_course.data.folders import (
 )
 from kerascv_course.data.splits import Dataset
 
-__all__ = ["TABLE", "changed_rows", "load_identities", "plan_identities"]
+__all__ = ["TABLE", "changed_rows", "find_identities", "load_identities", "plan_identities"]
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,34 @@ def plan_identities(config: Data, data_dir: Path | None) -> tuple[DataFiles, Hol
     Returns:
         Files of train, validation and possibly test, and what the folder holds.
     """
+    root, images, holdings = _read_layout(data_dir, config.only)
+    parts = _divide(_keep(images, config.only), config)
+    others = _identities(image for name in ("validation", "test") for image in parts.get(name, []))
+    labels = (*_identities(parts["train"]), *others)
+    files: dict[str, Files] = {name: _files(parts[name], labels) for name in ("train", "validation", "test") if name in parts}
+    return DataFiles(root, labels, files), holdings
+
+
+def find_identities(data_dir: Path | None) -> DataFiles:
+    """The test images of `load_identities`, without those the validation images, or where there are no splits all: one part, ``test``.
+
+    Raises:
+        DataError: as `load_identities`.
+    """
+    root, images, holdings = _read_layout(data_dir, (), needs_train=False)
+    for names in (("test", "query", "gallery"), ("validation",)):
+        if chosen := [image for image in images if image.split in names]:
+            images = chosen
+            break
+    log.info("%s", holdings)
+    labels = tuple(_identities(images))
+    return DataFiles(root, labels, {"test": _files(images, labels)})
+
+
+def _read_layout(
+    data_dir: Path | None, only: Sequence[str], *, needs_train: bool = True
+) -> tuple[Path, list[IdentityImage], Holdings]:
+    """The folder, its images, not divided yet, and what it holds."""
     if data_dir is None:
         raise DataError(
             "the source identities reads your own images: give --data-dir FOLDER with one folder per identity, with "
@@ -99,19 +127,15 @@ def plan_identities(config: Data, data_dir: Path | None) -> tuple[DataFiles, Hol
     elif (data_dir / "bounding_box_train").is_dir():
         images = _read_market(data_dir, holdings)
     else:
-        images = _read_folders(data_dir, config.only, holdings)
-    parts = _divide(_keep(images, config.only), config)
-    others = _identities(image for name in ("validation", "test") for image in parts.get(name, []))
-    labels = (*_identities(parts["train"]), *others)
-    files: dict[str, Files] = {name: _files(parts[name], labels) for name in ("train", "validation", "test") if name in parts}
-    return DataFiles(data_dir, labels, files), holdings
+        images = _read_folders(data_dir, only, holdings, needs_train)
+    return data_dir, images, holdings
 
 
 # --- layouts ----------------------------------------------------------------------------------------------------------
 
 
-def _read_folders(root: Path, only: Sequence[str], holdings: Holdings) -> list[IdentityImage]:
-    splits = split_folders(root)
+def _read_folders(root: Path, only: Sequence[str], holdings: Holdings, needs_train: bool) -> list[IdentityImage]:
+    splits = split_folders(root, needs_train=needs_train)
     if splits:
         count_beside(root, holdings)
     places = splits or {"": root}

@@ -17,11 +17,22 @@ import numpy as np
 
 from kerascv_course.core.environment import core_count
 from kerascv_course.core.errors import DataError, InputError
+from kerascv_course.core.progress import track
 from kerascv_course.data.files import DataFiles, Files, find_images
 from kerascv_course.data.identities import TABLE, changed_rows
 from kerascv_course.data.splits import DataInfo, Dataset
 
-__all__ = ["FILE", "DataRecord", "check_fingerprint", "find_again", "find_missing", "read_record", "to_record"]
+__all__ = [
+    "FILE",
+    "DataRecord",
+    "check_fingerprint",
+    "count_images",
+    "digests",
+    "find_again",
+    "find_missing",
+    "read_record",
+    "to_record",
+]
 
 #: File of a run.
 FILE = "data.json"
@@ -73,7 +84,7 @@ def digests(paths: Sequence[Path]) -> list[str]:
             return ""
 
     with ThreadPoolExecutor(core_count()) as pool:
-        return list(pool.map(digest, paths))
+        return list(track(pool.map(digest, paths), "comparing files", "files", len(paths)))
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -185,8 +196,8 @@ def find_again(record: DataRecord, root: Path) -> DataFiles:
         log.info(
             "%s: %s as in the training; %s added since, which the run does not use",
             root,
-            _count(len(known)),
-            f"{_count(len(added))} {'was' if len(added) == 1 else 'were'}",
+            count_images(len(known)),
+            f"{count_images(len(added))} {'was' if len(added) == 1 else 'were'}",
         )
     return files
 
@@ -196,7 +207,7 @@ def _differs(record: DataRecord, root: Path, paths: Sequence[Path], what: str, h
     verb = "is" if len(paths) == 1 else "are"
     names = ", ".join(path.as_posix() for path in paths[:NAMED]) + (" …" if len(paths) > NAMED else "")
     return DataError(
-        f"{root} is not the data of the run: {len(paths):,} of {_count(total)} {verb} {what}{hint} ({names}): {REMEDY}"
+        f"{root} is not the data of the run: {len(paths):,} of {count_images(total)} {verb} {what}{hint} ({names}): {REMEDY}"
     )
 
 
@@ -213,8 +224,9 @@ def _renamed(missing: Sequence[Path], added: set[str]) -> str:
     return ""
 
 
-def _count(images: int) -> str:
-    return f"{images:,} image{'' if images == 1 else 's'}"
+def count_images(count: int, what: str = "image") -> str:
+    """Such as ``1 image`` or ``2,000 images``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def check_fingerprint(run: Path, info: DataInfo, fingerprint: str, *, files: bool) -> None:

@@ -23,7 +23,7 @@ from kerascv_course.data.files import DataFiles, Files, read_dataset
 from kerascv_course.data.folders import Holdings, class_names, count_beside, images_of_classes, split_folders
 from kerascv_course.data.splits import Dataset, Split, divide, keep_classes, make_dataset
 
-__all__ = ["FolderPlan", "check_cifar10", "load_cifar10", "load_digits", "load_folder", "plan_folder"]
+__all__ = ["FolderPlan", "check_cifar10", "find_folder", "load_cifar10", "load_digits", "load_folder", "plan_folder"]
 
 DIGITS_CITATION = (
     "Alpaydin, Kaynak: Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998 "
@@ -156,8 +156,7 @@ class FolderPlan(DataFiles):
 
 def plan_folder(config: Data, data_dir: Path | None) -> FolderPlan:
     """Find and divide the images of `load_folder`; it raises the same errors, but for damaged images."""
-    if data_dir is None:
-        raise DataError("the folder source reads your own images: give --data-dir FOLDER with one subfolder per class")
+    data_dir = _required(data_dir)
     folders, holdings = split_folders(data_dir), Holdings()
     root = folders.get("train", data_dir)
     if folders:
@@ -177,6 +176,27 @@ def plan_folder(config: Data, data_dir: Path | None) -> FolderPlan:
     shares = {name: share for name, share in shares.items() if name not in given}
     parts = {**divide(whole, labels, shares, config.split_seed), **given}
     return FolderPlan(data_dir, tuple(labels), {name: parts[name] for name in ("train", "validation", "test")}, holdings)
+
+
+def _required(data_dir: Path | None) -> Path:
+    if data_dir is None:
+        raise DataError("the folder source reads your own images: give --data-dir FOLDER with one subfolder per class")
+    return data_dir
+
+
+def find_folder(data_dir: Path | None) -> DataFiles:
+    """The test images of `load_folder`, or where the folder has no splits all: one part, ``test``, with the classes that it has.
+
+    Raises:
+        DataError: a folder is missing, or a class folder has no image.
+    """
+    data_dir = _required(data_dir)
+    folders, holdings = split_folders(data_dir, needs_train=False), Holdings()
+    root = next((folders[name] for name in ("test", "validation", "train") if name in folders), data_dir)
+    labels = class_names(root, holdings)
+    files = _find_files(root, labels, labels, holdings)
+    log.info("%s", holdings)
+    return DataFiles(root, tuple(labels), {"test": files})
 
 
 def load_folder(config: Data, data_dir: Path | None) -> Dataset:

@@ -19,7 +19,18 @@ from kerascv_course.data.stored import StoredImages, check_readable
 if TYPE_CHECKING:
     from kerascv_course.data.files import DataFiles
 
-__all__ = ["DataInfo", "Dataset", "Divisible", "Split", "divide", "half_width", "hold_out", "keep_classes", "make_dataset"]
+__all__ = [
+    "DataInfo",
+    "Dataset",
+    "Divisible",
+    "Split",
+    "divide",
+    "half_width",
+    "hold_out",
+    "keep_classes",
+    "make_dataset",
+    "make_test_set",
+]
 
 
 class Divisible(Protocol):
@@ -105,8 +116,9 @@ class Dataset:
     files: DataFiles | None = None
 
     def items(self) -> list[tuple[str, Split]]:
-        """Name and split pairs."""
-        return [("train", self.train), ("validation", self.validation), ("test", self.test)]
+        """Name and split pairs, of the splits with images: all three, or for `make_test_set` test alone."""
+        splits = [("train", self.train), ("validation", self.validation), ("test", self.test)]
+        return [(name, split) for name, split in splits if len(split)]
 
 
 def make_dataset(
@@ -124,10 +136,24 @@ def make_dataset(
         DataError: a split without images, or files that are damaged.
     """
     splits = {"train": train, "validation": validation, "test": test}
-    digest, sizes = hashlib.sha256(), {name: len(split) for name, split in splits.items()}
-    for name, size in sizes.items():
-        if not size:
+    for name, split in splits.items():
+        if not len(split):
             raise DataError(f"the {name} split of {source} has no images: add images or change the share")
+    return Dataset(train, validation, test, _describe(source, labels, citation, splits), files)
+
+
+def make_test_set(source: str, labels: tuple[str, ...], citation: str, test: Split) -> Dataset:
+    """A dataset of test images alone; train and validation are empty.
+
+    Raises:
+        DataError: files that are damaged.
+    """
+    none = Split(np.empty((0, *test.images.shape[1:]), np.uint8), test.targets[:0])
+    return Dataset(none, none, test, _describe(source, labels, citation, {"test": test}))
+
+
+def _describe(source: str, labels: tuple[str, ...], citation: str, splits: Mapping[str, Split]) -> DataInfo:
+    digest, sizes = hashlib.sha256(), {name: len(split) for name, split in splits.items()}
     with Wait("reading images", sum(sizes.values())) as wait:
         for name, split in splits.items():
             digest.update(f"{name}{split.images.shape}".encode())
@@ -138,9 +164,8 @@ def make_dataset(
                 if numbers is not None:
                     digest.update(np.ascontiguousarray(numbers.astype("<i8")).data)
     check_readable(split.images for split in splits.values())
-    height, width, channels = train.images.shape[1:]
-    info = DataInfo(source, labels, (height, width, channels), sizes, f"sha256:{digest.hexdigest()}", citation)
-    return Dataset(train, validation, test, info, files)
+    height, width, channels = splits["test"].images.shape[1:]
+    return DataInfo(source, labels, (height, width, channels), sizes, f"sha256:{digest.hexdigest()}", citation)
 
 
 def _first_pass(images: Images) -> Iterator[np.ndarray]:

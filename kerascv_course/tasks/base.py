@@ -54,6 +54,8 @@ class Task(Generic[RecipeT]):
     #: Key of the validation metric that the learning curves show beside the loss, and of further ones.
     curve = "accuracy"
     more_curves: tuple[str, ...] = ()
+    #: Whether answers are among the labels of the run, so that images of other classes cannot be measured.
+    closed_set = True
     #: Name of the output whose argmax over the last axis is the answer.
     answer = "logits"
     #: What the targets are called, in the plural.
@@ -72,7 +74,7 @@ class Task(Generic[RecipeT]):
         """The dataset with the task's targets and labels in place of the source's.
 
         Args:
-            data: as the source gives it.
+            data: as the source gives it; of other data than the run's, which is only measured, a test split alone.
             run_dir: a run whose choices are reused; None for a new run.
 
         Raises:
@@ -99,6 +101,10 @@ class Task(Generic[RecipeT]):
         ``baselines``, if present, is a dict of what simpler methods reach.
         """
         raise NotImplementedError
+
+    def gate_accuracy(self, metrics: Mapping[str, Any]) -> float | None:
+        """Keras's accuracy on the test split, as the parity gate must find it (`export.check_parity`); None: nothing comparable."""
+        return float(metrics["test"]["accuracy"])
 
     def headline(self, metrics: Mapping[str, Any]) -> dict[str, str]:
         """The main metrics for the summary, name to text: the accuracy of each split that has one."""

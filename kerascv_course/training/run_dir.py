@@ -124,6 +124,14 @@ class Run:
         """Fingerprint of the run's data in metrics.json; empty: it is not evaluated."""
         return str(self.read_json(METRICS)["data"]["fingerprint"]) if (self / METRICS).is_file() else ""
 
+    def labels(self) -> tuple[str, ...]:
+        """Class names of the run in metrics.json.
+
+        Raises:
+            InputError: it is not evaluated.
+        """
+        return tuple(self.read_json(METRICS)["data"]["labels"])
+
     def record_resume(self) -> None:
         """Add this command to ``resumes`` of environment.json."""
         if not (self / "environment.json").is_file():

@@ -93,3 +93,25 @@ def test_every_option_of_the_gate_is_documented_with_its_default(network, path, 
         assert re.search(rf"^ +{name} +{re.escape(shown)} +\w", inspect.getdoc(check_parity), re.MULTILINE), name
     with pytest.raises(TypeError, match="tolerence"):
         check_parity(network, path, noise, tolerence=1)
+
+
+def test_an_accuracy_far_from_the_one_measured_before_fails(network, path, noise):
+    answers = network.predict(noise / 255, verbose=0).argmax(axis=1)
+    assert check_parity(network, path, noise, targets=answers, accuracy=1.0).ok
+    assert check_parity(network, path, noise, targets=answers, accuracy=0.95).ok, "one answer of twenty"
+    rule = "the accuracy of Keras is 1 and was 0.9 when it was measured: the images, their targets or the weights are not those"
+    with pytest.raises(ParityError, match=rule):
+        check_parity(network, path, noise, targets=answers, accuracy=0.9)
+    many = np.repeat(noise, 100, axis=0)
+    assert check_parity(network, path, many, targets=np.repeat(answers, 100), accuracy=0.999, batch_sizes=(64,)).ok
+    with pytest.raises(ParityError, match=r"is 1 and was 0\.998 when"):
+        check_parity(network, path, many, targets=np.repeat(answers, 100), accuracy=0.998, batch_sizes=(64,))
+
+
+def test_a_file_that_fails_by_its_accuracy_is_not_written(network, noise, tmp_path):
+    from export import export_validated
+
+    answers = network.predict(noise / 255, verbose=0).argmax(axis=1)
+    with pytest.raises(ParityError, match="accuracy of Keras is 0 and was 1"):
+        export_validated(network, tmp_path / "x.onnx", noise, gate={"targets": (answers + 1) % 5, "accuracy": 1.0})
+    assert not (tmp_path / "x.onnx").exists()

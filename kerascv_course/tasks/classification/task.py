@@ -116,11 +116,8 @@ class ClassificationTask(TrainedTask[ClassificationRecipe]):
         accuracy without.
         """
         model, data = trained.model, trained.data
-        metrics = {
-            "train": classification_report(super().predict(model, data.train), data.train.targets),
-            "validation": classification_report(self.predict(model, data.validation), data.validation.targets),
-            "test": classification_report(trained.predictions, data.test.targets),
-        }
+        predict = {"train": super().predict, "validation": self.predict, "test": lambda *_: trained.predictions}
+        metrics = {name: classification_report(predict[name](model, split), split.targets) for name, split in data.items()}
         if self.recipe.classification.tta != "none":
             single = classification_report(super().predict(model, data.test), data.test.targets)
             metrics["test"]["single_view_accuracy"] = single["accuracy"]

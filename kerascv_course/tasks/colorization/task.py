@@ -59,6 +59,7 @@ class ColorizationTask(TrainedTask[ColorizationRecipe]):
     """
 
     targets = "colors"
+    closed_set = False
     captions: Mapping[str, str] = {
         "color_grid": "The first test images: network input, original, original in palette colors (the best possible prediction), and "
         "prediction.",
@@ -77,7 +78,7 @@ class ColorizationTask(TrainedTask[ColorizationRecipe]):
         else:
             palette = kmeans_palette(np.asarray(data.train.images), config.colors, config.palette_seed)
         # every pixel has a target, so all images are held in memory anyway
-        read = [np.asarray(split.images) for _, split in data.items()]
+        read = [np.asarray(split.images) for split in (data.train, data.validation, data.test)]
         train, validation, test = (Split(images, nearest_colors(images, palette)) for images in read)
         names = color_names(palette)
         digest = hashlib.sha256(f"{info.fingerprint} {' '.join(names)}".encode()).hexdigest()
@@ -167,6 +168,8 @@ class ColorizationTask(TrainedTask[ColorizationRecipe]):
             for batch, logits, classes, shown in self.colorized(trained.model, split, data.info):
                 report.add(logits, classes, batch.targets, shown, np.asarray(batch.images))
             metrics[name] = {**report.result(), "confusion": report.confusion.tolist()}
+        if not len(data.train):
+            return metrics
         best, test = PixelReport(len(palette)), data.test
         for start in range(0, len(test), BATCH):
             images, targets = test.images[start : start + BATCH], test.targets[start : start + BATCH]

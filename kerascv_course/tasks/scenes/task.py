@@ -79,6 +79,8 @@ class SceneTask(FittedTask[SceneRecipe]):
                 class without training images (which neighbors never predict).
         """
         config = self.recipe.scenes
+        if not len(data.train):
+            return data
         if config.feature != "tiny":
             for size in config.bin_sizes:
                 Grid(*data.info.image_shape[:2], config.step, size)

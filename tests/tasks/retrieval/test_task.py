@@ -9,8 +9,10 @@ import json
 import numpy as np
 import pytest
 
+from export.gallery.rank_lists import first_rate
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.keras_file import load_model
+from kerascv_course.core.retrieval_metrics import evaluate, make_protocol
 from kerascv_course.data import load
 from kerascv_course.experiment import Experiment, Options
 from kerascv_course.recipes import get_recipe
@@ -124,3 +126,13 @@ def test_run_rejects_batches_that_the_data_does_not_allow(identity_recipe, peopl
     with pytest.raises(InputError, match=rule):
         Experiment(with_changes(identity_recipe, changes), tmp_path / "run", Options(data_dir=people)).run()
     assert not (tmp_path / "run").exists()
+
+
+def test_the_gate_knows_R1_where_every_image_is_looked_for_among_all_others(identity_recipe):
+    vectors = np.random.default_rng(0).normal(size=(40, 3))
+    identities = np.repeat(np.arange(8), 5)
+    found = evaluate(vectors, identities, make_protocol("leave-one-out", identities)).to_plain()
+    leave_one_out = dataclasses.replace(identity_recipe.retrieval, protocol="leave-one-out")
+    task = RetrievalTask(dataclasses.replace(identity_recipe, retrieval=leave_one_out))
+    assert task.gate_accuracy({"test": found}) == first_rate(vectors, identities)
+    assert RetrievalTask(identity_recipe).gate_accuracy({"test": found}) is None
