@@ -1,6 +1,7 @@
 """Computer vision courses as recipes: train, evaluate, plot, export to ONNX, and validate the exported file.
 
-Importing this package imports neither TensorFlow nor Keras; its names are imported at first use.
+Importing this package imports neither TensorFlow nor Keras; its names are imported at first use. From then on Keras opens models with
+our layers.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from kerascv_course._version import __version__
+from kerascv_course.core.own_layers import register_own_layers
 
 if TYPE_CHECKING:
     from kerascv_course.core.keras_file import load_model
@@ -23,6 +25,9 @@ _MODULES = {
     "list_models": "models",
     "load_model": "core.keras_file",
 }
+
+
+register_own_layers()
 
 
 def __getattr__(name: str) -> Any:

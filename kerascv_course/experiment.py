@@ -33,7 +33,7 @@ from kerascv_course.core.environment import (
 )
 from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.io import atomic_write
-from kerascv_course.core.keras_file import load_model
+from kerascv_course.core.keras_file import load_model, save_model
 from kerascv_course.core.provenance import is_current, outdated, record_current
 from kerascv_course.core.schema import to_json
 from kerascv_course.data import Dataset, load
@@ -509,7 +509,7 @@ def _fit(task: FittedTask[Any], data: Dataset, run: Run) -> Progress:
     keras.utils.set_random_seed(task.recipe.seed)
     model, history, best = task.fit(data)
     with atomic_write(run / "best.keras") as path:
-        model.save(path)
+        save_model(model, path)
     write_history(run, history)
     for row in history:
         log.info("%s", "  ".join(f"{key} {value:g}" for key, value in row.items() if key != "epoch"))

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import zipfile
 from pathlib import Path
 
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.lazy import keras
 
-__all__ = ["check_archive", "load_keras", "load_model"]
+__all__ = ["check_archive", "load_keras", "load_model", "save_model"]
 
 #: Largest allowed ratio of unpacked to packed size of an archive member (weights hardly compress), and bytes that are always allowed.
 MAX_RATIO, ALWAYS_ALLOWED = 100, 16 * 2**20
-
-#: Modules that register this package's own layers with Keras.
-OWN_LAYERS = (
-    "kerascv_course.tasks.retrieval.losses",
-    *(f"kerascv_course.tasks.scenes.{name}" for name in ("features", "encoders", "classifiers")),
-)
 
 #: Largest JSON member, in bytes.
 MAX_CONFIG = 64 * 2**20
@@ -35,7 +27,6 @@ def load_keras(path: str | Path) -> keras.Model:
     if path.is_file() and path.suffix != ".keras":
         raise InputError(f"{path} is not a .keras file, the only supported format: save the model with model.save('x.keras')")
     check_archive(path)
-    _import_own_layers(path)
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many types for a damaged archive
@@ -50,10 +41,12 @@ def load_keras(path: str | Path) -> keras.Model:
 
 
 def load_model(path: str | Path) -> keras.Model:
-    """Load a run's best weights, or a .keras file, for inference.
+    """Load a run's best weights, or a .keras file, for inference: uint8 images in, normalization inside, not compiled.
+
+    It may be called, be a layer of another model, or be compiled and trained; `keras.saving.load_model` of the file is the same.
 
     Args:
-        path: a run folder, or a .keras file.
+        path: a run folder, whose ``best.keras`` is loaded, or a .keras file.
 
     Raises:
         InputError: no such file, a run without a checkpoint, or a file that `load_keras` refuses.
@@ -68,12 +61,9 @@ def load_model(path: str | Path) -> keras.Model:
     return load_keras(path)
 
 
-def _import_own_layers(path: Path) -> None:
-    """Import the modules that register our layers, if the file has any; nothing else that the file names is imported."""
-    with zipfile.ZipFile(path) as archive, contextlib.suppress(KeyError, OSError, zipfile.BadZipFile):
-        if b"kerascv_course>" in archive.read("config.json"):
-            for module in OWN_LAYERS:
-                importlib.import_module(module)
+def save_model(model: keras.Model, path: Path) -> None:
+    """Save a functional model for inference, without optimizer and loss, so that Keras alone opens it where its layers are Keras's."""
+    keras.Model(model.input, model.output, name=model.name).save(path)
 
 
 def check_archive(path: Path) -> None:

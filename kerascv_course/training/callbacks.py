@@ -24,6 +24,7 @@ from tqdm import tqdm
 from kerascv_course.config import Recipe, TrainedRecipe
 from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.io import atomic_write
+from kerascv_course.core.keras_file import save_model
 from kerascv_course.data import Split
 from kerascv_course.training.checkpoint import Progress, finish_commit, save_checkpoint
 from kerascv_course.training.devices import whole_batches
@@ -121,7 +122,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         if self.writes:
             if better:
                 with atomic_write(self.run / f"best.{progress.best:06d}.keras") as path:
-                    self.built.save(path)
+                    save_model(self.built, path)
             with atomic_write(self.run / "last.npz") as path:
                 save_checkpoint(path, self.model, progress)
             finish_commit(self.run, progress, self._steps_text)
