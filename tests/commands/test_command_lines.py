@@ -206,8 +206,8 @@ def test_train_evaluate_check_predict_inspect(command, tmp_path, image_folder):
     assert (tmp_path / "runs" / "lenet5-digits" / "log.txt").read_text().endswith(f" done in {durations[0]} s\n")
     run = tmp_path / "runs" / "lenet5-digits"
     expected = {
-        "recipe.json", "environment.json", "history.csv", "steps.csv", "best.keras", "last.npz", "metrics.json", "plots", "samples",
-        "model.onnx", "parity.json", "provenance.json", "report.html", "log.txt",
+        "recipe.json", "data.json", "environment.json", "history.csv", "steps.csv", "best.keras", "last.npz", "metrics.json", "plots",
+        "samples", "model.onnx", "parity.json", "provenance.json", "report.html", "log.txt",
     }  # fmt: skip
     assert {path.name for path in run.iterdir()} == expected
     recipe = json.loads((run / "recipe.json").read_text())
