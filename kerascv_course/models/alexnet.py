@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from kerascv_course.core.lazy import keras
 from kerascv_course.core.schema import Fraction
-from kerascv_course.models.layers import conv_bn_relu, max_pool
+from kerascv_course.models.layers import conv_bn_relu, flatten, max_pool
 from kerascv_course.models.registry import register_model
 
 
@@ -67,7 +67,7 @@ def alexnet(image: Any, num_classes: int, options: AlexNet) -> Any:
         x = conv_bn_relu(x, filters, 3, norm=False, bias=True, name=f"stage{stage}_conv")
     x = max_pool(x, window, name="stage5_pool")
 
-    x = layers.Flatten(name="flatten")(x)
+    x = flatten(x)
     if not options.include_top:
         return x
     for name in ("fc6", "fc7"):

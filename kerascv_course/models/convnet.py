@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from kerascv_course.core.lazy import keras
 from kerascv_course.core.schema import Fraction, NonNegative, OddKernel, PositiveInt, PositiveInts, Range
-from kerascv_course.models.layers import Activation, Initializer, activate, batch_norm, conv, initializer, max_pool
+from kerascv_course.models.layers import Activation, Initializer, activate, batch_norm, conv, flatten, initializer, max_pool
 from kerascv_course.models.registry import register_model
 
 
@@ -60,7 +60,7 @@ def tdt4265(image: Any, num_classes: int, options: ConvNet) -> Any:
     # 32×32×3 -> 16×16×32 -> 8×8×64 -> 4×4×128 with the base network's filters
     for stage, count in enumerate(options.filters, start=1):
         x = _stage(x, max(1, round(count * options.width)), options, f"stage{stage}")
-    x = layers.Flatten(name="flatten")(x)
+    x = flatten(x)
     if not options.include_top:
         return x
     x = _dense(x, options.hidden, options, "fc1")

@@ -13,11 +13,15 @@ from kerascv_course.core.environment import start_tensorflow
 from kerascv_course.core.errors import DataError, InputError, UnknownNameError
 from kerascv_course.core.lazy import keras
 from kerascv_course.models.registry import Adapt, ModelSpec, list_registered, model_spec
-from kerascv_course.models.weights import load_weights
+from kerascv_course.models.weight_files import is_run
+from kerascv_course.models.weights import load_all_but_head, load_weights
 
 __all__ = ["adapter", "check_model", "create_model", "find_network", "list_models"]
 
 APPLICATIONS = "keras.applications/"
+
+#: Height, width, channels; a height or width of None is open.
+ImageShape = tuple[int | None, int | None, int]
 
 #: Arguments of the functions of keras.applications that `create_model` sets itself.
 _SET_HERE = {"weights", "input_tensor", "input_shape", "classes", "classifier_activation", "name"}
@@ -36,7 +40,7 @@ def list_models(pattern: str = "*") -> list[str]:
 def create_model(
     name: str,
     num_classes: int | None = None,
-    input_shape: tuple[int, int, int] | None = None,
+    input_shape: ImageShape | None = None,
     *,
     weights: str | Path | None = None,
     strict: bool = True,
@@ -48,9 +52,11 @@ def create_model(
         name: one of `list_models`, or ``keras.applications/<Name>``. Options may be part of the name, for places that take text
             only: ``"keras.applications/MobileNet?alpha=0.75"``, ``"resnet18?stem=cifar&dropout=0.2"``.
         num_classes: width of the last layer, 1 or more; None: the network's default.
-        input_shape: (height, width, channels), channels last; None: the network's default.
+        input_shape: (height, width, channels), channels last; None: the network's default. Networks with global pooling also take
+            None for height and width: images of any size.
         weights: a file or hub name for `kerascv_course.models.weights.load_weights`, whose report is kept as the model's
-            ``loading_report``; for networks of Keras also ``"imagenet"``. None: random initialization.
+            ``loading_report``; or a run of this network, whose last layer is left out, with a warning, if it has another width; for
+            networks of Keras also ``"imagenet"``. None: random initialization.
         strict: with `weights`: reject weights that do not fit entry by entry.
         options: options of the network (``model_spec(name).options``). Most classifiers have ``include_top=False``, which returns
             the feature vector below the dense layers and ignores `num_classes`.
@@ -77,7 +83,10 @@ def create_model(
     else:
         model = _build(model_spec(name), num_classes, input_shape, options)
     if weights is not None:
-        model.loading_report = load_weights(model, weights, strict=strict)
+        if strict and is_run(weights):
+            model.loading_report = load_all_but_head(model, weights, has_head=options.get("include_top") is not False)
+        else:
+            model.loading_report = load_weights(model, weights, strict=strict)
     return model
 
 
@@ -154,10 +163,15 @@ def _split_options(name: str, options: dict[str, Any]) -> tuple[str, dict[str, A
     return name, joined
 
 
-def _checked_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    if not isinstance(shape, (tuple, list)) or len(shape) != 3 or not all(map(_is_count, shape)):
-        raise InputError(f"input_shape must be (height, width, channels), integers above 0; received {shape!r}")
-    return (int(shape[0]), int(shape[1]), int(shape[2]))
+def _checked_shape(shape: ImageShape) -> ImageShape:
+    given = isinstance(shape, (tuple, list)) and len(shape) == 3
+    if not given or not all(size is None or _is_count(size) for size in shape[:2]) or not _is_count(shape[2]):
+        raise InputError(
+            "input_shape must be (height, width, channels), integers above 0, or None for an open height or width; received "
+            f"{shape!r}"
+        )
+    height, width = (None if size is None else int(size) for size in shape[:2])
+    return height, width, int(shape[2])
 
 
 def _is_count(value: Any) -> bool:
@@ -168,14 +182,13 @@ def _is_count(value: Any) -> bool:
 # --- networks of the registry -----------------------------------------------------------------------------------------
 
 
-def _build(
-    spec: ModelSpec, num_classes: int | None, input_shape: tuple[int, int, int] | None, options: Mapping[str, Any]
-) -> keras.Model:
+def _build(spec: ModelSpec, num_classes: int | None, input_shape: ImageShape | None, options: Mapping[str, Any]) -> keras.Model:
     configured = spec.configure(options)
     classes = spec.num_classes if num_classes is None else num_classes
     shape = spec.input_shape if input_shape is None else input_shape
-    if min(shape[:2]) < (least := spec.smallest(**options)):
-        cifar = "stem" in spec.options and spec.smallest(**{**options, "stem": "cifar"}) <= min(shape[:2])
+    least = spec.smallest(**options)
+    if (given := min((size for size in shape[:2] if size is not None), default=least)) < least:
+        cifar = "stem" in spec.options and spec.smallest(**{**options, "stem": "cifar"}) <= given
         raise InputError(
             f"{spec.name} downsamples too often for images smaller than {least}×{least} pixels; received input_shape={shape!r}: "
             f"use larger images or another network{', or stem=' + repr('cifar') if cifar else ''}"
@@ -196,7 +209,7 @@ def _applications() -> dict[str, Callable[..., Any]]:
 def _build_application(
     name: str,
     num_classes: int | None,
-    input_shape: tuple[int, int, int] | None,
+    input_shape: ImageShape | None,
     options: Mapping[str, Any],
     weights: Literal["imagenet"] | None,
 ) -> keras.Model:

@@ -22,6 +22,7 @@ __all__ = [
     "classifier",
     "conv",
     "conv_bn_relu",
+    "flatten",
     "initializer",
     "max_pool",
     "transposed_conv",
@@ -68,9 +69,11 @@ def initializer(kind: Initializer) -> Any:
 
 
 def _require_window(x: Any, window: int, stride: int, padding: int, name: str) -> None:
-    """Reject a window that does not fit its map, and a stride with nothing left to downsample."""
+    """Reject a window that does not fit its map, and a stride with nothing left to downsample; a size that is open is not checked."""
     height, width = x.shape[1:3]
-    small = min(height, width)
+    small = min((size for size in (height, width) if size is not None), default=None)
+    if small is None:
+        return
     if small + 2 * padding < window or (stride > 1 and small < 2):
         raise InputError(
             f"layer {name} (window {window}×{window}, stride {stride}) needs a larger map than {height}×{width}: the image is too "
@@ -211,7 +214,10 @@ def max_pool(x: Any, size: int, *, stride: int = 2, padding: int = 0, ceil: bool
     return keras.layers.MaxPooling2D(size, strides=stride, padding="valid", name=name)(x)
 
 
-def _overhang(n: int, size: int, stride: int, padding: int) -> int:
+def _overhang(n: int | None, size: int, stride: int, padding: int) -> int:
+    """Rows beyond the end that the last window of a rounded-up size covers; for an open size the most that it may be."""
+    if n is None:  # rows that no window reaches change nothing, with windows of at least the stride and no padding
+        return stride - 1
     room = n + 2 * padding - size
     windows = -(-room // stride) + 1
     if (windows - 1) * stride >= n + padding:  # PyTorch drops a window that would begin in the far padding
@@ -229,6 +235,20 @@ def upsample_nearest(x: Any, factor: int = 2, *, name: str) -> Any:
 
 
 # --- heads ------------------------------------------------------------------------------------------------------------
+
+
+def flatten(x: Any) -> Any:
+    """The layer ``flatten``: (N, H, W, C) to (N, H·W·C).
+
+    Raises:
+        InputError: height or width is open.
+    """
+    if None in x.shape[1:3]:
+        raise InputError(
+            "a network that flattens its last map needs images of one size; received an input_shape with None: give height and "
+            "width, or use a network with global pooling, such as resnet18"
+        )
+    return keras.layers.Flatten(name="flatten")(x)
 
 
 def classifier(x: Any, num_classes: int, *, dropout: float = 0.0, include_top: bool = True) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from kerascv_course.core.lazy import keras
 from kerascv_course.core.schema import Fraction
-from kerascv_course.models.layers import Activation
+from kerascv_course.models.layers import Activation, flatten
 from kerascv_course.models.registry import register_model
 
 
@@ -56,7 +56,7 @@ def lenet5(image: Any, num_classes: int, options: LeNet) -> Any:
     x = layers.Conv2D(16, 5, activation=activation, name="c3")(x)
     x = pool(2, name="s4")(x)
     # C5 is a convolution over the whole 5×5 map, i.e. a dense layer: 120
-    x = layers.Flatten(name="flatten")(x)
+    x = flatten(x)
     if not options.include_top:
         return x
     x = layers.Dense(120, activation=activation, name="c5")(x)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from kerascv_course.core.lazy import keras
 from kerascv_course.core.schema import Fraction, PositiveInts
-from kerascv_course.models.layers import batch_norm, conv_bn_relu, max_pool
+from kerascv_course.models.layers import batch_norm, conv_bn_relu, flatten, max_pool
 from kerascv_course.models.registry import register_model
 
 
@@ -55,7 +55,7 @@ def vgg(image: Any, num_classes: int, options: VGG, *, widths: tuple[tuple[int, 
         for index, width in enumerate(filters, start=1):
             x = conv_bn_relu(x, width, 3, bias=True, norm=options.batch_norm, name=f"stage{stage}_conv{index}")
         x = max_pool(x, 2, name=f"stage{stage}_pool")
-    x = layers.Flatten(name="flatten")(x)
+    x = flatten(x)
     if not options.include_top:
         return x
 

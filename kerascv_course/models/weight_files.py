@@ -21,21 +21,30 @@ import numpy as np
 from kerascv_course.core.errors import DataError, InputError
 from kerascv_course.core.keras_file import ALWAYS_ALLOWED, MAX_RATIO, check_archive
 
-__all__ = ["Arrays", "read_source"]
+__all__ = ["Arrays", "is_run", "read_source"]
 
 Arrays = dict[str, np.ndarray]
+
+#: Files of a run folder: that which makes a folder one, and the weights.
+RECIPE, BEST = "recipe.json", "best.keras"
 
 HUB_FILE = "model.safetensors"
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".tar", ".npy", ".joblib")
 _HUB_NAME = re.compile(r"(hf-hub:)?(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)")
 
 
+def is_run(source: str | Path) -> bool:
+    """Whether weights are those of a run: its folder, or its best.keras."""
+    path = Path(source)
+    return (path / RECIPE).is_file() or (path.name == BEST and path.with_name(RECIPE).is_file())
+
+
 def read_source(source: str | Path) -> Arrays:
     """Read a file or a hub name.
 
     Args:
-        source: a .safetensors, .npz, .weights.h5 or .keras file, or ``owner/name`` of a model on the Hugging Face hub, whose
-            model.safetensors is downloaded once and then taken from the client's cache.
+        source: a .safetensors, .npz, .weights.h5 or .keras file; a run folder, which means its best.keras; or ``owner/name`` of a model
+            on the Hugging Face hub, whose model.safetensors is downloaded once and then taken from the client's cache.
 
     Returns:
         Arrays by their names in the source; in Keras's files these are ``layer/index of the variable``.
@@ -45,6 +54,8 @@ def read_source(source: str | Path) -> Arrays:
         DataError: the file is missing or damaged, or the hub cannot be reached.
     """
     path = Path(source)
+    if (path / RECIPE).is_file():
+        path = path / BEST
     reader = _reader(path.name)
     if reader is None:
         name = _HUB_NAME.fullmatch(str(source))

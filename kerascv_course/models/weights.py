@@ -16,7 +16,7 @@ from kerascv_course.core.tables import text_table
 from kerascv_course.models.registry import list_registered, model_spec
 from kerascv_course.models.weight_files import Arrays, read_source
 
-__all__ = ["HEADS", "LoadedEntry", "LoadingReport", "MismatchedEntry", "load_weights"]
+__all__ = ["LoadedEntry", "LoadingReport", "MismatchedEntry", "load_all_but_head", "load_weights"]
 
 #: Names of a layer's variables in PyTorch.
 _TORCH = {
@@ -32,7 +32,9 @@ _ALIASES = {"kernel": ("depthwise_kernel",)}
 #: First parts of names that wrappers put before a network's own.
 WRAPPERS = ("module", "backbone", "encoder", "model", "resnet")
 #: First parts of the names of heads and auxiliary classifiers in published weights.
-HEADS = ("fc", "head", "heads", "classifier", "last_linear", "logits", "predictions", "aux", "aux1", "aux2", "AuxLogits")
+_HEADS = ("fc", "head", "heads", "classifier", "last_linear", "logits", "predictions", "aux", "aux1", "aux2", "AuxLogits")
+#: Layers of our own retrieval models above the network, which weights to start from may contain.
+_RETRIEVAL_HEADS = ("projection", "neck", "cosines", "center_distances")
 #: Names in transformers' ResNet, after its prefix, and in torchvision's; a file with the mark has such names.
 _TRANSFORMERS_MARK = "embedder.embedder."
 _TRANSFORMERS: tuple[tuple[str, Any], ...] = (
@@ -46,6 +48,8 @@ _TRANSFORMERS: tuple[tuple[str, Any], ...] = (
     (r"^classifier\.1\.(weight|bias)$", r"fc.\1"),
 )
 _SHOWN = 12
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,43 @@ def load_weights(model: Any, source: str | Path, *, strict: bool = True) -> Load
         raise InputError("\n  ".join([f"the weights do not fit {model.name}: {report.summary}; {advice}", *shown, *more]))
     for variable, value in values:
         variable.assign(value.astype(variable.dtype) if value.dtype != variable.dtype else value)
-    logging.getLogger(__name__).info("%s", report.summary)
+    log.info("%s", report.summary)
+    return report
+
+
+def load_all_but_head(network: Any, source: str | Path, *, has_head: bool = True) -> LoadingReport:
+    """Load weights into a network, all but those of its last layer, which may differ in shape or be absent and is then left as it is.
+
+    Args:
+        network: receives the weights, in place.
+        source: as `load_weights` takes it.
+        has_head: its last layer is one; otherwise every layer needs its weights.
+
+    Returns:
+        The report of `load_weights`.
+
+    Raises:
+        InputError: another layer has no entry in the source or one of another shape, or the source has weights of further layers
+            that are no head: it belongs to another network.
+        DataError: a source that is missing, damaged or cannot be downloaded.
+    """
+    report = load_weights(network, source, strict=False)
+    head = [layer for layer in network.layers if layer.weights][-1].name if has_head else None
+    missing = [name for name in report.missing if name.split("/")[0] != head]
+    mismatched = [entry.variable for entry in report.mismatched if entry.variable.split("/")[0] != head]
+    left_over = [entry for entry in report.unexpected if re.split(r"[./]", entry)[0] not in (*_HEADS, *_RETRIEVAL_HEADS, head)]
+    if problems := [*missing, *mismatched, *left_over]:
+        rule = f"may differ in the last layer ({head}) only" if head else "must have the network's shapes"
+        shown = ", ".join(problems[:3]) + (" …" if len(problems) > 3 else "")
+        raise InputError(
+            f"weights to start from {rule}; {report.summary}, among them {shown}: {source} belongs to another network than "
+            f"{network.name}"
+        )
+    if report.prefix:
+        log.info("the weights in %s have the prefix %r, which is ignored", source, report.prefix)
+    if report.mismatched or report.missing:
+        state = "another shape there" if report.mismatched else "no weights for it"
+        log.warning("the last layer, %s, is initialized randomly: %s has %s", head, source, state)
     return report
 
 
@@ -216,7 +256,7 @@ def _weights_only(arrays: Arrays) -> tuple[Arrays, tuple[str, ...], str]:
 
 def _common_wrapper(weights: Arrays) -> str:
     """A prefix in `WRAPPERS` that all entries have, but for those of a head beside it."""
-    wrappers = {f"{name.split('.')[0]}." for name in weights if name.split(".")[0] not in HEADS}
+    wrappers = {f"{name.split('.')[0]}." for name in weights if name.split(".")[0] not in _HEADS}
     (wrapper,) = wrappers if len(wrappers) == 1 else ("",)
     return wrapper if wrapper.removesuffix(".") in WRAPPERS else ""
 

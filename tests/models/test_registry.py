@@ -76,6 +76,36 @@ def test_smallest_image(name: str) -> None:
                 kcc.create_model(name, 2, (least + 4, least - 1, channels), **options)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_images_of_any_size(name: str) -> None:
+    """With global pooling, or fully convolutional, the same answers as with a fixed size; otherwise the reason."""
+    import keras
+
+    (height, width, channels), options = SMALL[name]
+    height, width = (height + 4, width + 8) if height % 4 == 0 else (height + 1, width + 2)
+    fixed = kcc.create_model(name, 3, (height, width, channels), **options)
+    pooled = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
+    if len(fixed.output_shape) == 2 and not any(isinstance(layer, pooled) for layer in fixed.layers):
+        with pytest.raises(
+            InputError, match="flattens its last map needs images of one size; received an input_shape with None"
+        ):
+            kcc.create_model(name, 3, (None, None, channels), **options)
+        return
+    free = kcc.create_model(name, 3, (None, None, channels), **options)
+    assert free.input_shape == (None, None, None, channels)
+    free.set_weights(fixed.get_weights())
+    images = np.random.default_rng(0).random((2, height, width, channels), dtype=np.float32)
+    np.testing.assert_allclose(free.predict_on_batch(images), fixed.predict_on_batch(images), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_layers_are_those_of_keras(name: str) -> None:
+    """So that Keras alone opens what is saved."""
+    shape, options = SMALL[name]
+    for layer in kcc.create_model(name, 3, shape, **options).layers:
+        assert type(layer).__module__.startswith("keras."), layer
+
+
 @pytest.mark.parametrize("name", [name for name in MODELS if "include_top" in model_spec(name).options])
 def test_features_without_the_head(name: str) -> None:
     import keras

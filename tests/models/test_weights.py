@@ -341,3 +341,53 @@ def test_safetensors_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(InputError, match=r"needs safetensors: pip install 'kerascv_course\[pretrained\]'"):
         load_weights(small(), tmp_path / "w.safetensors")
+
+
+# --- a run ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_gives_its_weights_and_another_head_is_said(tiny_run, tmp_path, caplog):
+    options = tiny_run.recipe().model_options
+    for run in (tiny_run.path, tiny_run / "best.keras"):
+        caplog.clear()
+        model = kcc.create_model("lenet5", 10, weights=run, **options)
+        (network,) = [layer for layer in kcc.load_model(run).layers if layer.name == "lenet5"]
+        for ours, theirs in zip(model.get_weights(), network.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        assert model.loading_report.complete and not caplog.records
+        other = kcc.create_model("lenet5", num_classes=3, weights=run, **options)
+        for ours, theirs in zip(other.get_weights()[:-2], network.get_weights()[:-2], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        assert other.output_shape == (None, 3)
+        assert [entry.variable for entry in other.loading_report.mismatched] == ["logits/kernel", "logits/bias"]
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert f"the last layer, logits, is initialized randomly: {run} has another shape there" in caplog.text
+
+
+def test_a_run_of_another_network_is_refused(tiny_run, tmp_path):
+    with pytest.raises(InputError, match="no entry fits: these are the weights of another network"):
+        kcc.create_model("resnet18", 3, (32, 32, 1), weights=tiny_run.path)
+    with pytest.raises(
+        InputError, match=r"may differ in the last layer \(logits\) only; .*c1/kernel.*belongs to another network"
+    ):
+        kcc.create_model("lenet5", 3, (32, 32, 3), weights=tiny_run.path)
+    (tmp_path / "recipe.json").touch()
+    with pytest.raises(DataError, match=r"no weights file '.*best\.keras'"):
+        kcc.create_model("lenet5", 3, weights=tmp_path)
+
+
+def test_a_model_of_a_run_is_a_layer_of_another_model(tiny_run):
+    """As the README shows it: frozen, only the new layers learn; otherwise all."""
+    import keras
+
+    digits = kcc.load_model(tiny_run.path)
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 1), np.uint8)
+    before = digits.predict(images, verbose=0)
+    for trainable in (False, True):
+        digits.trainable = trainable
+        image = keras.Input((32, 32, 1), dtype="uint8")
+        model = keras.Model(image, keras.layers.Dense(2)(digits(image)))
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        assert len(model.trainable_weights) == 2 + trainable * 10
+        model.fit(images, np.arange(8) % 2, verbose=0)
+        assert np.array_equal(digits.predict(images, verbose=0), before) != trainable

@@ -14,9 +14,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerascv_course.core.errors import InputError, UnknownNameError
-from kerascv_course.models import create_model, load_weights
-from kerascv_course.models.weights import HEADS
+from kerascv_course import models
+from kerascv_course.core.errors import UnknownNameError
 
 __all__ = ["freeze_before", "load_all_but_head", "stated_normalization", "warn_of_normalization"]
 
@@ -24,9 +23,6 @@ log = logging.getLogger(__name__)
 
 
 IMAGENET = "imagenet"
-
-#: Layers of our own retrieval models above the network, which weights to start from may contain.
-_RETRIEVAL_HEADS = ("projection", "neck", "cosines", "center_distances")
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -47,28 +43,12 @@ def load_all_but_head(network: keras.Model, source: str, name: str = "", *, has_
         DataError: a source that is missing, damaged or cannot be downloaded.
     """
     if source == IMAGENET:
-        donor = create_model(name, weights=IMAGENET)
+        donor = models.create_model(name, weights=IMAGENET)
         with tempfile.TemporaryDirectory() as folder:
             donor.save(path := Path(folder) / "imagenet.keras")
             load_all_but_head(network, str(path), has_head=has_head)
         return
-    report = load_weights(network, source, strict=False)
-    head = [layer for layer in network.layers if layer.weights][-1].name if has_head else None
-    missing = [name for name in report.missing if name.split("/")[0] != head]
-    mismatched = [entry.variable for entry in report.mismatched if entry.variable.split("/")[0] != head]
-    left_over = [entry for entry in report.unexpected if re.split(r"[./]", entry)[0] not in (*HEADS, *_RETRIEVAL_HEADS, head)]
-    if problems := [*missing, *mismatched, *left_over]:
-        rule = f"may differ in the last layer ({head}) only" if head else "must have the network's shapes"
-        shown = ", ".join(problems[:3]) + (" …" if len(problems) > 3 else "")
-        raise InputError(
-            f"weights to start from {rule}; {report.summary}, among them {shown}: {source} belongs to another network than "
-            f"{network.name}"
-        )
-    if report.prefix:
-        log.info("the weights in %s have the prefix %r, which is ignored", source, report.prefix)
-    if report.mismatched or report.missing:
-        state = "another shape there" if report.mismatched else "no weights for it"
-        log.info("the last layer, %s, is initialized randomly: %s has %s", head, source, state)
+    models.load_all_but_head(network, source, has_head=has_head)
 
 
 def warn_of_normalization(source: str, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -94,6 +74,8 @@ def stated_normalization(source: str) -> Normalization | None:
     """Mean and standard deviation that weights state: the recipe of the run they are in, a model card's ``config.json`` beside the file
     (``pretrained_cfg``, as timm writes it), or the metadata of a .safetensors file; None if nothing is stated."""
     path = Path(source)
+    if path.is_dir():
+        path = path / "best.keras"
     for place, read in ((path.with_name("recipe.json"), _from_recipe), (path.with_name("config.json"), _from_model_card)):
         if path.is_file() and place.is_file() and place.stat().st_size < MAX_CARD:
             with contextlib.suppress(ValueError, KeyError, TypeError):
