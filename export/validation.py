@@ -24,7 +24,7 @@ from export.predictor import OnnxModel, open_session
 from export.serving import preprocess, serving_graph
 from export.untrusted.screen import read_contract
 from kerascv_course.core.errors import CourseError, InputError
-from kerascv_course.core.images import Images
+from kerascv_course.core.images import Images, bounded_batch
 
 __all__ = ["ParityError", "ParityReport", "ParityRow", "certify", "check_parity", "export_validated"]
 
@@ -42,7 +42,7 @@ MAX_CHANGE = 1e-3
 KERAS_BATCH = 256
 
 #: Images compared at once: a whole number of batches of each usual size, and a bound on the memory.
-CHUNK = 7 * 128
+CHUNK = 7 * 64
 
 #: Seconds after which onnx.reference, which is slow plain NumPy, gets no further image.
 REFERENCE_SECONDS = 5.0
@@ -289,7 +289,7 @@ def export_validated(
     with staged(path) as candidate:
         write_model(proto, candidate)
         check_valid(candidate)
-        file = OnnxModel(candidate, opened=(open_session(candidate), contract))
+        file = OnnxModel(candidate, opened=(open_session(candidate, arena=False), contract))
         report = _Gate(model, file, images, gate or {}).compare(path if rejected is None else rejected)
         if not report.ok:
             if rejected is not None:
@@ -357,7 +357,7 @@ class _Gate:
 
     def compare(self, path: str | Path) -> ParityReport:
         """Run Keras and the file on all images, and judge the differences; `path`: name of the file in the report."""
-        plain = open_session(self.file.path, optimize=False, screened=True)
+        plain = open_session(self.file.path, optimize=False, screened=True, arena=False)
         as_written = OnnxModel(self.file.path, opened=(plain, self.contract))
         tallies: Tallies = {}
         self._compare_labels()
@@ -407,7 +407,8 @@ class _Gate:
             if set(outputs) == set(self.serving.output):
                 return outputs
         values = images if images.dtype == self.serving.inputs[0].dtype else preprocess(images, self.contract.preprocessing)
-        batches = [self.serving.predict_on_batch(values[i : i + KERAS_BATCH]) for i in range(0, len(values), KERAS_BATCH)]
+        size = bounded_batch(KERAS_BATCH, values.shape)
+        batches = [self.serving.predict_on_batch(values[i : i + size]) for i in range(0, len(values), size)]
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
     def _tally(

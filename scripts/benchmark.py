@@ -1,5 +1,6 @@
 """Benchmarks. ``python scripts/benchmark.py models`` writes docs/models.md, ``engines`` the table of docs/export.md, ``classical``
-docs/scenes_speed.md, ``analysis`` docs/analysis_speed.md, ``pipeline`` and ``train`` docs/training_speed.md.
+docs/scenes_speed.md, ``analysis`` docs/analysis_speed.md, ``pipeline`` and ``train`` docs/training_speed.md; ``folder`` prints
+figures for docs/data.md.
 
 What is compared is timed in turns, round after round, so that a slow spell of the machine meets all alike; medians are reported,
 with the machine named.
@@ -23,7 +24,7 @@ import numpy as np
 import tyro
 from benchmark_analysis import analysis
 from benchmark_classical import classical
-from benchmark_pipeline import pipeline
+from benchmark_pipeline import folder, pipeline
 from benchmark_train import train
 
 from kerascv_course.core.environment import describe_machine, package_versions, start_tensorflow
@@ -224,6 +225,7 @@ if __name__ == "__main__":
             "classical": classical,
             "analysis": analysis,
             "pipeline": pipeline,
+            "folder": folder,
             "train": train,
         },
         prog="python scripts/benchmark.py",

@@ -1,20 +1,30 @@
-"""Speed of the training stream: ``python scripts/benchmark.py pipeline`` writes the first part of docs/training_speed.md."""
+"""Speed of the training stream: ``python scripts/benchmark.py pipeline`` writes the first part of docs/training_speed.md.
+
+``python scripts/benchmark.py folder`` trains on a folder of generated files and prints memory and time, for docs/data.md.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 from benchmark_page import machine, read_parts, write_page
+from PIL import Image
 
 from kerascv_course.config import Augmentation
-from kerascv_course.core.environment import start_tensorflow
+from kerascv_course.core.environment import core_count, start_tensorflow
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -98,6 +108,54 @@ def pipeline(
     parts = read_parts(output) | {"pipeline": "\n".join(lines)}
     write_page(output, PAGE_HEAD, parts, PARTS)
     print(parts["pipeline"])
+
+
+def folder(
+    images: int = 50_000,
+    size: int = 224,
+    cache: tuple[str, ...] = ("auto",),
+    model: str = "keras.applications/MobileNet --model-options alpha 0.25",
+    batch: int = 16,
+) -> None:
+    """A whole run on generated JPEG files in a temporary folder: peak memory, seconds in all and of the epoch.
+
+    Args:
+        images: number of files, in 10 classes.
+        size: their height and width.
+        cache: values of ``--data.cache``, one run each.
+        model: network, and its options.
+        batch: images of a training step; the values within the network take memory as well.
+    """
+    with tempfile.TemporaryDirectory() as made:
+        root = Path(made)
+        with ProcessPoolExecutor(core_count()) as pool:
+            list(pool.map(partial(_write_class, root / "images", size, images // 10), range(10)))
+        stored = sum(path.stat().st_size for path in root.rglob("*.jpg"))
+        print(f"{images:,} files of {size}×{size}, {stored / 1e9:.2f} GB; {machine()}", flush=True)
+        for one in cache:
+            words = f"folder-classify --model {model} --epochs 1 --batch-size {batch} --data.cache {one}"
+            words += f" --data.image-size {size} {size} --data-dir {root / 'images'} --run-dir {root / one}"
+            started = time.perf_counter()
+            child = subprocess.Popen([sys.executable, "-m", "kerascv_course.train", *words.split()])
+            _, status, used = os.wait4(child.pid, 0)
+            row = (root / one / "history.csv").read_text().splitlines()[-1].split(",")
+            print(
+                f"--data.cache {one}: exit code {os.waitstatus_to_exitcode(status)}, peak {used.ru_maxrss / 1024**2:.2f} GiB, "
+                f"{time.perf_counter() - started:.0f} s in all, of these the epoch with its validation {float(row[-1]):.0f} s",
+                flush=True,
+            )
+
+
+def _write_class(root: Path, size: int, count: int, number: int) -> None:
+    """Write `count` JPEG files of a class: a bright disc on a gradient, farther down for each class, and coarse noise."""
+    rng, (rows, columns) = np.random.default_rng(number), np.mgrid[:size, :size]
+    (root / f"class{number}").mkdir(parents=True)
+    for image in range(count):
+        top, left = size * (number + 0.5) / 10, rng.uniform(0, size)
+        light = 60 + 100 * rows / size + 90 * ((rows - top) ** 2 + (columns - left) ** 2 < (size / 6) ** 2)
+        noise = rng.normal(0, 25, (-(-size // 8), -(-size // 8), 3)).repeat(8, 0).repeat(8, 1)[:size, :size]
+        pixels = np.clip(light[..., None] + noise, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(root / f"class{number}" / f"{image:05}.jpg", quality=90)
 
 
 def _steps_per_second(step: Callable[[], Any], seconds: float) -> float:

@@ -18,6 +18,7 @@ __all__ = [
     "Filter",
     "ImageError",
     "Images",
+    "bounded_batch",
     "convert_image",
     "image_files",
     "image_suffixes",
@@ -28,6 +29,9 @@ __all__ = [
 #: Images with more pixels are refused before decoding: a small file can unpack to gigabytes. With its copies of 4 bytes per pixel an
 #: image of this size stays below 1 GiB.
 MAX_PIXELS = 50_000_000
+
+#: Pixels of a batch that is evaluated: 256 images of 128×128. The values within a network take many times the memory of its images.
+BATCH_PIXELS = 256 * 128 * 128
 
 #: Formats that are opened. Pillow supports more, some of which run other programs (EPS).
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PCX")
@@ -65,6 +69,16 @@ class Images(Protocol):
     def __iter__(self) -> Iterator[Any]: ...
 
     def __getitem__(self, index: Any) -> Any: ...
+
+
+def bounded_batch(most: int, shape: tuple[int, ...]) -> int:
+    """Images to evaluate at once: `most`, or fewer of large ones, so that memory is bounded.
+
+    Args:
+        most: number of small images.
+        shape: (N, height, width, channels) of the images.
+    """
+    return max(1, min(most, BATCH_PIXELS // (shape[1] * shape[2])))
 
 
 def read_image(

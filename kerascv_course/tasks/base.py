@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from kerascv_course.config import TASKS, Recipe, TrainedRecipe
 from kerascv_course.core.errors import InputError
+from kerascv_course.core.images import bounded_batch
 from kerascv_course.core.lazy import keras
 from kerascv_course.data import DataInfo, Dataset, Split
 from kerascv_course.data.pipeline import evaluation_batches, reading
@@ -62,7 +63,7 @@ class Task(Generic[RecipeT]):
     targets = "classes"
     #: Caption of each of the task's figures by file stem, in the order of the report.
     captions: Mapping[str, str] = {}
-    #: Images per call in `predict`.
+    #: Images per call in `predict`, of large ones fewer.
     evaluation_batch = 256
     #: Batch sizes at which the exported file is validated.
     batch_sizes: tuple[int, ...] = (1, 7, 64)
@@ -89,7 +90,8 @@ class Task(Generic[RecipeT]):
     def predict(self, model: keras.Model, split: Split) -> Any:
         """Predictions for a split, in the form that `evaluate` and `figures` use; scores (N, …) by default."""
         with reading():
-            return model.predict(evaluation_batches(split, self.evaluation_batch), verbose=0)
+            batch = bounded_batch(self.evaluation_batch, split.images.shape)
+            return model.predict(evaluation_batches(split, batch), verbose=0)
 
     def outputs(self, predictions: Any) -> dict[str, np.ndarray]:
         """Outputs of the serving graph that are known from the predictions of a split, by name."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import keras
 import tensorflow as tf
 
+from kerascv_course.core.images import bounded_batch
 from kerascv_course.core.schema import to_json
 from kerascv_course.data import Dataset, check_batch
 from kerascv_course.data.pipeline import evaluation_batches, reading, steps_per_epoch, training_batches
@@ -112,6 +113,7 @@ def train(training: Training, run: Run, *, resume: bool = False, monitors: Seque
     callbacks = _callbacks(training, run, progress)
     if len(rest):
         callbacks.insert(0, Remainder(len(shared), rest))
+    batch = bounded_batch(VALIDATION_BATCH, shared.images.shape)
     with devices.fitting(), report_lost_processes(run), reading():
         training.model.fit(
             training_batches(
@@ -126,7 +128,7 @@ def train(training: Training, run: Run, *, resume: bool = False, monitors: Seque
             epochs=periods,
             initial_epoch=done,
             steps_per_epoch=training.period_steps,
-            validation_data=evaluation_batches(shared, devices.multiple(VALIDATION_BATCH), part=part),
+            validation_data=evaluation_batches(shared, devices.multiple(batch), part=part),
             callbacks=[*callbacks, *(monitors if devices.writes else ())],
             shuffle=False,  # the stream is shuffled already
             verbose=0,
