@@ -116,6 +116,8 @@ class _Shapes:
                         f"the input of {functional.name!r} is {_show(shape)} with open axes: give input_shape "
                         f"(--input-shape), such as {_show(tuple(n or 224 for n in shape))}"
                     )
+            if any(tensor.shape[0] is not None for tensor in inputs):  # counts are for one image, whatever the batch
+                self.propagate(functional, declared)
             return
         if len(inputs) != 1:
             raise InputError(f"input_shape is for models with one input; {functional.name!r} has {len(inputs)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import keras
 import pytest
 
 import kerascv_course as kcc
@@ -108,6 +109,22 @@ def test_open_axes_need_a_shape_and_take_any():
         summarize(model, (15, 20, 1))
     with pytest.raises(InputError, match="does not fit"):
         summarize(model, (15, 3))
+
+
+def test_counts_are_for_one_image_whatever_the_batch():
+    def model(batch):
+        image = keras.Input(batch_shape=(batch, 16, 16, 3))
+        x = keras.layers.MaxPooling2D(2)(keras.layers.Conv2D(4, 3, padding="same")(image))
+        x = keras.layers.Dense(5)(keras.layers.Permute((2, 1))(keras.layers.Reshape((64, 4))(x)))
+        return keras.Model(image, keras.layers.Dense(7)(keras.layers.Flatten()(x)))
+
+    wanted = summarize(model(None))
+    for batch in (1, 8):
+        for shape in (None, (16, 16, 3)):
+            found = summarize(model(batch), shape)
+            assert (found.macs, found.neurons, found.connections) == (wanted.macs, wanted.neurons, wanted.connections)
+            assert found.activation_bytes == wanted.activation_bytes
+            assert [row.output_shape for row in found.rows] == [row.output_shape for row in wanted.rows]
 
 
 def test_another_size_of_a_fixed_model():

@@ -47,19 +47,20 @@ def distances(queries: Any, references: Any, metric: Distance, power: float = 3.
         power: p of ``minkowski``, above 0.
 
     Returns:
-        float32 (Q, R), computed in float64.
+        float32 (Q, R), computed in float64; equal references are at equal distances.
     """
     a, b = ops.cast(queries, "float64"), ops.cast(references, "float64")
     if metric == "cosine":
         a, b = (x / ops.maximum(ops.sqrt(ops.sum(x * x, axis=1, keepdims=True)), _TINY) for x in (a, b))
-        return ops.cast(1.0 - ops.matmul(a, ops.transpose(b)), "float32")
-    if metric == "euclidean":
-        square = ops.sum(a * a, axis=1)[:, None] + ops.sum(b * b, axis=1) - 2.0 * ops.matmul(a, ops.transpose(b))
-        return ops.cast(ops.sqrt(ops.maximum(square, 0.0)), "float32")
+    # pair by pair: a matrix product sums in an order that depends on the place of a vector among the others
     a, b = a[:, None], b[None]
+    if metric == "cosine":
+        return ops.cast(1.0 - ops.sum(a * b, axis=2), "float32")
     if metric == "intersection":
         return ops.cast(1.0 - ops.sum(ops.minimum(a, b), axis=2), "float32")
     difference = ops.abs(a - b)
+    if metric == "euclidean":
+        return ops.cast(ops.sqrt(ops.sum(difference * difference, axis=2)), "float32")
     if metric == "chi2":
         return ops.cast(0.5 * ops.sum(difference * difference / ops.maximum(a + b, _TINY), axis=2), "float32")
     if metric == "minkowski":

@@ -109,3 +109,13 @@ def test_kernel_map_approximates_the_kernel(kernel, order, tolerance):
     assert mapped.shape == (8, 20 * (2 * order + 1))
     assert np.abs(mapped @ mapped.T - exact).max() < tolerance
     assert not numpy(KernelMap(kernel)(np.zeros((1, 4), np.float32))).any()
+
+
+@pytest.mark.parametrize("metric", DISTANCES)
+@pytest.mark.parametrize(("count", "values"), [(33, 256), (100, 129)])
+def test_equal_vectors_are_at_equal_distances(metric, count, values):
+    """Wherever they stand among the others, so that a tie is one."""
+    vectors = np.random.default_rng(0).dirichlet(np.ones(values), count).astype(np.float32)
+    found = numpy(distances(vectors, np.concatenate([vectors, vectors]), metric))
+    np.testing.assert_array_equal(found[:, :count], found[:, count:])
+    np.testing.assert_array_equal(found[:, :count], found[:, :count].T)
