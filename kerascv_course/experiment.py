@@ -31,7 +31,7 @@ from kerascv_course.core.environment import (
     seconds_since_start,
     source_commit,
 )
-from kerascv_course.core.errors import CourseError, InputError
+from kerascv_course.core.errors import CourseError, InputError, shell_word
 from kerascv_course.core.io import atomic_write
 from kerascv_course.core.keras_file import load_model, save_model
 from kerascv_course.core.provenance import is_current, outdated, record_current
@@ -240,10 +240,7 @@ class Experiment:
                 elif self.options.devices.writes and not self.options.train_only:
                     self.finish()
             except KeyboardInterrupt:
-                raise Interrupted(
-                    "interrupted; all completed validations are kept. Resume with: python -m kerascv_course.train --resume "
-                    f"{self.folder.path}"
-                ) from None
+                raise Interrupted(_describe_interruption(self.folder)) from None
         self.seconds = time.perf_counter() - started
         return self
 
@@ -429,7 +426,7 @@ class Experiment:
             if not is_current(self.folder.path, METRICS):
                 raise InputError(
                     f"{self.folder.path} was trained further after its evaluation: evaluate it first, python -m "
-                    f"kerascv_course.train --resume {self.folder.path}"
+                    f"kerascv_course.train --resume {shell_word(self.folder.path)}"
                 )
         log.info("exporting, and validating the file on all %d test images", len(self.data.test))
         recipe, info, described = self.recipe, self.data.info, self.task.describe(self)
@@ -526,8 +523,16 @@ def _finish_on_tensorflow(run: Run) -> None:
     if done.returncode:
         raise CourseError(
             "the training is done, but evaluating and exporting on TensorFlow failed, see above; then resume with: "
-            f"python -m kerascv_course.train --resume {run.path}"
+            f"python -m kerascv_course.train --resume {shell_word(run.path)}"
         )
+
+
+def _describe_interruption(run: Run) -> str:
+    """What is kept of a run that was interrupted, and how it continues."""
+    if not (run / "recipe.json").is_file():
+        return "interrupted before anything was written"
+    kept = "all completed validations are kept" if (run / "last.npz").is_file() else "there is no finished validation yet"
+    return f"interrupted; {kept}. Resume with: python -m kerascv_course.train --resume {shell_word(run.path)}"
 
 
 def _digest(path: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Literal
 from kerascv_course.config import Recipe, TrainedRecipe, check_resumed
 from kerascv_course.core.cli import Parser
 from kerascv_course.core.environment import seconds_since_start, start_tensorflow
-from kerascv_course.core.errors import InputError, run_cli
+from kerascv_course.core.errors import InputError, run_cli, shell_word
 from kerascv_course.core.schema import to_json
 from kerascv_course.data import check_batch, check_source
 from kerascv_course.data.record import read_record
@@ -180,12 +180,14 @@ def _run(recipe: Recipe, arguments: TrainArguments, run_dir: Path) -> int:
     for name, value in experiment.headline.items():
         print(f"  {name:<20} {value}")
     if arguments.train_only and not experiment.complete:
-        print(f"\nnot evaluated on the test split yet; evaluate and export with:\n  {PROG} --resume {run.path}")
+        print(f"\nnot evaluated on the test split yet; evaluate and export with:\n  {PROG} --resume {shell_word(run.path)}")
         return 0
     print(f"  {'report':<20} {run / 'report.html'}")
     if recipe.export.enabled:
         print(f"  {'model':<20} {run / 'model.onnx'}")
-        print(f"\npredict with it:\n  python -m export predict {run / 'model.onnx'} {experiment.sample}")
+        print(
+            f"\npredict with it:\n  python -m export predict {shell_word(run / 'model.onnx')} {shell_word(experiment.sample)}"
+        )
     return 0
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import functools
+import itertools
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -212,6 +214,18 @@ def test_nothing_but_definitions_runs_at_import(module):
             assert isinstance(node.value, ast.Constant), f"{module}:{node.lineno} runs at import"
         else:
             assert isinstance(node, allowed), f"{module}:{node.lineno} runs at import"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_paths_in_suggested_commands_are_quoted(module):
+    command = re.compile(r"(--(resume|file|logdir|directory|output|data-dir)|python -m (export|kerascv_course)[.\w -]*) $")
+    names = ("recipe", "setting", "PROG")  # words without blanks
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            for text, value in itertools.pairwise(node.values):
+                if isinstance(text, ast.Constant) and isinstance(value, ast.FormattedValue) and command.search(str(text.value)):
+                    said = ast.unparse(value.value)
+                    assert said.startswith("shell_word(") or said in names, f"{module}:{node.lineno} {said}"
 
 
 def test_no_class_name_exists_twice():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from export.commands.paths import model_file
 from export.web.page import write_page
+from kerascv_course.core.errors import shell_word
 
 __all__ = ["add_page"]
 
@@ -38,4 +39,4 @@ def _page(arguments: argparse.Namespace) -> None:
     )
     print(page)
     if not arguments.single_file:
-        print(f"view it: python -m http.server --directory {page.parent} 8000, then http://localhost:8000")
+        print(f"view it: python -m http.server --directory {shell_word(page.parent)} 8000, then http://localhost:8000")

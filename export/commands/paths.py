@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kerascv_course.core.errors import InputError
+from kerascv_course.core.errors import InputError, shell_word
 
 __all__ = ["MODEL", "check_exists", "containing_run", "model_file", "run_folder"]
 
@@ -37,7 +37,7 @@ def model_file(path: Path) -> Path:
     file = path / MODEL
     if not file.is_file():
         if (path / RECIPE).is_file():
-            raise InputError(f"{file} is missing: export the run first, python -m export {path}")
+            raise InputError(f"{file} is missing: export the run first, python -m export {shell_word(path)}")
         raise InputError(f"the folder {path} has no {MODEL}: give an ONNX file, or a run folder")
     return file
 

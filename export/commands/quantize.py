@@ -15,7 +15,7 @@ from export.predictor import OnnxModel
 from export.quantization.quantize import LabeledImages, quantize_model
 from export.quantization.report import PrecisionReport, RefusedError
 from kerascv_course.core.environment import start_tensorflow
-from kerascv_course.core.errors import CourseError, InputError
+from kerascv_course.core.errors import CourseError, InputError, shell_word
 from kerascv_course.core.lock import sole_writer
 from kerascv_course.core.provenance import is_current, record_copy
 
@@ -97,7 +97,7 @@ def _convert_source(arguments: argparse.Namespace) -> None:
 def _quantize_run(path: Path, arguments: argparse.Namespace) -> None:
     source = model_file(path)
     if not is_current(path, source.name):
-        raise InputError(f"{source} was made from earlier weights: export the run again, python -m export {path}")
+        raise InputError(f"{source} was made from earlier weights: export the run again, python -m export {shell_word(path)}")
     start_tensorflow()
     from kerascv_course.experiment import Experiment, configure_logging
 

@@ -12,7 +12,7 @@ from export.commands.images import read_folder
 from export.commands.paths import check_exists, containing_run, model_file, run_folder
 from export.gallery.retriever import NEAREST, build_retriever, enroll
 from kerascv_course.core.environment import package_versions, quiet_stderr, source_commit, start_tensorflow
-from kerascv_course.core.errors import InputError
+from kerascv_course.core.errors import InputError, shell_word
 from kerascv_course.core.images import read_image
 from kerascv_course.core.keras_file import load_keras
 from kerascv_course.core.lock import sole_writer
@@ -102,7 +102,7 @@ def _run(arguments: argparse.Namespace) -> None:
         _export_keras_file(arguments)
     elif not arguments.run.is_dir():
         run = containing_run(arguments.run)
-        remedy = f"python -m export {run} exports its run again" if run else "give a run folder or a .keras file"
+        remedy = f"python -m export {shell_word(run)} exports its run again" if run else "give a run folder or a .keras file"
         raise InputError(f"{arguments.run} is not a .keras file: {remedy}")
     elif given:
         raise InputError(f"{_flag(given[0])} is for a .keras file; {arguments.run} is a run, which has it in its recipe")
@@ -119,7 +119,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     given: Path = arguments.run
-    run = run_folder(given, f"name the run that it was made from, python -m export check RUN --file {given}")
+    run = run_folder(given, f"name the run that it was made from, python -m export check RUN --file {shell_word(given)}")
     file = model_file(arguments.file or (given if given.suffix == ".onnx" else run))
     start_tensorflow()
     from export.validation import ParityError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -74,7 +75,7 @@ def describe_command() -> dict[str, Any]:
     module = spec.name if spec else Path(sys.argv[0]).name
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "-m", module.removesuffix(".__main__"), *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", module.removesuffix(".__main__"), *sys.argv[1:]]),
         "commit": source_commit(),
     }
 

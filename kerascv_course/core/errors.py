@@ -6,10 +6,11 @@ A message states the rule, the value received and the remedy.
 from __future__ import annotations
 
 import difflib
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 
-__all__ = ["CourseError", "DataError", "InputError", "UnknownNameError", "nearest_names", "run_cli", "suggest"]
+__all__ = ["CourseError", "DataError", "InputError", "UnknownNameError", "nearest_names", "run_cli", "shell_word", "suggest"]
 
 #: A missing module of these packages is a defect, not an incomplete installation.
 OUR_PACKAGES = ("kerascv_course", "export")
@@ -57,6 +58,11 @@ def nearest_names(name: str, known: Iterable[str]) -> list[str]:
     beginning = [one for one in known if name and one.startswith(name)]
     similar = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return list(dict.fromkeys([*beginning, *similar]))[:3]
+
+
+def shell_word(path: object) -> str:
+    """A path as it is written in a command that a message suggests: in quotes where it has blanks or the like."""
+    return shlex.quote(str(path))
 
 
 def run_cli(main: Callable[[], int | None]) -> None:

@@ -8,13 +8,16 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from kerascv_course.core.errors import shell_word
+
 __all__ = ["render_html"]
 
 
 def render_html(package: str, template: str, /, **values: Any) -> str:
     """Render a template of a package; all values are escaped.
 
-    Templates extend ``page.html.jinja``; the filter ``data_uri`` turns the bytes of a PNG file into an address.
+    Templates extend ``page.html.jinja``; the filter ``data_uri`` turns the bytes of a PNG file into an address, ``shell_word`` quotes a
+    path for a command.
 
     Args:
         package: dotted name of the package that has the template as a data file.
@@ -34,6 +37,7 @@ def _environment(package: str) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["data_uri"] = _data_uri
+    environment.filters["shell_word"] = shell_word
     return environment
 
 

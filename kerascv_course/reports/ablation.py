@@ -98,7 +98,7 @@ def run_all(runs: Sequence[AblationRun], *, data_dir: Path | None = None) -> dic
             log.info("%s", error)
             failed[run.folder] = str(error)
         except Interrupted:
-            raise Interrupted("interrupted; all completed validations are kept. Resume with the same command") from None
+            raise Interrupted("interrupted; finished runs and validations are kept. Resume with the same command") from None
         keras.backend.clear_session()
         gc.collect()  # the data of a run and its pipeline form reference cycles
     return failed

@@ -15,7 +15,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from kerascv_course.config import TrainedRecipe
-from kerascv_course.core.errors import InputError
+from kerascv_course.core.errors import InputError, shell_word
 from kerascv_course.core.tables import markdown_table
 from kerascv_course.training.run_dir import Run
 
@@ -136,7 +136,7 @@ def format_unevaluated(groups: Sequence[RunGroup]) -> str:
     return "\n".join(
         f"{run.path} is not evaluated: validation metrics after epoch {read_history(run)[-1]['epoch']:g}"
         + (f" of {recipe.epochs}" if isinstance(recipe := run.recipe(), TrainedRecipe) else "")
-        + f"; continue with python -m kerascv_course.train --resume {run.path}"
+        + f"; continue with python -m kerascv_course.train --resume {shell_word(run.path)}"
         for group in groups
         if not group.evaluated
         for run in group.runs

@@ -22,7 +22,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from kerascv_course.config import Recipe, TrainedRecipe
-from kerascv_course.core.errors import CourseError, InputError
+from kerascv_course.core.errors import CourseError, InputError, shell_word
 from kerascv_course.core.io import atomic_write
 from kerascv_course.core.keras_file import save_model
 from kerascv_course.data import Split
@@ -328,7 +328,7 @@ class Monitors:
         callbacks: list[keras.callbacks.Callback] = []
         if self.tensorboard:
             callbacks.append(keras.callbacks.TensorBoard(str(run / "tensorboard"), update_freq="epoch"))
-            log.info("TensorBoard: tensorboard --logdir %s", run / "tensorboard")
+            log.info("TensorBoard: tensorboard --logdir %s", shell_word(run / "tensorboard"))
         if self.profile:
             callbacks.append(Profiler(run / "profile"))
         return callbacks
@@ -366,4 +366,4 @@ class Profiler(keras.callbacks.Callback):
             tf.profiler.experimental.stop()
             self._recording = False
             text = "profile of steps %d to %d: tensorboard --logdir %s (with the package tensorboard-plugin-profile)"
-            log.info(text, self.first, self._step, self.folder)
+            log.info(text, self.first, self._step, shell_word(self.folder))

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kerascv_course.core.errors import CourseError, InputError
+from kerascv_course.core.errors import CourseError, InputError, shell_word
 
 if TYPE_CHECKING:
     from kerascv_course.training.run_dir import Run
@@ -239,7 +239,9 @@ def report_lost_processes(run: Run | None) -> Iterator[None]:
 
 
 def _lost(run: str | None) -> str:
-    again = f"All finished validations are kept; restart all processes with --resume {run}" if run else "Restart all processes"
+    again = "Restart all processes"
+    if run:
+        again += f" with --resume {shell_word(run)}, after the last finished validation"
     return f"another process of this training has ended or does not respond: see its output. {again}"
 
 
@@ -318,6 +320,6 @@ def supervise(module: str, arguments: Sequence[str], run: str) -> int:
         raise LostProcessError(_lost(run))
     sys.stderr.writelines(held)
     raise CourseError(
-        f"the training process was ended by signal {-code} ({signal.Signals(-code).name}). All finished validations are kept; "
-        f"restart the processes with --resume {run}"
+        f"the training process was ended by signal {-code} ({signal.Signals(-code).name}): restart the processes with "
+        f"--resume {shell_word(run)}, after the last finished validation"
     )

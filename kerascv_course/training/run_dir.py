@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kerascv_course.config import Recipe, read_recipe
 from kerascv_course.core.environment import describe_command
-from kerascv_course.core.errors import CourseError, InputError
+from kerascv_course.core.errors import CourseError, InputError, shell_word
 from kerascv_course.core.io import atomic_write, check_new_folder, write_text
 from kerascv_course.core.lock import new_folder, remove_partial, sole_writer
 from kerascv_course.core.schema import to_json
@@ -154,7 +154,9 @@ class Run:
         """
         path = self / name
         if not path.is_file():
-            raise InputError(f"{path} is missing because the run is unfinished: resume it with --resume {self.path}")
+            raise InputError(
+                f"{path} is missing because the run is unfinished: resume it with --resume {shell_word(self.path)}"
+            )
         try:
             content: dict[str, Any] = json.loads(path.read_bytes())
             return content
@@ -191,4 +193,4 @@ class Run:
 
 
 def _remedy(path: Path) -> str:
-    return f"choose another --run-dir, or resume the run with --resume {path}"
+    return f"choose another --run-dir, or resume the run with --resume {shell_word(path)}"

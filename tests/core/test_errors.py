@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from kerascv_course.core.errors import InputError, UnknownNameError, run_cli
+from kerascv_course.core.errors import InputError, UnknownNameError, run_cli, shell_word
 
 
 def test_unknown_name_suggests_the_nearest() -> None:
@@ -41,3 +43,7 @@ def test_unknown_name_suggests_names_that_it_begins_first() -> None:
 
 def test_an_unknown_number_lists_all_known_ones() -> None:
     assert str(UnknownNameError("report", "009", ["000", "001"])) == "unknown report '009'; known: 000, 001"
+
+
+def test_a_path_with_blanks_is_quoted_in_a_suggested_command() -> None:
+    assert [shell_word(Path(path)) for path in ("runs/a-2", "my runs/a", "it's")] == ["runs/a-2", "'my runs/a'", "'it'\"'\"'s'"]

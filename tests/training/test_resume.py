@@ -137,9 +137,9 @@ def test_resume_after_a_stop_at_any_moment_of_saving(recipe, uninterrupted, tmp_
 def test_resume_before_the_first_checkpoint(recipe, uninterrupted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop(patch, "on_train_batch_end", lambda *_: True, KeyboardInterrupt)
-        with pytest.raises(Interrupted):
-            Experiment(recipe, tmp_path / "run").run()
-    assert_same(Experiment(recipe, tmp_path / "run", Options(resume=True)).run().folder, uninterrupted)
+        with pytest.raises(Interrupted, match=r"there is no finished validation yet. Resume with: .* --resume '.*/my run'"):
+            Experiment(recipe, tmp_path / "my run").run()
+    assert_same(Experiment(recipe, tmp_path / "my run", Options(resume=True)).run().folder, uninterrupted)
 
 
 def test_resume_with_more_epochs(recipe, tmp_path):
