@@ -1,0 +1,221 @@
+"""Keras models to ONNX graphs, on any backend of Keras.
+
+A model is a layer whose call is traced (`export.converter.trace`), and so is each layer in it, down to operations of `keras.ops`.
+These have a converter each, in `export.converter.operations`; layers that are one ONNX operator, or that do not call `keras.ops`,
+have one too (`export.converter.layers`). So custom layers and subclassed models need nothing of their own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from export.converter.graph import Constant, Graph, Operand, Tensor
+from export.converter.trace import NotConvertible, OpenArray, Step, Symbol, trace
+
+__all__ = ["ACTIVATIONS", "LAYERS", "OPERATIONS", "Converter", "layer", "operation"]
+
+#: Converters of operations by the name of their class, of layers by the class that defines their `call`.
+OPERATIONS: dict[str, Callable[..., Any]] = {}
+LAYERS: dict[type, Callable[..., Any]] = {}
+
+#: Activation functions that do not accept symbolic tensors, by what they compute.
+ACTIVATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    keras.activations.hard_silu: keras.ops.hard_silu,
+    keras.activations.sparsemax: keras.ops.sparsemax,
+    keras.activations.mish: lambda x: x * keras.ops.tanh(keras.ops.softplus(x)),
+}
+
+
+def operation(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the converter of operations: ``f(converter, step, *args, **kwargs)`` with tensors and constants as arguments."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        OPERATIONS.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+def layer(*kinds: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the converter of layers: ``f(converter, layer, *args, **kwargs)``; `NotImplemented` leaves it to the tracing."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        LAYERS.update({_defining_class(kind): function for kind in kinds})
+        return function
+
+    return register
+
+
+def _defining_class(kind: type) -> type:
+    """The class that defines the call of a layer."""
+    return next(base for base in kind.__mro__ if "call" in vars(base))
+
+
+class Converter:
+    """Writes what layers and functions do into a graph.
+
+    Args:
+        graph: to write into.
+        trials: number of sizes that open dimensions take, see `export.converter.trace`.
+        name: of the exported model; a model of that name inside it adds nothing to the names of nodes.
+    """
+
+    def __init__(self, graph: Graph, trials: int, name: str = "") -> None:
+        self.graph = graph
+        self.trials = trials
+        self.name = name
+        self._variables: dict[int, tuple[Any, np.ndarray]] = {}
+
+    def weight(self, variable: Any) -> Constant:
+        """A variable as a constant, called after it."""
+        if isinstance(variable, Constant):
+            return variable
+        if not isinstance(variable, keras.Variable):
+            return Constant(np.asarray(keras.ops.convert_to_numpy(variable)))
+        if id(variable) not in self._variables:
+            array = np.asarray(keras.ops.convert_to_numpy(variable))
+            self._variables[id(variable)] = (variable, array)
+        return Constant(self._variables[id(variable)][1], "/".join([*self.graph.scope, variable.name]))
+
+    def activate(self, function: Callable[..., Any] | None, x: Operand) -> Any:
+        """What an activation function makes of a tensor."""
+        return x if function is None else self.call(ACTIVATIONS.get(function, function), x)
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What a function of Keras operations makes of tensors.
+
+        Args:
+            function: takes and returns tensors, in any structure.
+            *args: tensors, constants and other values.
+            **kwargs: likewise.
+
+        Returns:
+            The structure with an `Operand` for each tensor.
+        """
+        known: dict[Symbol, Operand] = {}
+
+        def symbol(value: Any) -> Any:
+            if isinstance(value, Constant):
+                one = Symbol(value.shape, value.dtype)
+                known[one] = value
+                return one
+            if isinstance(value, Tensor):
+                known[value] = value
+            return value
+
+        inside = isinstance(getattr(function, "__self__", None), (keras.Model, keras.Sequential))
+        steps, result = trace(function, _leaves(symbol, args), _leaves(symbol, kwargs), self.trials)
+        for step in steps:
+            outputs = self._step(step, known, named=inside)
+            known.update(zip(step.outputs, outputs, strict=True))
+        return _leaves(lambda value: known[value] if isinstance(value, Symbol) else self._argument(value, known), result)
+
+    def _argument(self, value: Any, known: Mapping[Symbol, Operand]) -> Any:
+        if isinstance(value, Symbol):
+            return known[value]
+        if isinstance(value, OpenArray):
+            return self.graph.open_array(value, str(value.array.dtype))
+        if isinstance(value, keras.Variable) or keras.ops.is_tensor(value):
+            return self.weight(value)
+        if isinstance(value, (np.ndarray, np.generic)):
+            return Constant(np.asarray(value))
+        return value
+
+    def _step(self, step: Step, known: Mapping[Symbol, Operand], *, named: bool) -> list[Operand]:
+        args = _leaves(lambda value: self._argument(value, known), step.args)
+        kwargs = _leaves(lambda value: self._argument(value, known), step.kwargs)
+        what, graph = step.operations[0], self.graph
+        is_layer = isinstance(what, keras.Layer)
+        own_level = isinstance(what, keras.Model) and what.name == self.name and not graph.scope
+        before = graph.result
+        with graph.named(what.name if (is_layer or named) and not own_level else ""):
+            if step.outputs:
+                graph.result = step.outputs[0]
+            try:
+                result = self._layer(what, args, kwargs) if is_layer else self._operation(step, args, kwargs)
+            except NotConvertible as error:
+                if "\n" in str(error):
+                    raise
+                place = "/".join(graph.scope) or self.name
+                kind = f"{type(what).__name__}"
+                raise NotConvertible(f"{place} ({kind})\n{error}") from error
+            finally:
+                graph.result = before
+            results = [item for item in _flat(result) if isinstance(item, (Tensor, Constant))]
+            outputs = [
+                _described(item, symbol) for item, symbol in zip(results, step.outputs, strict=True)
+            ]
+            if (is_layer or named) and graph.scope:
+                graph.name_outputs([item.value for item in outputs if isinstance(item, Tensor)])
+        return outputs
+
+    def _operation(self, step: Step, args: Any, kwargs: Any) -> Any:
+        what = step.operations[0]
+        own = type(what).__module__.startswith("keras.src.")
+        converter = OPERATIONS.get(type(what).__name__) if own else None
+        if converter is not None:
+            return converter(self, step, *args, **kwargs)
+        if not own and self.trials and hasattr(what, "call"):
+            return self.call(what.call, *args, **kwargs)
+        raise NotConvertible(f"the operation {type(what).__name__} of keras.ops has no converter")
+
+    def _layer(self, what: Any, args: Any, kwargs: Any) -> Any:
+        if getattr(what, "quantization_mode", None) is not None:
+            raise NotConvertible("the layer is quantized by Keras: export the model before, and quantize the file")
+        converter = LAYERS.get(_defining_class(type(what)))
+        if converter is not None:
+            stated = {k: v for k, v in kwargs.items() if v is not None and not (k == "training" and not v)}
+            result = converter(self, what, *args, **stated)
+            if result is not NotImplemented:
+                return result
+        kwargs = {key: value for key, value in kwargs.items() if key != "training" or value}
+        if "training" in inspect.signature(what.call).parameters:
+            kwargs.setdefault("training", False)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            def cast(x: Any) -> Any:
+                return what.dtype_policy.convert_input(x, what.autocast, what.input_dtype)
+
+            if what._convert_input_args:
+                args, kwargs = keras.tree.map_structure(cast, (args, kwargs))
+            return what.call(*args, **kwargs)
+
+        call.__self__ = what  # type: ignore[attr-defined]
+        try:
+            return self.call(call, *args, **kwargs)
+        except NotConvertible:
+            raise
+        except Exception as error:
+            text = str(error).strip().split("\n")[0][:300]
+            raise NotConvertible(f"its call does more than operations of keras.ops: {type(error).__name__}: {text}") from error
+
+
+def _leaves(function: Callable[[Any], Any], value: Any) -> Any:
+    """`value` with the function applied to the leaves of its tuples, lists and dicts."""
+    if isinstance(value, (tuple, list)):
+        items = [_leaves(function, item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, dict):
+        return {key: _leaves(function, item) for key, item in value.items()}
+    return function(value)
+
+
+def _flat(value: Any) -> list[Any]:
+    """The leaves, in Keras's order (that of sorted keys in dicts)."""
+    if isinstance(value, (tuple, list)):
+        return [leaf for item in value for leaf in _flat(item)]
+    if isinstance(value, dict):
+        return [leaf for key in sorted(value) for leaf in _flat(value[key])]
+    return [value]
+
+
+def _described(item: Operand, symbol: Symbol) -> Operand:
+    """An operand with the shape and dtype that Keras states."""
+    if isinstance(item, Constant):
+        return item
+    return Tensor(symbol.shape, symbol.dtype, item.value, item.axes, item.flattened)

@@ -1,0 +1,1 @@
+"""Converters of the operations of `keras.ops`."""

@@ -1,0 +1,426 @@
+"""Operations on each value: arithmetic, comparisons, activation functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from export.converter.graph import Constant, Operand, Tensor, natural, onnx_type, stored_dtype
+from export.converter.native import Converter, operation
+from export.converter.trace import Step
+
+__all__ = ["aligned", "cast", "number", "operand"]
+
+#: Integers that onnxruntime has no arithmetic for.
+SMALL = ("int8", "uint8", "int16", "uint16")
+
+
+def number(value: Any, dtype: str) -> Constant:
+    """A Python number as a constant."""
+    return Constant(np.asarray(value, stored_dtype(dtype)))
+
+
+def operand(value: Any, dtype: str) -> Operand:
+    """An argument that may be a Python number."""
+    return value if isinstance(value, (Tensor, Constant)) else number(value, dtype)
+
+
+def cast(c: Converter, x: Operand, dtype: str) -> Operand:
+    """The values in another dtype; 16-bit floats are float32 in the file."""
+    if stored_dtype(x.dtype) == stored_dtype(dtype):
+        return x
+    if isinstance(x, Constant):
+        return Constant(x.array.astype(stored_dtype(dtype)), x.name)
+    return c.graph.node("Cast", [x], shape=x.shape, dtype=dtype, like=x, to=int(onnx_type(dtype)))
+
+
+def aligned(c: Converter, items: Sequence[Operand]) -> tuple[list[Operand], dict[str, Any]]:
+    """Operands whose axes lie alike, for an operation on each value; and the axes that its result has."""
+    tensors = [item for item in items if isinstance(item, Tensor)]
+    if not tensors:
+        tensors = [c.graph.as_tensor(items[0])]
+        items = [tensors[0], *items[1:]]
+    rank = max(item.rank for item in items)
+    leader = next((x for x in tensors if x.rank == rank and not x.plain), None)
+    same = all(x.rank == rank and (x.flattened is None or x.flattened == _flattened(leader)) for x in tensors)
+    if leader is not None and leader.flattened is not None and any(x.flattened != leader.flattened for x in tensors):
+        same = False
+    if leader is None or not same or any(item.rank > leader.rank for item in items):
+        moved = [c.graph.plain(item) for item in items]
+        return moved, {"axes": natural(rank)}
+    moved = []
+    for item in items:
+        if isinstance(item, Tensor):
+            moved.append(item if leader.flattened is not None else c.graph.ordered(item, leader.axes))
+        elif leader.flattened is not None:
+            moved.append(_flattened_constant(item, leader.flattened))
+        elif item.array.size == 1:
+            moved.append(Constant(item.array.reshape(()), item.name) if item.rank else item)
+        else:
+            array = item.array.reshape((1,) * (rank - item.rank) + item.shape)
+            moved.append(Constant(array.transpose(leader.axes), item.name))
+    return moved, {"like": leader}
+
+
+def _flattened(x: Tensor | None) -> tuple[int, ...] | None:
+    return None if x is None else x.flattened
+
+
+def _flattened_constant(item: Constant, sizes: tuple[int, ...]) -> Constant:
+    if item.array.shape[-1:] in ((), (1,)):
+        return item
+    *space, channels = sizes
+    array = item.array.reshape(-1, *space, channels)
+    return Constant(np.moveaxis(array, -1, 1).reshape(item.shape), item.name)
+
+
+def binary(c: Converter, kind: str, x1: Any, x2: Any, *, compare: bool = False) -> Tensor:
+    """An ONNX operator of two tensors with NumPy's broadcasting and Keras's types."""
+    if compare:
+        kinds = [x.dtype if isinstance(x, (Tensor, Constant)) else type(x) for x in (x1, x2)]
+        dtype = keras.backend.result_type(*kinds)
+        if dtype == "bool" and kind not in ("And", "Or", "Xor", "Equal"):
+            dtype = "int32"
+    else:
+        dtype = c.graph.result.dtype
+    small = not compare and dtype in SMALL
+    working = "int32" if small else dtype
+    items = [cast(c, operand(x, working), working) for x in (x1, x2)]
+    items, axes = aligned(c, items)
+    result = c.graph.node(kind, items, dtype="bool" if compare else working, **axes)
+    return _tensor(cast(c, result, dtype)) if small else result
+
+
+def _tensor(x: Operand) -> Tensor:
+    assert isinstance(x, Tensor)
+    return x
+
+
+for _names, _kind in {
+    ("Add",): "Add",
+    ("Subtract",): "Sub",
+    ("Multiply",): "Mul",
+    ("Divide", "TrueDivide"): "Div",
+    ("Maximum",): "Max",
+    ("Minimum",): "Min",
+    ("Power",): "Pow",
+}.items():
+
+    @operation(*_names)
+    def _arithmetic(c: Converter, step: Step, x1: Any, x2: Any, kind: str = _kind) -> Operand:
+        if kind in ("Mul", "Add") and c.graph.result.dtype == "bool":
+            kind = {"Mul": "And", "Add": "Or"}[kind]
+        if kind == "Max" and c.graph.result.dtype == "bool":
+            kind = "Or"
+        neutral = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}.get(kind)
+        same = isinstance(x1, Tensor) and x1.dtype == c.graph.result.dtype
+        if same and neutral is not None and isinstance(x2, (int, float)) and x2 == neutral:
+            return x1
+        return binary(c, kind, x1, x2)
+
+
+for _names, _kind in {
+    ("Greater",): "Greater",
+    ("GreaterEqual",): "GreaterOrEqual",
+    ("Less",): "Less",
+    ("LessEqual",): "LessOrEqual",
+    ("Equal",): "Equal",
+}.items():
+
+    @operation(*_names)
+    def _comparison(c: Converter, step: Step, x1: Any, x2: Any, kind: str = _kind) -> Operand:
+        return binary(c, kind, x1, x2, compare=True)
+
+
+@operation("NotEqual")
+def _not_equal(c: Converter, step: Step, x1: Any, x2: Any) -> Operand:
+    equal = binary(c, "Equal", x1, x2, compare=True)
+    return c.graph.node("Not", [equal], like=equal)
+
+
+for _names, _kind in {("LogicalAnd",): "And", ("LogicalOr",): "Or", ("LogicalXor",): "Xor"}.items():
+
+    @operation(*_names)
+    def _logical(c: Converter, step: Step, x1: Any, x2: Any, kind: str = _kind) -> Operand:
+        items, axes = aligned(c, [_truth(c, operand(x, "bool")) for x in (x1, x2)])
+        return c.graph.node(kind, items, dtype="bool", **axes)
+
+
+def _truth(c: Converter, x: Operand) -> Operand:
+    if x.dtype == "bool":
+        return x
+    return cast(c, x, "bool")
+
+
+@operation("LogicalNot")
+def _not(c: Converter, step: Step, x: Operand) -> Operand:
+    x = _truth(c, x)
+    return unary(c, "Not", x, dtype="bool")
+
+
+@operation("Mod", "FloorDivide")
+def _mod(c: Converter, step: Step, x1: Any, x2: Any) -> Operand:
+    floating = "float" in c.graph.result.dtype
+    if floating:
+        quotient = c.graph.node("Floor", [ratio := binary(c, "Div", x1, x2)], like=ratio)
+        if type(step.operations[0]).__name__ == "FloorDivide":
+            return quotient
+        return binary(c, "Sub", x1, binary(c, "Mul", quotient, x2))
+    remainder = binary(c, "Mod", x1, x2)
+    if type(step.operations[0]).__name__ == "Mod":
+        return remainder
+    return binary(c, "Div", binary(c, "Sub", x1, remainder), x2)
+
+
+@operation("DivideNoNan")
+def _divide_no_nan(c: Converter, step: Step, x1: Any, x2: Any) -> Operand:
+    dtype = c.graph.result.dtype
+    zero = binary(c, "Equal", cast(c, operand(x2, dtype), dtype), number(0, dtype), compare=True)
+    return where(c, zero, number(0, dtype), binary(c, "Div", x1, x2))
+
+
+@operation("Where")
+def _where(c: Converter, step: Step, condition: Operand, x1: Any = None, x2: Any = None) -> Operand:
+    return where(c, _truth(c, condition), x1, x2)
+
+
+def where(c: Converter, condition: Operand, x1: Any, x2: Any) -> Tensor:
+    """Values of `x1` where the condition holds, else of `x2`."""
+    dtype = c.graph.result.dtype
+    items, axes = aligned(c, [condition, *(cast(c, operand(x, dtype), dtype) for x in (x1, x2))])
+    return c.graph.node("Where", items, dtype=dtype, **axes)
+
+
+def unary(c: Converter, kind: str, x: Operand, *, dtype: str | None = None, **attributes: Any) -> Tensor:
+    """An ONNX operator of one tensor that works on each value."""
+    dtype = c.graph.result.dtype if dtype is None else dtype
+    x = c.graph.as_tensor(x)
+    if kind not in ("Not", "Cast"):
+        x = _tensor(cast(c, x, dtype))
+    return c.graph.node(kind, [x], shape=x.shape, dtype=dtype, like=x, **attributes)
+
+
+for _name, _kind in {
+    "Absolute": "Abs",
+    "Fabs": "Abs",
+    "Arccos": "Acos",
+    "Arccosh": "Acosh",
+    "Arcsin": "Asin",
+    "Arcsinh": "Asinh",
+    "Arctan": "Atan",
+    "Arctanh": "Atanh",
+    "Ceil": "Ceil",
+    "Cos": "Cos",
+    "Cosh": "Cosh",
+    "Erf": "Erf",
+    "Exp": "Exp",
+    "Floor": "Floor",
+    "Log": "Log",
+    "Negative": "Neg",
+    "Reciprocal": "Reciprocal",
+    "Relu": "Relu",
+    "Sigmoid": "Sigmoid",
+    "Sign": "Sign",
+    "Sin": "Sin",
+    "Sinh": "Sinh",
+    "Softplus": "Softplus",
+    "Softsign": "Softsign",
+    "Sqrt": "Sqrt",
+    "Tan": "Tan",
+    "Tanh": "Tanh",
+}.items():
+
+    @operation(_name)
+    def _unary(c: Converter, step: Step, x: Operand, kind: str = _kind) -> Operand:
+        return unary(c, kind, x)
+
+
+@operation("Isnan", "Isinf", "Isfinite")
+def _is_special(c: Converter, step: Step, x: Operand) -> Operand:
+    x = c.graph.as_tensor(cast(c, x, x.dtype if "float" in x.dtype else "float32"))
+    kind = type(step.operations[0]).__name__
+    if kind != "Isfinite":
+        return c.graph.node({"Isnan": "IsNaN", "Isinf": "IsInf"}[kind], [x], dtype="bool", like=x)
+    special = [c.graph.node(name, [x], shape=x.shape, dtype="bool", like=x) for name in ("IsNaN", "IsInf")]
+    either = c.graph.node("Or", special, dtype="bool", like=x)
+    return c.graph.node("Not", [either], dtype="bool", like=x)
+
+
+#: Functions that ONNX has no operator for, by what they are made of; called with `keras.ops`.
+_COMPOSED = {
+    "Rsqrt": lambda ops, x, step: 1.0 / ops.sqrt(x),
+    "Square": lambda ops, x, step: x * x,
+    "Log1p": lambda ops, x, step: ops.log(x + 1),
+    "Log2": lambda ops, x, step: ops.log(x) / math.log(2.0),
+    "Log10": lambda ops, x, step: ops.log(x) / math.log(10.0),
+    "Exp2": lambda ops, x, step: ops.exp(x * math.log(2.0)),
+    "Expm1": lambda ops, x, step: ops.exp(x) - 1,
+    "Erfc": lambda ops, x, step: 1 - ops.erf(x),
+    "Deg2rad": lambda ops, x, step: x * (math.pi / 180),
+    "Rad2deg": lambda ops, x, step: x * (180 / math.pi),
+    "Relu6": lambda ops, x, step: ops.clip(x, 0, 6),
+    "Silu": lambda ops, x, step: x * ops.sigmoid(x),
+    "HardTanh": lambda ops, x, step: ops.clip(x, -1, 1),
+    "HardSigmoid": lambda ops, x, step: ops.clip(x / 6 + 0.5, 0, 1),
+    "TanhShrink": lambda ops, x, step: x - ops.tanh(x),
+    "LogSigmoid": lambda ops, x, step: -ops.softplus(-x),
+    "SoftShrink": lambda ops, x, step: ops.sign(x) * ops.maximum(ops.absolute(x) - step.threshold, 0),
+    "HardShrink": lambda ops, x, step: ops.where(ops.absolute(x) > step.threshold, x, 0),
+    "Threshold": lambda ops, x, step: ops.where(x > step.threshold_value, x, step.value),
+    "Squareplus": lambda ops, x, step: (x + ops.sqrt(x * x + step.b)) / 2,
+    "SparsePlus": lambda ops, x, step: ops.where(x <= -1, 0, ops.where(x < 1, (x + 1) * (x + 1) / 4, x)),
+    "SparseSigmoid": lambda ops, x, step: ops.clip((x + 1) / 2, 0, 1),
+    "Sinc": lambda ops, x, step: ops.where(
+        ops.equal(x, 0), 1, ops.sin(x * math.pi) / ops.where(ops.equal(x, 0), 1, x * math.pi)
+    ),
+    "Mish": lambda ops, x, step: x * ops.tanh(ops.softplus(x)),
+    "Trunc": lambda ops, x, step: ops.sign(x) * ops.floor(ops.absolute(x)),
+    "Cbrt": lambda ops, x, step: ops.sign(x) * ops.power(ops.absolute(x), 1 / 3),
+}
+
+for _name in _COMPOSED:
+
+    @operation(_name)
+    def _composed(c: Converter, step: Step, x: Operand, name: str = _name) -> Operand:
+        dtype = c.graph.result.dtype
+
+        def compute(x: Any) -> Any:
+            return _COMPOSED[name](keras.ops, x if x.dtype == dtype else keras.ops.cast(x, dtype), step)
+
+        return c.call(compute, x)
+
+
+@operation("Elu", "Selu", "Celu", "LeakyRelu")
+def _elu(c: Converter, step: Step, x: Operand) -> Operand:
+    kind = type(step.operations[0]).__name__
+    if kind == "LeakyRelu":
+        return unary(c, kind, x, alpha=float(step.negative_slope))
+    if kind == "Selu":
+        return unary(c, kind, x, alpha=1.6732632423543772, gamma=1.0507009873554805)
+    return unary(c, kind, x, alpha=float(step.alpha))
+
+
+@operation("HardSilu")
+def _hard_silu(c: Converter, step: Step, x: Operand) -> Operand:
+    return unary(c, "HardSwish", x)
+
+
+@operation("ReLU")
+def _relu(c: Converter, step: Step, x: Operand) -> Operand:
+    slope, most, threshold = step.negative_slope, step.max_value, step.threshold
+    if threshold == 0 and slope and most is None:
+        return unary(c, "LeakyRelu", x, alpha=float(slope))
+    if threshold == 0 and not slope:
+        return unary(c, "Relu", x) if most is None else clip(c, x, 0.0, most)
+
+    def compute(x: Any) -> Any:  # as keras.activations.relu states it
+        above = keras.ops.where(x > threshold, x, 0.0)
+        above = above if most is None else keras.ops.clip(above, 0.0, most)
+        return above - slope * keras.ops.maximum(threshold - x, 0.0) if slope else above
+
+    return c.call(compute, x)
+
+
+@operation("Clip")
+def _clip(c: Converter, step: Step, x: Operand) -> Operand:
+    return clip(c, x, step.x_min, step.x_max)
+
+
+def clip(c: Converter, x: Operand, least: Any, most: Any) -> Tensor:
+    """The values between two bounds."""
+    dtype = c.graph.result.dtype
+    x = c.graph.as_tensor(cast(c, x, dtype))
+    arrays = [np.asarray(keras.ops.convert_to_numpy(bound)) for bound in (least, most) if bound is not None]
+    if dtype in SMALL or any(array.size != 1 for array in arrays):
+        low, high = (Constant(array.astype(stored_dtype(dtype))) for array in arrays)
+        return binary(c, "Min", binary(c, "Max", x, low), high)
+    bounds = [number(np.asarray(bound).reshape(()), dtype) for bound in arrays]
+    return c.graph.node("Clip", [x, *bounds], shape=x.shape, dtype=dtype, like=x)
+
+
+@operation("Gelu")
+def _gelu(c: Converter, step: Step, x: Operand) -> Operand:
+    x = c.graph.as_tensor(x)
+    if c.graph.opset >= 20:
+        return unary(c, "Gelu", x, approximate="tanh" if step.approximate else "none")
+    ops = keras.ops
+    if step.approximate:
+        return c.call(lambda x: 0.5 * x * (1 + ops.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))), x)
+    return c.call(lambda x: 0.5 * x * (1 + ops.erf(x * math.sqrt(0.5))), x)
+
+
+@operation("Glu")
+def _glu(c: Converter, step: Step, x: Operand) -> Operand:
+    def compute(x: Any) -> Any:
+        left, right = keras.ops.split(x, 2, axis=step.axis)
+        return left * keras.ops.sigmoid(right)
+
+    return c.call(compute, x)
+
+
+@operation("Cast", "SaturateCast")
+def _cast(c: Converter, step: Step, x: Operand) -> Operand:
+    x = c.graph.as_tensor(x)
+    dtype = c.graph.result.dtype
+    if type(step.operations[0]).__name__ == "SaturateCast" and "int" in dtype:
+        limits = np.iinfo(dtype)
+        if "float" in x.dtype:
+            bounds = [number(limits.min, x.dtype), number(limits.max, x.dtype)]
+            x = c.graph.node("Clip", [x, *bounds], shape=x.shape, dtype=x.dtype, like=x)
+    if dtype in SMALL and "float" in x.dtype:  # whose result for values out of range then is that of integers
+        x = _tensor(cast(c, x, "int32"))
+    return cast(c, x, dtype)
+
+
+@operation("Round")
+def _round(c: Converter, step: Step, x: Operand) -> Operand:
+    if step.decimals == 0:
+        return unary(c, "Round", x) if "float" in x.dtype else x
+    factor = 10.0**step.decimals
+    return c.call(lambda x: keras.ops.round(x * factor) / factor, x)
+
+
+@operation("StopGradient", "Copy", "ConvertToTensor", "Array", "Real", "Conjugate")
+def _same(c: Converter, step: Step, x: Operand) -> Operand:
+    return cast(c, x, c.graph.result.dtype)
+
+
+@operation("OnesLike", "ZerosLike", "FullLike")
+def _like(c: Converter, step: Step, x: Operand, fill_value: Any = None) -> Operand:
+    value = {"OnesLike": 1, "ZerosLike": 0}.get(type(step.operations[0]).__name__, fill_value)
+    dtype = c.graph.result.dtype
+    array = np.asarray(value, stored_dtype(dtype)) if not isinstance(value, Constant) else value.array.astype(dtype)
+    shape = c.graph.result.shape
+    return c.graph.node("Expand", [Constant(array), c.graph.sizes(shape)])
+
+
+@operation("Arctan2")
+def _arctan2(c: Converter, step: Step, x1: Any, x2: Any) -> Operand:
+    def compute(y: Any, x: Any) -> Any:
+        ops = keras.ops
+        base = ops.arctan(y / ops.where(ops.equal(x, 0), 1.0, x))
+        turned = base + ops.where(x < 0, ops.where(y < 0, -math.pi, math.pi), 0.0)
+        return ops.where(ops.equal(x, 0), ops.sign(y) * (math.pi / 2), turned)
+
+    dtype = c.graph.result.dtype
+    return c.call(compute, cast(c, operand(x1, dtype), dtype), cast(c, operand(x2, dtype), dtype))
+
+
+@operation("Hypot")
+def _hypot(c: Converter, step: Step, x1: Any, x2: Any) -> Operand:
+    dtype = c.graph.result.dtype
+    return c.call(lambda a, b: keras.ops.sqrt(a * a + b * b), *(cast(c, operand(x, dtype), dtype) for x in (x1, x2)))
+
+
+@operation("Logaddexp")
+def _logaddexp(c: Converter, step: Step, x1: Any, x2: Any) -> Operand:
+    dtype = c.graph.result.dtype
+
+    def compute(a: Any, b: Any) -> Any:
+        return keras.ops.maximum(a, b) + keras.ops.log(1 + keras.ops.exp(-keras.ops.absolute(a - b)))
+
+    return c.call(compute, *(cast(c, operand(x, dtype), dtype) for x in (x1, x2)))

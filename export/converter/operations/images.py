@@ -1,0 +1,413 @@
+"""Convolutions, pooling, batch normalization, resizing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from export.converter.graph import Constant, Operand, Tensor, channels_first, natural
+from export.converter.native import Converter, operation
+from export.converter.operations.elementwise import cast
+from export.converter.trace import NotConvertible, Size, Step
+
+__all__ = ["batch_normalization", "convolution", "convolution_transpose", "depthwise"]
+
+
+def _numbers(value: Any, rank: int) -> list[int]:
+    return [int(value)] * rank if isinstance(value, (int, np.integer)) else [int(item) for item in value]
+
+
+def _is_last(data_format: str | None) -> bool:
+    return (data_format or keras.config.image_data_format()) == "channels_last"
+
+
+def _space(x: Tensor, *, last: bool) -> tuple[int | Size, ...]:
+    return x.shape[1:-1] if last else x.shape[2:]
+
+
+def _turned(c: Converter, x: Operand, *, last: bool) -> Tensor:
+    """The tensor with channels first in the file."""
+    return c.graph.first(x) if last else c.graph.as_tensor(c.graph.plain(x))
+
+
+def _axes(rank: int, *, last: bool) -> tuple[int, ...]:
+    return channels_first(rank) if last else natural(rank)
+
+
+def _window(x: Tensor, kernel: Sequence[int], strides: Sequence[int], dilation: Sequence[int], step: Any) -> dict[str, Any]:
+    """Attributes of a window that slides over an image: strides, dilations and padding, as TensorFlow pads."""
+    padding, last = step
+    attributes: dict[str, Any] = {"strides": list(strides)} if set(strides) != {1} else {}
+    if set(dilation) != {1}:
+        attributes["dilations"] = list(dilation)
+    if padding == "valid":
+        return attributes
+    before, after = [], []
+    for size, width, stride, rate in zip(_space(x, last=last), kernel, strides, dilation, strict=True):
+        reach = (width - 1) * rate + 1
+        if isinstance(size, Size):
+            if stride == 1:
+                total = reach - 1
+            else:
+                return {**attributes, "auto_pad": "SAME_UPPER"}
+        else:
+            total = max((-(-size // stride) - 1) * stride + reach - size, 0)
+        before.append(total // 2)
+        after.append(total - total // 2)
+    return {**attributes, "pads": before + after} if any(after) else attributes
+
+
+def _float(c: Converter, x: Operand) -> Operand:
+    return cast(c, x, c.graph.result.dtype)
+
+
+def _kernel(kernel: Any, order: Sequence[int], shape: Sequence[int] | None = None) -> Constant:
+    if not isinstance(kernel, Constant):
+        raise NotConvertible("a convolution whose kernel is computed")
+    array = kernel.array.astype(np.float32) if str(kernel.array.dtype) in ("float16", "bfloat16") else kernel.array
+    array = array if shape is None else array.reshape(shape)
+    return Constant(np.ascontiguousarray(array.transpose(order)), kernel.name)
+
+
+def convolution(c: Converter, x: Operand, kernel: Any, bias: Constant | None = None, **options: Any) -> Tensor:
+    """`keras.ops.conv`: kernel (space…, input channels / groups, output channels)."""
+    last, rank = _is_last(options.get("data_format")), kernel.rank
+    x = _turned(c, _float(c, x), last=last)
+    space, strides, dilation = rank - 2, options["strides"], options["dilation_rate"]
+    weights = _kernel(kernel, (rank - 1, rank - 2, *range(rank - 2)))
+    channels = x.shape[-1] if last else x.shape[1]
+    groups = int(channels) // kernel.shape[-2]  # type: ignore[arg-type]
+    window = _window(
+        x, kernel.shape[:space], _numbers(strides, space), _numbers(dilation, space), (options["padding"], last)
+    )
+    inputs = [x, weights, *([bias] if bias is not None else [])]
+    group = groups if groups > 1 else None
+    return c.graph.node("Conv", inputs, axes=_axes(rank, last=last), kernel_shape=list(kernel.shape[:space]), group=group, **window)
+
+
+def depthwise(c: Converter, x: Operand, kernel: Any, bias: Constant | None = None, **options: Any) -> Tensor:
+    """`keras.ops.depthwise_conv`: kernel (space…, channels, multiplier)."""
+    *space, channels, multiplier = kernel.shape
+    last, rank = _is_last(options.get("data_format")), kernel.rank
+    x = _turned(c, _float(c, x), last=last)
+    weights = _kernel(kernel, (rank - 1, rank - 2, *range(rank - 2)), (*space, 1, channels * multiplier))
+    strides, dilation = (_numbers(options[name], len(space)) for name in ("strides", "dilation_rate"))
+    window = _window(x, space, strides, dilation, (options["padding"], last))
+    inputs = [x, weights, *([bias] if bias is not None else [])]
+    return c.graph.node("Conv", inputs, axes=_axes(rank, last=last), kernel_shape=space, group=channels, **window)
+
+
+def convolution_transpose(c: Converter, x: Operand, kernel: Any, bias: Constant | None = None, **options: Any) -> Tensor:
+    """`keras.ops.conv_transpose`: kernel (space…, output channels, input channels).
+
+    What Keras cuts off a transposed convolution follows from its output's size; TensorFlow's gradient of a "same" convolution
+    cuts the larger half at the end, so does Keras on every backend.
+    """
+    last, rank = _is_last(options.get("data_format")), kernel.rank
+    x = _turned(c, _float(c, x), last=last)
+    space = rank - 2
+    strides, dilation = (_numbers(options[name], space) for name in ("strides", "dilation_rate"))
+    weights = _kernel(kernel, (rank - 1, rank - 2, *range(rank - 2)))
+    begin, end, more, behind = [], [], [], []
+    outputs = c.graph.result.shape[1:-1] if last else c.graph.result.shape[2:]
+    for i in range(space):
+        width, stride, rate = kernel.shape[i], strides[i], dilation[i]
+        reach = (width - 1) * rate + 1
+        size, result = _space(x, last=last)[i], outputs[i]
+        pairs = zip(size.trials, result.trials, strict=True) if isinstance(size, Size) else [(size, result)]  # type: ignore[union-attr]
+        surplus = {(n - 1) * stride + reach - m for n, m in pairs}
+        if len(surplus) != 1:
+            raise NotConvertible("a transposed convolution whose padding depends on the size of the image")
+        total = surplus.pop()
+        first = _cut_before(options, width, stride, rate, i) if total else 0
+        begin.append(max(first, 0))
+        rest = total - first
+        end.append(max(rest, 0))
+        grow = max(-rest, 0)
+        more.append(grow if grow < max(stride, rate) else 0)
+        behind.append(grow if grow >= max(stride, rate) else 0)
+    attributes: dict[str, Any] = {"strides": strides, "kernel_shape": list(kernel.shape[:space])}
+    if set(dilation) != {1}:
+        attributes["dilations"] = dilation
+    if any(begin) or any(end):
+        attributes["pads"] = begin + end
+    if any(more):
+        attributes["output_padding"] = more
+    inputs = [x, weights, *([bias] if bias is not None and not any(behind) else [])]
+    y = c.graph.node("ConvTranspose", inputs, axes=_axes(rank, last=last), **attributes)
+    if any(behind):
+        y = c.graph.node("Pad", [y, c.graph.ints([0] * (rank + 2) + behind)], axes=y.axes)
+        if bias is not None:
+            shape = (1, -1, *[1] * space)
+            y = c.graph.node("Add", [y, Constant(bias.array.reshape(shape), bias.name)], axes=y.axes)
+    return y
+
+
+def _cut_before(options: dict[str, Any], width: int, stride: int, rate: int, axis: int) -> int:
+    """Rows that Keras cuts off the beginning of the full transposed convolution."""
+    if options["padding"] == "valid":
+        return 0
+    padding = options.get("output_padding")
+    padding = padding[axis] if isinstance(padding, (list, tuple)) else padding
+    reach = (width - 1) * rate + 1
+    total = max(reach - stride, 0) if padding is None else 2 * (reach // 2)
+    return total // 2
+
+
+@operation("Conv")
+def _conv(c: Converter, step: Step, x: Operand, kernel: Any) -> Operand:
+    names = ("strides", "padding", "data_format", "dilation_rate")
+    return convolution(c, x, kernel, **{name: getattr(step, name) for name in names})
+
+
+@operation("DepthwiseConv")
+def _depthwise(c: Converter, step: Step, x: Operand, kernel: Any) -> Operand:
+    names = ("strides", "padding", "data_format", "dilation_rate")
+    return depthwise(c, x, kernel, **{name: getattr(step, name) for name in names})
+
+
+@operation("SeparableConv")
+def _separable(c: Converter, step: Step, x: Operand, first: Any, second: Any) -> Operand:
+    names = ("strides", "padding", "data_format", "dilation_rate")
+    options = {name: getattr(step, name) for name in names}
+
+    def compute(x: Any) -> Any:
+        middle = keras.ops.depthwise_conv(x, first.array, **options)
+        return keras.ops.conv(middle, second.array, data_format=step.data_format)
+
+    return c.call(compute, x)
+
+
+@operation("ConvTranspose")
+def _conv_transpose(c: Converter, step: Step, x: Operand, kernel: Any, *rest: Any, **more: Any) -> Operand:
+    names = ("strides", "padding", "output_padding", "data_format", "dilation_rate")
+    return convolution_transpose(c, x, kernel, **{name: getattr(step, name) for name in names})
+
+
+@operation("MaxPool", "AveragePool")
+def _pool(c: Converter, step: Step, x: Operand) -> Operand:
+    kind, last = type(step.operations[0]).__name__, _is_last(step.data_format)
+    rank = len(c.graph.result.shape)
+    x = _turned(c, x if kind == "MaxPool" and x.dtype in ("uint8", "int8") else _float(c, x), last=last)
+    size = _numbers(step.pool_size, rank - 2)
+    strides = size if step.strides is None else _numbers(step.strides, rank - 2)
+    window = _window(x, size, strides, [1] * (rank - 2), (step.padding, last))
+    return c.graph.node(kind, [x], axes=_axes(rank, last=last), kernel_shape=size, **window)
+
+
+@operation("AdaptiveMaxPool", "AdaptiveAveragePool")
+def _adaptive_pool(c: Converter, step: Step, x: Operand) -> Operand:
+    kind = "MaxPool" if "Max" in type(step.operations[0]).__name__ else "AveragePool"
+    last, rank = _is_last(step.data_format), len(c.graph.result.shape)
+    x = _turned(c, _float(c, x), last=last)
+    before, after = _space(x, last=last), _numbers(step.output_size, rank - 2)
+    axes = _axes(rank, last=last)
+    if any(isinstance(size, Size) for size in before):
+        if set(after) != {1}:
+            raise NotConvertible("adaptive pooling of images of any size")
+        return c.graph.node(f"Global{kind}", [x], axes=axes)
+    sizes = [int(size) for size in before]  # type: ignore[arg-type]
+    if all(size % count == 0 for size, count in zip(sizes, after, strict=True)):
+        window = [size // count for size, count in zip(sizes, after, strict=True)]
+        return c.graph.node(kind, [x], axes=axes, kernel_shape=window, strides=window)
+    for i, (size, count) in enumerate(zip(sizes, after, strict=True)):  # windows of unequal lengths, one axis after the other
+        bounds = [(j * size // count, -(-(j + 1) * size // count)) for j in range(count)]
+        parts = []
+        for start, stop in bounds:
+            ends = [c.graph.ints([value]) for value in (start, stop)]
+            part = c.graph.emit("Slice", [x, *ends, c.graph.ints([i + 2])], 1, {})[0]
+            reduction = "ReduceMax" if kind == "MaxPool" else "ReduceMean"
+            inputs: list[Any] = [part, c.graph.ints([i + 2])] if c.graph.opset >= 18 else [part]
+            attributes = {} if c.graph.opset >= 18 else {"axes": [i + 2]}
+            parts.append(c.graph.emit(reduction, inputs, 1, attributes)[0])
+        x = c.graph.node("Concat", parts, axes=axes, axis=i + 2)
+    return x
+
+
+def batch_normalization(c: Converter, x: Operand, parts: Sequence[Constant | None], axis: int, epsilon: float) -> Tensor:
+    """``(x − mean) / sqrt(variance + ε) · scale + offset`` along an axis; `parts`: mean, variance, offset, scale."""
+    mean, variance, offset, scale = parts
+    if mean is None or variance is None or not all(isinstance(part, Constant) for part in parts if part is not None):
+        raise NotConvertible("batch normalization with computed statistics")
+    x = c.graph.as_tensor(_float(c, x))
+    axis %= x.rank
+    if x.flattened is not None:
+        x = c.graph.as_tensor(c.graph.plain(x))
+    if x.place(axis) != 1:
+        x = c.graph.as_tensor(c.graph.ordered(x, (0, axis, *(a for a in range(1, x.rank) if a != axis))))
+    ones, zeros = np.ones(mean.shape, mean.array.dtype), np.zeros(mean.shape, mean.array.dtype)
+    scope = "/".join(c.graph.scope)
+    scale = Constant(ones, f"{scope}/gamma") if scale is None else scale
+    offset = Constant(zeros, f"{scope}/beta") if offset is None else offset
+    return c.graph.node("BatchNormalization", [x, scale, offset, mean, variance], axes=x.axes, epsilon=float(epsilon))
+
+
+@operation("BatchNorm")
+def _batch_norm(c: Converter, step: Step, x: Operand, *parts: Any, **named: Any) -> Operand:
+    names = ("mean", "variance", "offset", "scale")
+    values = {**dict(zip(names, parts, strict=False)), **named}
+    return batch_normalization(c, x, [values.get(name) for name in names], step.axis, step.epsilon)
+
+
+# --- resizing ---
+
+
+@operation("Resize")
+def _resize(c: Converter, step: Step, x: Operand) -> Operand:
+    if step.crop_to_aspect_ratio or step.pad_to_aspect_ratio:
+        return _with_aspect_ratio(c, step, x)
+    size = [int(n) for n in step.size]
+    return resize(c, x, size, step.interpolation, antialias=step.antialias, last=_is_last(step.data_format))
+
+
+def resize(c: Converter, x: Operand, size: Sequence[int], interpolation: str, *, antialias: bool, last: bool) -> Tensor:
+    """Images (batch, height, width, channels), or one without a batch, in another size; half-pixel centers, as in TensorFlow."""
+    dtype = c.graph.result.dtype
+    x = c.graph.as_tensor(x)
+    if x.rank == 3:
+        x = c.graph.node("Unsqueeze", [c.graph.plain(x), c.graph.ints([0])], shape=(1, *x.shape), dtype=x.dtype)
+        x = resize(c, x, size, interpolation, antialias=antialias, last=last)
+        return c.graph.node("Squeeze", [c.graph.plain(x), c.graph.ints([0])])
+    rows, columns = (1, 2) if last else (2, 3)
+    if (x.shape[rows], x.shape[columns]) == tuple(size):
+        return c.graph.as_tensor(cast(c, x, dtype))
+    working = x if interpolation == "nearest" else c.graph.as_tensor(cast(c, x, "float32" if "float" not in x.dtype else x.dtype))
+    shape = tuple(size[(rows, columns).index(axis)] if axis in (rows, columns) else n for axis, n in enumerate(x.shape))
+    shrinks = any(isinstance(x.shape[axis], Size) or n < x.shape[axis] for axis, n in zip((rows, columns), size, strict=True))  # type: ignore[operator]
+    if interpolation in ("lanczos3", "lanczos5") or (antialias and shrinks and interpolation != "nearest"):
+        result = _by_matrices(c, working, size, interpolation, antialias=antialias, last=last)
+    else:
+        first = _turned(c, working, last=last)
+        modes: dict[str, Any] = {"coordinate_transformation_mode": "half_pixel"}
+        modes |= {
+            "nearest": {"mode": "nearest", "nearest_mode": "round_prefer_ceil"},
+            "bilinear": {"mode": "linear"},
+            "bicubic": {"mode": "cubic", "cubic_coeff_a": -0.5, "exclude_outside": 1},
+        }[interpolation]
+        head = c.graph.emit("Shape", [first], 1, {"end": 2})[0] if isinstance(first.shape[0], Size) else c.graph.ints(
+            [first.shape[0], first.shape[3 if last else 1]]  # type: ignore[list-item]
+        )
+        sizes = c.graph.emit("Concat", [head, c.graph.ints(size)], 1, {"axis": 0})[0]
+        result = c.graph.node("Resize", [first, None, None, sizes], shape=shape, dtype=working.dtype, axes=first.axes, **modes)
+    if "float" not in dtype and dtype != result.dtype:
+        result = c.graph.node("Round", [result], shape=shape, dtype=result.dtype, axes=result.axes)
+        limits = np.iinfo(dtype)
+        bounds = [Constant(np.float32(limits.min)), Constant(np.float32(limits.max))]
+        result = c.graph.node("Clip", [result, *bounds], shape=shape, dtype=result.dtype, axes=result.axes)
+    return c.graph.as_tensor(cast(c, result, dtype))
+
+
+def _by_matrices(c: Converter, x: Tensor, size: Sequence[int], kind: str, *, antialias: bool, last: bool) -> Tensor:
+    """Resizing as a product with a matrix for the rows and one for the columns."""
+    x = _turned(c, x, last=last)
+    height, width = _space(x, last=last)
+    if isinstance(height, Size) or isinstance(width, Size):
+        raise NotConvertible(f"resizing images of any size with {kind} and antialias={antialias}")
+    channels = x.shape[-1] if last else x.shape[1]
+    shape = (x.shape[0], size[0], size[1], channels) if last else (x.shape[0], channels, *size)
+    left = Constant(interpolation_matrix(height, size[0], kind, antialias=antialias))
+    right = Constant(interpolation_matrix(width, size[1], kind, antialias=antialias).T)
+    middle = c.graph.node("MatMul", [left, x], shape=shape, dtype=x.dtype, axes=x.axes)
+    return c.graph.node("MatMul", [middle, right], shape=shape, dtype=x.dtype, axes=x.axes)
+
+
+def interpolation_matrix(before: int, after: int, kind: str, *, antialias: bool) -> np.ndarray:
+    """Weights with which each new pixel adds up the old ones, float32 (after, before): half-pixel centers, weights that sum to 1."""
+    scale = before / after
+    stretch = max(scale, 1.0) if antialias else 1.0
+    centers = (np.arange(after) + 0.5) * scale
+    distance = np.abs((np.arange(before) + 0.5)[None, :] - centers[:, None]) / stretch
+    if kind == "bilinear":
+        weights = np.maximum(1 - distance, 0)
+    elif kind == "bicubic":  # Keys' kernel, a = −0.5
+        inner = (1.5 * distance - 2.5) * distance**2 + 1
+        outer = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+        weights = np.where(distance <= 1, inner, np.where(distance < 2, outer, 0))
+    else:
+        radius = float(kind[-1])
+        weights = np.where(distance < radius, np.sinc(distance) * np.sinc(distance / radius), 0)
+    total = weights.sum(axis=1, keepdims=True)
+    return (weights / np.where(np.abs(total) > 1e-6, total, 1)).astype(np.float32)
+
+
+def _with_aspect_ratio(c: Converter, step: Step, x: Operand) -> Operand:
+    """A crop before resizing, or a pad, so that nothing is distorted."""
+    last = _is_last(step.data_format)
+    height, width = (x.shape[-3], x.shape[-2]) if last else (x.shape[-2], x.shape[-1])
+    if isinstance(height, Size) or isinstance(width, Size):
+        raise NotConvertible("resizing that keeps the aspect ratio of images of any size")
+    target_height, target_width = (int(n) for n in step.size)
+    other = {"interpolation": step.interpolation, "antialias": step.antialias, "data_format": step.data_format}
+    ops = keras.ops
+    wide, tall = int(float(height * target_width) / target_height), int(float(width * target_height) / target_width)
+    if step.crop_to_aspect_ratio:
+        new_height, new_width = min(height, tall), min(width, wide)
+        top, left = int(float(height - new_height) / 2), int(float(width - new_width) / 2)
+        rows, columns = slice(top, top + new_height), slice(left, left + new_width)
+        key = (..., rows, columns, slice(None)) if last else (..., rows, columns)
+        return c.call(lambda x: ops.image.resize(x[key], (target_height, target_width), **other), x)
+    new_height, new_width = max(height, tall), max(width, wide)
+    top, left = int(float(new_height - height) / 2), int(float(new_width - width) / 2)
+    pads = [(top, new_height - height - top), (left, new_width - width - left)]
+    pads = [(0, 0)] * (x.rank - 3) + ([*pads, (0, 0)] if last else [(0, 0), *pads])
+    return c.call(
+        lambda x: ops.image.resize(
+            ops.pad(x, pads, constant_values=step.fill_value), (target_height, target_width), **other
+        ),
+        x,
+    )
+
+
+@operation("RGBToGrayscale")
+def _grayscale(c: Converter, step: Step, x: Operand) -> Operand:
+    last = _is_last(step.data_format)
+    weights = np.asarray([0.2989, 0.5870, 0.1140], np.float32)
+    shape = (3,) if last else (3, 1, 1)
+    dtype = c.graph.result.dtype
+
+    def compute(x: Any) -> Any:
+        gray = keras.ops.sum(keras.ops.cast(x, "float32") * weights.reshape(shape), axis=-1 if last else -3, keepdims=True)
+        return keras.ops.cast(gray, dtype)
+
+    return c.call(compute, x)
+
+
+@operation("PadImages", "CropImages")
+def _pad_images(c: Converter, step: Step, x: Operand) -> Operand:
+    last = _is_last(step.data_format)
+    rows, columns = (x.rank - 3, x.rank - 2) if last else (x.rank - 2, x.rank - 1)
+    kind = "padding" if type(step.operations[0]).__name__ == "PadImages" else "cropping"
+    after = c.graph.result.shape
+    ends = {axis: (getattr(step, f"{a}_{kind}"), getattr(step, f"{b}_{kind}"))
+            for axis, a, b in ((rows, "top", "bottom"), (columns, "left", "right"))}
+    pairs = []
+    for axis in range(x.rank):
+        before, behind = ends.get(axis, (0, 0))
+        size, result = x.shape[axis], after[axis]
+        if isinstance(size, Size) and (before is None or behind is None):
+            raise NotConvertible(f"{kind} images of any size to a stated size")
+        change = abs(size - result) if isinstance(size, int) and isinstance(result, int) else 0
+        before = change - behind if before is None else before
+        behind = change - before if isinstance(size, int) else behind
+        pairs.append((int(before), int(behind)))
+    if kind == "padding":
+        return c.call(lambda x: keras.ops.pad(x, pairs), x)
+    key = tuple(slice(before, -behind if behind else None) for before, behind in pairs)
+    return c.call(lambda x: x[key], x)
+
+
+@operation("ExtractPatches")
+def _extract_patches(c: Converter, step: Step, x: Operand) -> Operand:
+    last = _is_last(step.data_format)
+    height, width = _numbers(step.size, 2)
+    channels = int(x.shape[-1] if last else x.shape[-3])  # type: ignore[arg-type]
+    kernel = np.eye(height * width * channels, dtype=np.float32).reshape(height, width, channels, -1)
+    strides = (height, width) if step.strides is None else step.strides
+
+    def compute(x: Any) -> Any:
+        return keras.ops.conv(x, kernel, strides, step.padding, step.data_format, step.dilation_rate)
+
+    return c.call(compute, _float(c, x))

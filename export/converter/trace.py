@@ -1,0 +1,242 @@
+"""Calls of Keras layers and functions as lists of the operations that they make.
+
+Keras records every operation on symbolic tensors as a node, so that a call with `KerasTensor` arguments tells what a layer does,
+whichever backend Keras runs on and whether the layer is Keras's own or not. Open dimensions (the batch; height and width of a model
+for images of any size) take several sizes, one in each trial: a number that is the same in all trials is a constant of the layer,
+and one that varies depends on open dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+__all__ = ["NotConvertible", "OpenArray", "Size", "Step", "Symbol", "clean_up", "common", "trace"]
+
+
+class NotConvertible(Exception):
+    """There is no converter for what a layer does; the text tells what it is."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """An open dimension, or a number that depends on open dimensions: its value in each trial."""
+
+    trials: tuple[int, ...]
+
+    def at(self, trial: int) -> int:
+        """The value in one trial."""
+        return self.trials[trial]
+
+
+@dataclass(frozen=True, eq=False)
+class OpenArray:
+    """An array with the same values along its open dimensions, which have size 1 in `array`."""
+
+    array: np.ndarray
+    shape: tuple[int | Size, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Symbol:
+    """A tensor as the tracing sees it: `shape` and `dtype` are Keras's."""
+
+    shape: tuple[int | Size, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A call of an operation.
+
+    Attributes:
+        operations: the operation in each trial: the same layer, or functions with the arguments of the trial.
+        args: positional arguments; tensors are instances of `Symbol`, numbers may be instances of `Size`.
+        kwargs: keyword arguments.
+        outputs: what the operation returns, flattened.
+    """
+
+    operations: tuple[Any, ...]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: tuple[Symbol, ...]
+
+    def __getattr__(self, name: str) -> Any:
+        """An attribute of the operation, such as its axis."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return common([getattr(operation, name) for operation in self.operations])
+
+
+def trace(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], trials: int) -> tuple[list[Step], Any]:
+    """Call a function with symbolic tensors.
+
+    Args:
+        function: of Keras operations; it may hold variables.
+        args: with a `Symbol` for each tensor.
+        kwargs: likewise.
+        trials: number of trials.
+
+    Returns:
+        The steps in order, and the result with a `Symbol` for each tensor.
+
+    Raises:
+        NotConvertible: the function does different things for different sizes.
+    """
+    histories, results, known = [], [], []
+    for trial in range(trials):
+        leaves: dict[int, Any] = {}
+        symbols: dict[int, Any] = {}
+
+        def symbolic(value: Any, trial: int = trial, leaves: dict[int, Any] = leaves, symbols: dict[int, Any] = symbols) -> Any:
+            if isinstance(value, Size):
+                return value.at(trial)
+            if isinstance(value, OpenArray):
+                shape = [size.at(trial) if isinstance(size, Size) else size for size in value.shape]
+                return keras.ops.convert_to_tensor(np.broadcast_to(value.array, shape))
+            if not isinstance(value, Symbol):
+                return value
+            if id(value) not in leaves:
+                shape = [size.at(trial) if isinstance(size, Size) else size for size in value.shape]
+                leaves[id(value)] = keras.KerasTensor(shape, value.dtype)
+                symbols[id(leaves[id(value)])] = value
+            return leaves[id(value)]
+
+        result = function(*_mapped(symbolic, tuple(args)), **_mapped(symbolic, kwargs))
+        results.append(result)
+        histories.append(_nodes(result, leaves.values()))
+        known.append((symbols, leaves))
+    if len({tuple(type(node.operation) for node in history) for history in histories}) != 1:
+        raise NotConvertible("its operations depend on the size of the batch or of the image")
+
+    def symbol(values: Sequence[Any]) -> Any:
+        """The tensor that has these symbolic tensors in the trials."""
+        found = [symbols.get(id(value)) for value, (symbols, _) in zip(values, known, strict=True)]
+        if found[0] is None or any(one is not found[0] for one in found):
+            raise NotConvertible("its operations depend on the size of the batch or of the image")
+        return found[0]
+
+    steps = []
+    for nodes in zip(*histories, strict=True):
+        arguments = [(node.arguments.args, node.arguments.kwargs) for node in nodes]
+        args_, kwargs_ = common(arguments, symbol)
+        outputs = []
+        for tensors in zip(*(node.outputs for node in nodes), strict=True):
+            outputs.append(Symbol(common([tuple(tensor.shape) for tensor in tensors]), tensors[0].dtype))
+            for tensor, (symbols, _) in zip(tensors, known, strict=True):
+                symbols[id(tensor)] = outputs[-1]
+        steps.append(Step(tuple(node.operation for node in nodes), args_, kwargs_, tuple(outputs)))
+    result = common(results, symbol)
+    for history in histories:
+        for node in reversed(history):
+            _forget(node)
+    return steps, result
+
+
+def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """`value` with the function applied to all leaves of its tuples, lists and dicts."""
+    if isinstance(value, (tuple, list)):
+        items = [_mapped(function, item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, dict):
+        return {key: _mapped(function, item) for key, item in value.items()}
+    return function(value)
+
+
+def common(values: Sequence[Any], symbol: Callable[[Sequence[Any]], Any] | None = None) -> Any:
+    """What the same place holds in all trials: the value, a `Size` or an `OpenArray`.
+
+    Args:
+        values: one a trial.
+        symbol: makes one tensor of the symbolic tensors of all trials.
+
+    Raises:
+        NotConvertible: the values differ in another way.
+    """
+    first = values[0]
+    if symbol is not None and isinstance(first, keras.KerasTensor):
+        return symbol(values)
+    if all(value is first for value in values):
+        return first
+    if isinstance(first, (tuple, list)) and all(len(value) == len(first) for value in values):
+        items = [common(row, symbol) for row in zip(*values, strict=True)]
+        return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
+    if isinstance(first, dict) and all(value.keys() == first.keys() for value in values):
+        return {key: common([value[key] for value in values], symbol) for key in first}
+    if isinstance(first, slice):
+        return slice(*common([(value.start, value.stop, value.step) for value in values], symbol))
+    if isinstance(first, (int, np.integer)) and not isinstance(first, bool):
+        numbers = tuple(int(value) for value in values)
+        return first if len(set(numbers)) == 1 else Size(numbers)
+    if isinstance(first, np.ndarray) or keras.ops.is_tensor(first):
+        return _common_array([np.asarray(keras.ops.convert_to_numpy(value)) for value in values])
+    if type(first).__eq__ is object.__eq__ or all(value == first for value in values):
+        return first
+    raise NotConvertible(f"a value depends on the size of the batch or of the image: {values}")
+
+
+def _common_array(arrays: Sequence[np.ndarray]) -> np.ndarray | OpenArray:
+    first = arrays[0]
+    if all(array.shape == first.shape for array in arrays):
+        if all(np.array_equal(array, first, equal_nan=array.dtype.kind == "f") for array in arrays):
+            return first
+        raise NotConvertible("it draws random numbers, or its constants depend on the size of the batch or of the image")
+    if len({array.ndim for array in arrays}) != 1:
+        raise NotConvertible("the rank of a constant depends on the size of the batch or of the image")
+    shape = common([array.shape for array in arrays])
+    corner = tuple(slice(0, 1) if isinstance(size, Size) else slice(None) for size in shape)
+    small = first[corner]
+    if any(not np.array_equal(array, np.broadcast_to(small, array.shape)) for array in arrays):
+        raise NotConvertible("the values of a constant depend on the size of the batch or of the image")
+    return OpenArray(np.ascontiguousarray(small), shape)
+
+
+def _nodes(result: Any, leaves: Any) -> list[Any]:
+    """Keras's nodes between the leaves and a result, each after those that it depends on."""
+    stop = {id(leaf) for leaf in leaves}
+    order: list[Any] = []
+    seen: set[int] = set()
+    todo = [(tensor, False) for tensor in reversed(keras.tree.flatten(result)) if isinstance(tensor, keras.KerasTensor)]
+    while todo:
+        item, done = todo.pop()
+        if done:
+            order.append(item)
+            continue
+        history = getattr(item, "_keras_history", None)
+        if id(item) in stop or history is None or history.operation is None:
+            continue
+        node = history.operation._inbound_nodes[history.node_index]
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        todo.append((node, True))
+        todo += [(tensor, False) for tensor in reversed(node.arguments.keras_tensors)]
+    return order
+
+
+def _forget(node: Any) -> None:
+    """Take a node out of its operations, which otherwise would seem to be used once more in the user's model."""
+    if node in node.operation._inbound_nodes:
+        node.operation._inbound_nodes.remove(node)
+    for tensor in node.arguments.keras_tensors:
+        operation = tensor._keras_history.operation
+        if operation is not None and node in operation._outbound_nodes:
+            operation._outbound_nodes.remove(node)
+
+
+@contextmanager
+def clean_up(model: keras.Model) -> Iterator[None]:
+    """Leave the layers of a model as they were: without the nodes of calls whose results nothing uses."""
+    layers = list(model._flatten_layers())
+    before = [(len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, (inbound, outbound) in zip(layers, before, strict=True):
+            del layer._inbound_nodes[inbound:]
+            del layer._outbound_nodes[outbound:]
