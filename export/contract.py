@@ -229,6 +229,7 @@ class Contract:
         tiling: how to tile large images; None: do not tile.
         parity: the validation; None: not validated yet.
         precision: None: float32.
+        converter: that wrote the graph: ``native``, ``tf2onnx``, or empty: not stated.
         version: of the contract format.
     """
 
@@ -248,6 +249,7 @@ class Contract:
     tiling: Tiling | None = None
     parity: Parity | None = None
     precision: Precision | None = None
+    converter: str = ""
     version: int = VERSION
 
     def __post_init__(self) -> None:

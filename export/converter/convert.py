@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
@@ -10,7 +11,8 @@ import keras
 import onnx
 
 from export.contract import Contract, Input, Meaning, Metric, Output, Preprocessing, Tiling, dump_contract
-from export.converter.tensorflow import BATCH, MAX_OPSET, MIN_OPSET, ExportError, to_onnx
+from export.converter.by_tf2onnx import BATCH, MAX_OPSET, MIN_OPSET, ExportError, tf2onnx_model
+from export.converter.exporter import NotConvertible, build
 from export.files import describe, save_model
 from export.predictor import OnnxModel
 from export.serving import ends_in_softmax, serving_graph
@@ -60,6 +62,7 @@ class ExportOptions(TypedDict, total=False):
     commit: str | None
     license: str
     tiling: Mapping[str, int] | None
+    converter: Literal["native", "tf2onnx"] | None
 
 
 def export_model(model: keras.Model, path: str | Path, **options: Unpack[ExportOptions]) -> Path:
@@ -85,12 +88,14 @@ def export_model(model: keras.Model, path: str | Path, **options: Unpack[ExportO
         task: ``"classify"``; ``"scenes"``: the same; ``"colorize"``: outputs ``logits``, ``classes`` and ``colorized``, labels the
             colors; ``"embed"``; ``"tensor"`` (outputs as they are); None: by the shape of the output.
         name: for the contract; None: the model's.
-        opset: ONNX operator set, 15 to 23, default 17; beyond 18 by ONNX's version converter.
+        opset: ONNX operator set, 15 to 23, default 17.
         recipe: for the contract, JSON-serializable; so are `data` (texts) and `metrics` (by split, then by name: numbers).
         versions: of packages; None: those installed.
         commit: of the source code; None: this package's.
         license: of the weights, for the contract.
         tiling: ``multiple`` and ``overlap`` of `export.contract.Tiling`, where large images may be cut.
+        converter: ``"native"``: this package's, on any backend of Keras; ``"tf2onnx"``, on TensorFlow; None: the native one, and
+            tf2onnx for a model with a layer that calls TensorFlow instead of `keras.ops`. The contract says which.
 
     Returns:
         `path`.
@@ -162,10 +167,30 @@ def convert(model: keras.Model, **options: Unpack[ExportOptions]) -> tuple[onnx.
         license=options.get("license", ""),
         tiling=None if tiling is None else Tiling(**tiling),
     )
-    text = dump_contract(contract)  # fails before the long conversion
-    proto = to_onnx(serving, spec, opset)
-    describe(proto, contract, text=text)
+    dump_contract(contract)  # fails before the long conversion
+    proto, used = _to_onnx(serving, spec, opset, options.get("converter"))
+    contract = dataclasses.replace(contract, converter=used)
+    describe(proto, contract)
     return proto, contract
+
+
+def _to_onnx(serving: keras.Model, spec: Input, opset: int, converter: str | None) -> tuple[onnx.ModelProto, str]:
+    """The ONNX model of a serving graph, and which converter made it."""
+    if converter not in (None, "native", "tf2onnx"):
+        raise InputError(f"converter is native or tf2onnx; received {converter!r}")
+    if converter == "tf2onnx":
+        return tf2onnx_model(serving, spec, opset), "tf2onnx"
+    try:
+        return build(serving, [spec.name], opset, channels_first=spec.layout == "NCHW"), "native"
+    except NotConvertible as error:
+        where, _, what = str(error).partition("\n")
+        reason = f"{serving.name} cannot be converted to ONNX: {where}: {what}" if what else f"{serving.name}: {where}"
+        if converter == "native" or keras.backend.backend() != "tensorflow":
+            raise ExportError(f"{reason}; write the layer with keras.ops, or use converter tf2onnx on TensorFlow") from error
+    try:
+        return tf2onnx_model(serving, spec, opset), "tf2onnx"
+    except ExportError as error:
+        raise ExportError(f"{reason}; nor by tf2onnx: {error}") from error
 
 
 def _input_spec(model: keras.Model, options: ExportOptions) -> Input:
@@ -215,9 +240,9 @@ def preprocessing_steps(given: PreprocessingOption, *, inside: bool, where: Lite
 
 
 def describe_outputs(serving: keras.Model) -> tuple[Output, ...]:
-    """What the contract says of a serving graph's outputs, in alphabetical order, which is the converter's."""
+    """What the contract says of a serving graph's outputs, in its order."""
     outputs = []
-    for name in sorted(serving.output):
+    for name in serving.output:
         value, meaning = serving.output[name], MEANINGS.get(name, "values")
         activation: Literal["none", "softmax", "l2"] = "l2" if meaning == "embedding" else "none"
         if meaning == "probabilities":

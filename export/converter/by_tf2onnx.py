@@ -1,4 +1,4 @@
-"""Conversion by tf2onnx: a serving graph to an ONNX model with named outputs and sizes."""
+"""Conversion by tf2onnx, on TensorFlow: a second opinion, and for layers that call TensorFlow itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from export.contract import Input
 from export.converter.passes import drop_idle_nodes, optimize_graph
 from kerascv_course.core.errors import CourseError
 
-__all__ = ["BATCH", "MAX_OPSET", "MIN_OPSET", "ExportError", "to_onnx"]
+__all__ = ["BATCH", "MAX_OPSET", "MIN_OPSET", "ExportError", "tf2onnx_model"]
 
 #: Name of the batch dimension.
 BATCH = "batch"
@@ -35,7 +35,7 @@ class ExportError(CourseError):
     """The model cannot be written as an ONNX file that runs; nothing was written."""
 
 
-def to_onnx(serving: keras.Model, spec: Input, opset: int) -> onnx.ModelProto:
+def tf2onnx_model(serving: keras.Model, spec: Input, opset: int) -> onnx.ModelProto:
     """Convert a serving graph and simplify the result.
 
     Args:
