@@ -121,6 +121,7 @@ class Graph:
         self.result = Symbol((), "float32")
         self.scope: list[str] = []
         self._names: dict[str, int] = {}
+        self._taken: set[str] = set()
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
         self._weights: dict[tuple[Any, ...], ir.Value] = {}
         self._transposed: dict[tuple[ir.Value, tuple[int, ...]], ir.Value] = {}
@@ -143,10 +144,16 @@ class Graph:
 
     def name(self, suffix: str = "") -> str:
         """A name of the layer in work that nothing has yet."""
-        base = "/".join([*self.scope, suffix] if suffix else self.scope) or "model"
-        number = self._names.get(base, 0)
-        self._names[base] = number + 1
-        return f"{base}_{number}" if number else base
+        return self._free_name("/".join([*self.scope, suffix] if suffix else self.scope) or "model")
+
+    def _free_name(self, base: str) -> str:
+        number, free = self._names.get(base, 0), base
+        while free in self._taken:
+            number += 1
+            free = f"{base}_{number}"
+        self._names[base] = number
+        self._taken.add(free)
+        return free
 
     def name_outputs(self, values: Sequence[ir.Value]) -> None:
         """Call the outputs of the layer in work after it, where nodes inside it made them."""
@@ -161,7 +168,7 @@ class Graph:
         """An input of the file; `dims`: its dimensions in the file, names for open ones."""
         value = ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(onnx_type(dtype)))
         self.ir.inputs.append(value)
-        self._names[name] = 1
+        self._taken.add(name)
         return self.tensor(value, shape, dtype, axes)
 
     def tensor(
@@ -248,11 +255,6 @@ class Graph:
             self.ir.register_initializer(value)
             known[key] = value
         return known[key]
-
-    def _free_name(self, base: str) -> str:
-        number = self._names.get(base, 0)
-        self._names[base] = number + 1
-        return f"{base}_{number}" if number else base
 
     def ints(self, values: Sequence[int] | int) -> ir.Value:
         """A constant of int64."""

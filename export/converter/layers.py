@@ -13,6 +13,7 @@ from export.converter.native import Converter, layer
 from export.converter.operations.elementwise import cast
 from export.converter.operations.images import batch_normalization, convolution, convolution_transpose, depthwise
 from export.converter.operations.linear import dense
+from export.converter.operations.shapes import enlarge
 from export.converter.trace import NotConvertible
 
 __all__: list[str] = []
@@ -24,6 +25,11 @@ def _bias(c: Converter, what: Any) -> Constant | None:
 
 def _options(what: Any, *more: str) -> dict[str, Any]:
     return {name: getattr(what, name) for name in ("strides", "padding", "data_format", "dilation_rate", *more)}
+
+
+@layer(layers.Activation)
+def _activation(c: Converter, what: Any, x: Operand) -> Any:
+    return c.activate(what.activation, x)
 
 
 @layer(layers.Dense)
@@ -175,6 +181,15 @@ def _softmax(c: Converter, what: Any, x: Operand, mask: Any = None) -> Any:
         return c.call(soft, x)
     mask = cast(c, mask, "bool")
     return c.call(lambda x, mask: ops.where(mask, soft(ops.where(mask, x, -1e9)), 0.0), x, mask)
+
+
+@layer(layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D)
+def _upsampling(c: Converter, what: Any, x: Operand) -> Any:
+    size = what.size if isinstance(what.size, (list, tuple)) else (what.size,)
+    if getattr(what, "interpolation", "nearest") != "nearest" or "float" not in x.dtype:
+        return NotImplemented
+    last = getattr(what, "data_format", "channels_last") == "channels_last"
+    return enlarge(c, x, [1, *size, 1] if last else [1, 1, *size])
 
 
 @layer(layers.AdditiveAttention)

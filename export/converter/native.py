@@ -27,6 +27,7 @@ LAYERS: dict[type, Callable[..., Any]] = {}
 ACTIVATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     keras.activations.hard_silu: keras.ops.hard_silu,
     keras.activations.sparsemax: keras.ops.sparsemax,
+    keras.activations.hard_swish: keras.ops.hard_silu,
     keras.activations.mish: lambda x: x * keras.ops.tanh(keras.ops.softplus(x)),
 }
 
@@ -52,8 +53,8 @@ def layer(*kinds: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def _defining_class(kind: type) -> type:
-    """The class that defines the call of a layer."""
-    return next(base for base in kind.__mro__ if "call" in vars(base))
+    """The class that defines what a layer does: its call, or what preprocessing layers, which share one, do to images."""
+    return next(base for base in kind.__mro__ if {"call", "transform_images"} & vars(base).keys())
 
 
 class Converter:

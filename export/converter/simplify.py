@@ -21,7 +21,7 @@ def simplify(graph: ir.Graph) -> None:
     for node in list(graph):
         if node.graph is None:
             continue
-        for fold in (_fold_normalization, _fold_scale, _fold_bias, _fold_pad):
+        for fold in (_fold_normalization, _fold_scale, _fold_bias, _fold_pad, _keep_pad):
             if fold(graph, node):
                 break
     model = ir.Model(graph, ir_version=10)
@@ -50,7 +50,7 @@ def _constant(graph: ir.Graph, like: ir.Value | None, name: str, array: np.ndarr
     while free in graph.initializers:
         number += 1
         free = f"{base}_{number}"
-    array = np.ascontiguousarray(array)
+    array = np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array)
     value = ir.Value(
         name=free,
         shape=ir.Shape(array.shape),
@@ -201,6 +201,26 @@ def _fold_pad(graph: ir.Graph, node: ir.Node) -> bool:
     graph.remove(pad, safe=True)
     return True
 
+
+def _keep_pad(graph: ir.Graph, node: ir.Node) -> bool:
+    """Keep onnxruntime from fusing padding with zeros into a MaxPool, which pads with −∞: where all values are negative, the maximum
+    is the padding's 0. It does so only where the padding is exactly 0.
+    """
+    source = node.inputs[0] if node.op_type == "MaxPool" else None
+    pad = None if source is None else source.producer()
+    if pad is None or pad.op_type != "Pad" or pad.attributes.get_string("mode", "constant") != "constant":
+        return False
+    fill = _array(pad.inputs[2]) if len(pad.inputs) > 2 else np.float32(0)
+    if fill is None or np.any(fill):
+        return False
+    if len(pad.inputs) < 3:
+        pad.resize_inputs(3)
+    pad.replace_input_with(2, _constant(graph, None, f"{pad.name}/zero", np.float32(TINY)))
+    return True
+
+
+#: Next to zero: the smallest normal number of float32.
+TINY = 1.1754944e-38
 
 #: Operators of one image and constants that work on each value.
 _PER_VALUE = {"Cast", "Mul", "Add", "Sub", "Div"}

@@ -13,7 +13,7 @@ from export.converter.native import Converter, operation
 from export.converter.operations.elementwise import cast, number
 from export.converter.trace import NotConvertible, Size, Step
 
-__all__ = ["reshape"]
+__all__ = ["enlarge", "reshape"]
 
 #: A bound beyond every axis.
 END = 2**31 - 1
@@ -277,6 +277,19 @@ def _pad(c: Converter, step: Step, x: Operand, constant_values: Any = None) -> O
     return c.graph.node("Pad", [x, pads, *fill], axes=x.axes, mode=None if step.mode == "constant" else step.mode)
 
 
+def enlarge(c: Converter, x: Operand, times: Sequence[int]) -> Tensor:
+    """Every value repeated along each axis, which all runtimes agree on: whole scales, asymmetric, rounded down.
+
+    The Resize stands on a tensor with channels first, for which runtimes are fast.
+    """
+    x = c.graph.as_tensor(x)
+    if x.flattened is not None or (x.plain and x.rank > 2 and times[-1] == 1):
+        x = c.graph.first(x)
+    scales = np.asarray([times[axis] for axis in x.axes], np.float32)
+    modes = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+    return c.graph.node("Resize", [x, None, c.graph.constant(scales)], axes=x.axes, **modes)
+
+
 @operation("Repeat")
 def _repeat(c: Converter, step: Step, x: Operand) -> Operand:
     x, times, axis = c.graph.as_tensor(x), step.repeats, step.axis
@@ -285,12 +298,8 @@ def _repeat(c: Converter, step: Step, x: Operand) -> Operand:
     if x.flattened is not None:
         x = c.graph.as_tensor(c.graph.plain(x))
     axis %= x.rank
-    place = x.place(axis)
     if "float" in x.dtype:
-        scales = np.ones(x.rank, np.float32)
-        scales[place] = times
-        modes = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
-        return c.graph.node("Resize", [x, None, c.graph.constant(scales)], axes=x.axes, **modes)
+        return enlarge(c, x, [int(times) if a == axis else 1 for a in range(x.rank)])
     plain = c.graph.as_tensor(c.graph.plain(x))
     wide = (*plain.shape[: axis + 1], 1, *plain.shape[axis + 1 :])
     open_ = c.graph.node("Unsqueeze", [plain, c.graph.ints([axis + 1])], shape=wide)
