@@ -149,15 +149,25 @@ def test_what_was_proved_is_written_into_the_file(small, noise, tmp_path):
 
 
 @pytest.mark.parametrize("which", ["gelu", "antialias"])
-def test_an_operator_that_cannot_be_converted_is_named_with_the_way_out(tmp_path, which):
-    image = keras.Input((8, 8, 3))
+def test_what_tf2onnx_cannot_convert(noise, tmp_path, which):
+    image = keras.Input((32, 32, 3))
     if which == "gelu":
-        values, named = keras.layers.Dense(2, activation="gelu")(keras.layers.Flatten()(image)), "Erfc.*approximate=True"
+        values = keras.layers.Dense(2, activation="gelu")(keras.layers.Flatten()(image))
     else:
-        values = keras.layers.GlobalAveragePooling2D()(keras.layers.Resizing(4, 4, antialias=True)(image))
-        named = "ScaleAndTranslate.*antialias=False"
-    with pytest.raises(ExportError, match=named):
+        values = keras.layers.GlobalAveragePooling2D()(keras.layers.Resizing(5, 7, antialias=True)(image))
+    model = keras.Model(image, values)
+    path = export_model(model, tmp_path / "x.onnx")
+    assert read_contract(path).converter == "native"
+    check_parity(model, path, noise)
+
+
+def test_an_operation_that_cannot_be_converted_is_named_with_its_layer(tmp_path):
+    image = keras.Input((8, 8, 3))
+    values = keras.layers.Lambda(lambda x: keras.ops.linalg.det(x[..., 0]), name="determinant")(image)
+    with pytest.raises(ExportError, match=r"determinant.*Det of keras\.ops has no converter.*tf2onnx"):
         export_model(keras.Model(image, values), tmp_path / "x.onnx")
+    with pytest.raises(InputError, match="converter is native or tf2onnx; received 'other'"):
+        export_model(keras.Model(image, values), tmp_path / "x.onnx", converter="other")
     assert not list(tmp_path.iterdir())
 
 
