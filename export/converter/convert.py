@@ -94,8 +94,8 @@ def export_model(model: keras.Model, path: str | Path, **options: Unpack[ExportO
         commit: of the source code; None: this package's.
         license: of the weights, for the contract.
         tiling: ``multiple`` and ``overlap`` of `export.contract.Tiling`, where large images may be cut.
-        converter: ``"native"``: this package's, on any backend of Keras; ``"tf2onnx"``, on TensorFlow; None: the native one, and
-            tf2onnx for a model with a layer that calls TensorFlow instead of `keras.ops`. The contract says which.
+        converter: ``"tf2onnx"`` (default), on TensorFlow; ``"native"``: this package's, on any backend of Keras, for layers that
+            call `keras.ops`. The contract says which.
 
     Returns:
         `path`.
@@ -178,19 +178,14 @@ def _to_onnx(serving: keras.Model, spec: Input, opset: int, converter: str | Non
     """The ONNX model of a serving graph, and which converter made it."""
     if converter not in (None, "native", "tf2onnx"):
         raise InputError(f"converter is native or tf2onnx; received {converter!r}")
-    if converter == "tf2onnx":
+    if converter != "native":
         return tf2onnx_model(serving, spec, opset), "tf2onnx"
     try:
         return build(serving, [spec.name], opset, channels_first=spec.layout == "NCHW"), "native"
     except NotConvertible as error:
         where, _, what = str(error).partition("\n")
         reason = f"{serving.name} cannot be converted to ONNX: {where}: {what}" if what else f"{serving.name}: {where}"
-        if converter == "native" or keras.backend.backend() != "tensorflow":
-            raise ExportError(f"{reason}; write the layer with keras.ops, or use converter tf2onnx on TensorFlow") from error
-    try:
-        return tf2onnx_model(serving, spec, opset), "tf2onnx"
-    except ExportError as error:
-        raise ExportError(f"{reason}; nor by tf2onnx: {error}") from error
+        raise ExportError(f"{reason}; write the layer with keras.ops, or use converter tf2onnx on TensorFlow") from error
 
 
 def _input_spec(model: keras.Model, options: ExportOptions) -> Input:
@@ -240,9 +235,9 @@ def preprocessing_steps(given: PreprocessingOption, *, inside: bool, where: Lite
 
 
 def describe_outputs(serving: keras.Model) -> tuple[Output, ...]:
-    """What the contract says of a serving graph's outputs, in its order."""
+    """What the contract says of a serving graph's outputs, in alphabetical order, which is the converter's."""
     outputs = []
-    for name in serving.output:
+    for name in sorted(serving.output):
         value, meaning = serving.output[name], MEANINGS.get(name, "values")
         activation: Literal["none", "softmax", "l2"] = "l2" if meaning == "embedding" else "none"
         if meaning == "probabilities":

@@ -65,7 +65,11 @@ def build(model: keras.Model, inputs: Any, opset: int, *, channels_first: bool =
 
 def _call(model: keras.Model) -> Any:
     def call(x: Any) -> Any:
-        return model.call(x, training=False) if not isinstance(model, keras.Sequential) else model._functional.call(x, training=False)
+        return (
+            model.call(x, training=False)
+            if not isinstance(model, keras.Sequential)
+            else model._functional.call(x, training=False)
+        )
 
     call.__self__ = model  # type: ignore[attr-defined]
     return call
@@ -75,7 +79,9 @@ def _input(graph: Graph, name: str, tensor: Any, trials: int, *, channels_first:
     rank = len(tensor.shape)
     rows = {0: BATCHES, 1: HEIGHTS, 2: WIDTHS}
     words = {0: "batch", 1: "height", 2: "width"}
-    shape = [Size(rows.get(i, tuple(n + 11 * i for n in HEIGHTS))[:trials]) if n is None else n for i, n in enumerate(tensor.shape)]
+    shape = [
+        Size(rows.get(i, tuple(n + 11 * i for n in HEIGHTS))[:trials]) if n is None else n for i, n in enumerate(tensor.shape)
+    ]
     dims = [words.get(i, f"axis_{i}") if n is None else n for i, n in enumerate(tensor.shape)]
     axes = natural(rank)
     if channels_first and rank == 4:
@@ -85,14 +91,16 @@ def _input(graph: Graph, name: str, tensor: Any, trials: int, *, channels_first:
 
 
 def _open_sizes(tensor: Tensor) -> list[tuple[Size, str]]:
-    return [(size, name) for size, name in zip(tensor.shape, ("batch", "height", "width"), strict=False) if isinstance(size, Size)]
+    return [
+        (size, name) for size, name in zip(tensor.shape, ("batch", "height", "width"), strict=False) if isinstance(size, Size)
+    ]
 
 
 def _outputs(graph: Graph, result: Any, names: dict[Size, str]) -> None:
     """Make the tensors outputs of the file, in Keras's order of axes."""
     flat = keras.tree.flatten(result)
     if isinstance(result, dict):
-        keys = list(result)
+        keys = sorted(result)
         flat = [result[key] for key in keys]
     else:
         keys = [f"output_{i}" for i in range(len(flat))] if len(flat) > 1 else ["output"]

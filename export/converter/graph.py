@@ -210,12 +210,17 @@ class Graph:
             **attributes: of the operator.
         """
         value = self.emit(kind, inputs, 1, attributes)[0]
-        shape = self.result.shape if shape is None else shape
+        if shape is None:
+            shape = self.result.shape
+            if None in shape:  # some layers of Keras state less than they know
+                shape = _broadcast([item.shape for item in inputs if isinstance(item, (Tensor, Constant))])
         axes = like.axes if axes is None and like is not None else axes
         flattened = None if like is None else like.flattened
         return self.tensor(value, shape, self.result.dtype if dtype is None else dtype, axes, flattened)
 
-    def emit(self, kind: str, inputs: Sequence[Operand | ir.Value | None], outputs: int, attributes: dict[str, Any]) -> list[ir.Value]:
+    def emit(
+        self, kind: str, inputs: Sequence[Operand | ir.Value | None], outputs: int, attributes: dict[str, Any]
+    ) -> list[ir.Value]:
         """Write a node; returns its outputs."""
         values = [self.value(item) for item in inputs]
         name = self.name(kind)
@@ -235,7 +240,7 @@ class Graph:
 
     # --- constants ---
 
-    def constant(self, array: np.ndarray, name: str = "") -> ir.Value:
+    def constant(self, array: np.ndarray | np.generic, name: str = "") -> ir.Value:
         """An initializer; equal small ones, and the same arrays, are written once."""
         array = np.asarray(array)
         if str(array.dtype) in HALVES:
@@ -268,7 +273,9 @@ class Graph:
             return x
         if x.flattened is not None:
             *space, channels = x.flattened
-            whole = self.node("Reshape", [x.value, self.ints([-1, channels, *space])], shape=(x.shape[0], *x.flattened), dtype=x.dtype)
+            whole = self.node(
+                "Reshape", [x.value, self.ints([-1, channels, *space])], shape=(x.shape[0], *x.flattened), dtype=x.dtype
+            )
             order = (0, *range(2, len(space) + 2), 1)
             turned = self._transpose(whole.value, order, (x.shape[0], channels, *space))
             return self.node("Reshape", [turned, self.ints([-1, int(np.prod(x.flattened))])], shape=x.shape, dtype=x.dtype)
@@ -381,6 +388,13 @@ class Graph:
         """An array that is repeated along its open dimensions."""
         value = self.emit("Expand", [self.constant(x.array), self.sizes(x.shape)], 1, {})[0]
         return self.tensor(value, x.shape, dtype)
+
+
+def _broadcast(shapes: Sequence[Shape]) -> Shape:
+    """The shape of an operation on each value."""
+    rank = max(len(shape) for shape in shapes)
+    wide = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
+    return tuple(next((size for size in column if size != 1), 1) for column in zip(*wide, strict=True))
 
 
 def _keeps_order(order: Sequence[int], shape: Shape) -> bool:

@@ -40,8 +40,9 @@ def _dense(c: Converter, what: Any, x: Operand) -> Any:
 
 @layer(layers.Conv2D)
 def _conv(c: Converter, what: Any, x: Operand) -> Any:
-    base = next(kind for kind in type(what).__mro__ if kind.__name__ == "BaseConv")
-    if type(what).convolution_op is not base.convolution_op:  # a subclass that changes its kernel
+    base: Any = next(kind for kind in type(what).__mro__ if kind.__name__ == "BaseConv")
+    own: Any = type(what)
+    if own.convolution_op is not base.convolution_op:  # a subclass that changes its kernel
         return NotImplemented
     kernel = c.weight(what._kernel if not what.lora_enabled else what.kernel)
     return c.activate(what.activation, convolution(c, x, kernel, _bias(c, what), **_options(what)))
@@ -55,7 +56,7 @@ def _depthwise(c: Converter, what: Any, x: Operand) -> Any:
 
 @layer(layers.SeparableConv2D)
 def _separable(c: Converter, what: Any, x: Operand) -> Any:
-    one = {name: 1 for name in ("strides", "dilation_rate")}
+    one = dict.fromkeys(("strides", "dilation_rate"), 1)
     result = c.graph.result
     kernels = [c.weight(kernel) for kernel in (what.depthwise_kernel, what.pointwise_kernel)]
     channels = kernels[1].shape[-2]

@@ -148,9 +148,7 @@ class Converter:
             finally:
                 graph.result = before
             results = [item for item in _flat(result) if isinstance(item, (Tensor, Constant))]
-            outputs = [
-                _described(item, symbol) for item, symbol in zip(results, step.outputs, strict=True)
-            ]
+            outputs = [_described(item, symbol) for item, symbol in zip(results, step.outputs, strict=True)]
             if (is_layer or named) and graph.scope:
                 graph.name_outputs([item.value for item in outputs if isinstance(item, Tensor)])
         return outputs
@@ -219,4 +217,9 @@ def _described(item: Operand, symbol: Symbol) -> Operand:
     """An operand with the shape and dtype that Keras states."""
     if isinstance(item, Constant):
         return item
-    return Tensor(symbol.shape, symbol.dtype, item.value, item.axes, item.flattened)
+    shape = symbol.shape
+    if len(shape) != item.rank:
+        shape = item.shape
+    elif None in shape:  # some layers of Keras state less than they know
+        shape = tuple(own if stated is None else stated for stated, own in zip(shape, item.shape, strict=True))
+    return Tensor(shape, symbol.dtype, item.value, item.axes, item.flattened)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -45,7 +44,7 @@ def _constant(graph: ir.Graph, like: ir.Value | None, name: str, array: np.ndarr
     """A new initializer; it takes the name of the weight that it replaces, unless others use that."""
     base = like.name if like is not None and like.name else name
     if like is not None and len(like.uses()) <= 1 and like.name in graph.initializers:
-        del graph.initializers[like.name]
+        graph.initializers.pop(like.name)  # type: ignore[arg-type]
     number, free = 0, base
     while free in graph.initializers:
         number += 1
@@ -116,7 +115,7 @@ def _fold_normalization(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     before = _producer(node.inputs[0])
     parts = [_array(value) for value in node.inputs[1:]]
-    if before is None or any(part is None for part in parts) or before.op_type in ("Gemm", "MatMul") and not _is_matrix(before):
+    if before is None or any(part is None for part in parts) or (before.op_type == "Gemm" and not _is_matrix(before)):
         return False
     scale, offset, mean, variance = (part.astype(np.float64) for part in parts if part is not None)
     factor = scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
@@ -215,7 +214,7 @@ def _keep_pad(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     if len(pad.inputs) < 3:
         pad.resize_inputs(3)
-    pad.replace_input_with(2, _constant(graph, None, f"{pad.name}/zero", np.float32(TINY)))
+    pad.replace_input_with(2, _constant(graph, None, f"{pad.name}/zero", np.asarray(TINY, np.float32)))
     return True
 
 
@@ -266,5 +265,3 @@ def _reorder(graph: ir.Graph, image: ir.Value, chain: list[ir.Node], transpose: 
                 shape = [1] * len(order)
                 shape[order.index(len(order) - 1)] = -1
                 node.replace_input_with(place, _constant(graph, value, "constant", array.reshape(shape)))
-
-

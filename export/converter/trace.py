@@ -88,54 +88,69 @@ def trace(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, A
     Raises:
         NotConvertible: the function does different things for different sizes.
     """
-    histories, results, known = [], [], []
-    for trial in range(trials):
-        leaves: dict[int, Any] = {}
-        symbols: dict[int, Any] = {}
-
-        def symbolic(value: Any, trial: int = trial, leaves: dict[int, Any] = leaves, symbols: dict[int, Any] = symbols) -> Any:
-            if isinstance(value, Size):
-                return value.at(trial)
-            if isinstance(value, OpenArray):
-                shape = [size.at(trial) if isinstance(size, Size) else size for size in value.shape]
-                return keras.ops.convert_to_tensor(np.broadcast_to(value.array, shape))
-            if not isinstance(value, Symbol):
-                return value
-            if id(value) not in leaves:
-                shape = [size.at(trial) if isinstance(size, Size) else size for size in value.shape]
-                leaves[id(value)] = keras.KerasTensor(shape, value.dtype)
-                symbols[id(leaves[id(value)])] = value
-            return leaves[id(value)]
-
-        result = function(*_mapped(symbolic, tuple(args)), **_mapped(symbolic, kwargs))
-        results.append(result)
-        histories.append(_nodes(result, leaves.values()))
-        known.append((symbols, leaves))
-    if len({tuple(type(node.operation) for node in history) for history in histories}) != 1:
+    runs = [_Trial(trial) for trial in range(trials)]
+    results = [run.call(function, args, kwargs) for run in runs]
+    if len({tuple(type(node.operation) for node in run.nodes) for run in runs}) != 1:
         raise NotConvertible("its operations depend on the size of the batch or of the image")
 
     def symbol(values: Sequence[Any]) -> Any:
         """The tensor that has these symbolic tensors in the trials."""
-        found = [symbols.get(id(value)) for value, (symbols, _) in zip(values, known, strict=True)]
+        found = [run.symbols.get(id(value)) for value, run in zip(values, runs, strict=True)]
         if found[0] is None or any(one is not found[0] for one in found):
             raise NotConvertible("its operations depend on the size of the batch or of the image")
         return found[0]
 
     steps = []
-    for nodes in zip(*histories, strict=True):
+    for nodes in zip(*(run.nodes for run in runs), strict=True):
         arguments = [(node.arguments.args, node.arguments.kwargs) for node in nodes]
         args_, kwargs_ = common(arguments, symbol)
         outputs = []
         for tensors in zip(*(node.outputs for node in nodes), strict=True):
             outputs.append(Symbol(common([tuple(tensor.shape) for tensor in tensors]), tensors[0].dtype))
-            for tensor, (symbols, _) in zip(tensors, known, strict=True):
-                symbols[id(tensor)] = outputs[-1]
+            for tensor, run in zip(tensors, runs, strict=True):
+                run.symbols[id(tensor)] = outputs[-1]
         steps.append(Step(tuple(node.operation for node in nodes), args_, kwargs_, tuple(outputs)))
     result = common(results, symbol)
-    for history in histories:
-        for node in reversed(history):
+    for run in runs:
+        for node in reversed(run.nodes):
             _forget(node)
     return steps, result
+
+
+class _Trial:
+    """One call of a function, with one size for each open dimension.
+
+    Attributes:
+        nodes: Keras's nodes of the call, in order.
+        symbols: what the symbolic tensors of this trial stand for, by their id.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.nodes: list[Any] = []
+        self.symbols: dict[int, Symbol] = {}
+        self._leaves: dict[int, Any] = {}  # which also keeps the ids from being used again
+
+    def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Call the function with symbolic tensors."""
+        result = function(*_mapped(self._symbolic, tuple(args)), **_mapped(self._symbolic, kwargs))
+        self.nodes = _nodes(result, self._leaves.values())
+        return result
+
+    def _symbolic(self, value: Any) -> Any:
+        if isinstance(value, Size):
+            return value.at(self.number)
+        if isinstance(value, OpenArray):
+            return keras.ops.convert_to_tensor(np.broadcast_to(value.array, self._shape(value.shape)))
+        if not isinstance(value, Symbol):
+            return value
+        if id(value) not in self._leaves:
+            self._leaves[id(value)] = keras.KerasTensor(self._shape(value.shape), value.dtype)
+            self.symbols[id(self._leaves[id(value)])] = value
+        return self._leaves[id(value)]
+
+    def _shape(self, shape: Sequence[int | Size]) -> list[int]:
+        return [size.at(self.number) if isinstance(size, Size) else size for size in shape]
 
 
 def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
@@ -175,7 +190,9 @@ def common(values: Sequence[Any], symbol: Callable[[Sequence[Any]], Any] | None 
         return first if len(set(numbers)) == 1 else Size(numbers)
     if isinstance(first, np.ndarray) or keras.ops.is_tensor(first):
         return _common_array([np.asarray(keras.ops.convert_to_numpy(value)) for value in values])
-    if type(first).__eq__ is object.__eq__ or all(value == first for value in values):
+    if type(first).__eq__ is object.__eq__ or all(  # type: ignore[comparison-overlap]
+        value == first for value in values
+    ):
         return first
     raise NotConvertible(f"a value depends on the size of the batch or of the image: {values}")
 

@@ -111,7 +111,7 @@ for _names, _kind in {
 }.items():
 
     @operation(*_names)
-    def _arithmetic(c: Converter, step: Step, x1: Any, x2: Any, kind: str = _kind) -> Operand:
+    def _arithmetic(c: Converter, step: Step, x1: Any, x2: Any, kind: str = _kind) -> Any:
         if kind in ("Mul", "Add") and c.graph.result.dtype == "bool":
             kind = {"Mul": "And", "Add": "Or"}[kind]
         if kind == "Max" and c.graph.result.dtype == "bool":
@@ -132,12 +132,12 @@ for _names, _kind in {
 }.items():
 
     @operation(*_names)
-    def _comparison(c: Converter, step: Step, x1: Any, x2: Any, kind: str = _kind) -> Operand:
+    def _comparison(c: Converter, step: Step, x1: Any, x2: Any, kind: str = _kind) -> Any:
         return binary(c, kind, x1, x2, compare=True)
 
 
 @operation("NotEqual")
-def _not_equal(c: Converter, step: Step, x1: Any, x2: Any) -> Operand:
+def _not_equal(c: Converter, step: Step, x1: Any, x2: Any) -> Any:
     equal = binary(c, "Equal", x1, x2, compare=True)
     return c.graph.node("Not", [equal], like=equal)
 
@@ -145,7 +145,7 @@ def _not_equal(c: Converter, step: Step, x1: Any, x2: Any) -> Operand:
 for _names, _kind in {("LogicalAnd",): "And", ("LogicalOr",): "Or", ("LogicalXor",): "Xor"}.items():
 
     @operation(*_names)
-    def _logical(c: Converter, step: Step, x1: Any, x2: Any, kind: str = _kind) -> Operand:
+    def _logical(c: Converter, step: Step, x1: Any, x2: Any, kind: str = _kind) -> Any:
         items, axes = aligned(c, [_truth(c, operand(x, "bool")) for x in (x1, x2)])
         return c.graph.node(kind, items, dtype="bool", **axes)
 
@@ -157,13 +157,13 @@ def _truth(c: Converter, x: Operand) -> Operand:
 
 
 @operation("LogicalNot")
-def _not(c: Converter, step: Step, x: Operand) -> Operand:
+def _not(c: Converter, step: Step, x: Operand) -> Any:
     x = _truth(c, x)
     return unary(c, "Not", x, dtype="bool")
 
 
 @operation("Mod", "FloorDivide")
-def _mod(c: Converter, step: Step, x1: Any, x2: Any) -> Operand:
+def _mod(c: Converter, step: Step, x1: Any, x2: Any) -> Any:
     floating = "float" in c.graph.result.dtype
     if floating:
         quotient = c.graph.node("Floor", [ratio := binary(c, "Div", x1, x2)], like=ratio)
@@ -177,14 +177,14 @@ def _mod(c: Converter, step: Step, x1: Any, x2: Any) -> Operand:
 
 
 @operation("DivideNoNan")
-def _divide_no_nan(c: Converter, step: Step, x1: Any, x2: Any) -> Operand:
+def _divide_no_nan(c: Converter, step: Step, x1: Any, x2: Any) -> Any:
     dtype = c.graph.result.dtype
     zero = binary(c, "Equal", cast(c, operand(x2, dtype), dtype), number(0, dtype), compare=True)
     return where(c, zero, number(0, dtype), binary(c, "Div", x1, x2))
 
 
 @operation("Where")
-def _where(c: Converter, step: Step, condition: Operand, x1: Any = None, x2: Any = None) -> Operand:
+def _where(c: Converter, step: Step, condition: Operand, x1: Any = None, x2: Any = None) -> Any:
     return where(c, _truth(c, condition), x1, x2)
 
 
@@ -235,12 +235,12 @@ for _name, _kind in {
 }.items():
 
     @operation(_name)
-    def _unary(c: Converter, step: Step, x: Operand, kind: str = _kind) -> Operand:
+    def _unary(c: Converter, step: Step, x: Operand, kind: str = _kind) -> Any:
         return unary(c, kind, x)
 
 
 @operation("Isnan", "Isinf", "Isfinite")
-def _is_special(c: Converter, step: Step, x: Operand) -> Operand:
+def _is_special(c: Converter, step: Step, x: Operand) -> Any:
     x = c.graph.as_tensor(cast(c, x, x.dtype if "float" in x.dtype else "float32"))
     kind = type(step.operations[0]).__name__
     if kind != "Isfinite":
@@ -285,7 +285,7 @@ _COMPOSED = {
 for _name in _COMPOSED:
 
     @operation(_name)
-    def _composed(c: Converter, step: Step, x: Operand, name: str = _name) -> Operand:
+    def _composed(c: Converter, step: Step, x: Operand, name: str = _name) -> Any:
         dtype = c.graph.result.dtype
 
         def compute(x: Any) -> Any:
@@ -295,7 +295,7 @@ for _name in _COMPOSED:
 
 
 @operation("Elu", "Selu", "Celu", "LeakyRelu")
-def _elu(c: Converter, step: Step, x: Operand) -> Operand:
+def _elu(c: Converter, step: Step, x: Operand) -> Any:
     kind = type(step.operations[0]).__name__
     if kind == "LeakyRelu":
         return unary(c, kind, x, alpha=float(step.negative_slope))
@@ -305,12 +305,12 @@ def _elu(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("HardSilu")
-def _hard_silu(c: Converter, step: Step, x: Operand) -> Operand:
+def _hard_silu(c: Converter, step: Step, x: Operand) -> Any:
     return unary(c, "HardSwish", x)
 
 
 @operation("ReLU")
-def _relu(c: Converter, step: Step, x: Operand) -> Operand:
+def _relu(c: Converter, step: Step, x: Operand) -> Any:
     slope, most, threshold = step.negative_slope, step.max_value, step.threshold
     if threshold == 0 and slope and most is None:
         return unary(c, "LeakyRelu", x, alpha=float(slope))
@@ -326,7 +326,7 @@ def _relu(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("Clip")
-def _clip(c: Converter, step: Step, x: Operand) -> Operand:
+def _clip(c: Converter, step: Step, x: Operand) -> Any:
     return clip(c, x, step.x_min, step.x_max)
 
 
@@ -343,7 +343,7 @@ def clip(c: Converter, x: Operand, least: Any, most: Any) -> Tensor:
 
 
 @operation("Gelu")
-def _gelu(c: Converter, step: Step, x: Operand) -> Operand:
+def _gelu(c: Converter, step: Step, x: Operand) -> Any:
     x = c.graph.as_tensor(x)
     if c.graph.opset >= 20:
         return unary(c, "Gelu", x, approximate="tanh" if step.approximate else "none")
@@ -354,7 +354,7 @@ def _gelu(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("Glu")
-def _glu(c: Converter, step: Step, x: Operand) -> Operand:
+def _glu(c: Converter, step: Step, x: Operand) -> Any:
     def compute(x: Any) -> Any:
         left, right = keras.ops.split(x, 2, axis=step.axis)
         return left * keras.ops.sigmoid(right)
@@ -363,7 +363,7 @@ def _glu(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("Cast", "SaturateCast")
-def _cast(c: Converter, step: Step, x: Operand) -> Operand:
+def _cast(c: Converter, step: Step, x: Operand) -> Any:
     x = c.graph.as_tensor(x)
     dtype = c.graph.result.dtype
     if type(step.operations[0]).__name__ == "SaturateCast" and "int" in dtype:
@@ -377,7 +377,7 @@ def _cast(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("Round")
-def _round(c: Converter, step: Step, x: Operand) -> Operand:
+def _round(c: Converter, step: Step, x: Operand) -> Any:
     if step.decimals == 0:
         return unary(c, "Round", x) if "float" in x.dtype else x
     factor = 10.0**step.decimals
@@ -385,12 +385,12 @@ def _round(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("StopGradient", "Copy", "ConvertToTensor", "Array", "Real", "Conjugate")
-def _same(c: Converter, step: Step, x: Operand) -> Operand:
+def _same(c: Converter, step: Step, x: Operand) -> Any:
     return cast(c, x, c.graph.result.dtype)
 
 
 @operation("OnesLike", "ZerosLike", "FullLike")
-def _like(c: Converter, step: Step, x: Operand, fill_value: Any = None) -> Operand:
+def _like(c: Converter, step: Step, x: Operand, fill_value: Any = None) -> Any:
     value = {"OnesLike": 1, "ZerosLike": 0}.get(type(step.operations[0]).__name__, fill_value)
     dtype = c.graph.result.dtype
     array = np.asarray(value, stored_dtype(dtype)) if not isinstance(value, Constant) else value.array.astype(dtype)
@@ -399,7 +399,7 @@ def _like(c: Converter, step: Step, x: Operand, fill_value: Any = None) -> Opera
 
 
 @operation("Arctan2")
-def _arctan2(c: Converter, step: Step, x1: Any, x2: Any) -> Operand:
+def _arctan2(c: Converter, step: Step, x1: Any, x2: Any) -> Any:
     def compute(y: Any, x: Any) -> Any:
         ops = keras.ops
         base = ops.arctan(y / ops.where(ops.equal(x, 0), 1.0, x))
@@ -411,13 +411,13 @@ def _arctan2(c: Converter, step: Step, x1: Any, x2: Any) -> Operand:
 
 
 @operation("Hypot")
-def _hypot(c: Converter, step: Step, x1: Any, x2: Any) -> Operand:
+def _hypot(c: Converter, step: Step, x1: Any, x2: Any) -> Any:
     dtype = c.graph.result.dtype
     return c.call(lambda a, b: keras.ops.sqrt(a * a + b * b), *(cast(c, operand(x, dtype), dtype) for x in (x1, x2)))
 
 
 @operation("Logaddexp")
-def _logaddexp(c: Converter, step: Step, x1: Any, x2: Any) -> Operand:
+def _logaddexp(c: Converter, step: Step, x1: Any, x2: Any) -> Any:
     dtype = c.graph.result.dtype
 
     def compute(a: Any, b: Any) -> Any:

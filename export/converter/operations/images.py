@@ -80,12 +80,12 @@ def convolution(c: Converter, x: Operand, kernel: Any, bias: Constant | None = N
     weights = _kernel(kernel, (rank - 1, rank - 2, *range(rank - 2)))
     channels = x.shape[-1] if last else x.shape[1]
     groups = int(channels) // kernel.shape[-2]  # type: ignore[arg-type]
-    window = _window(
-        x, kernel.shape[:space], _numbers(strides, space), _numbers(dilation, space), (options["padding"], last)
-    )
-    inputs = [x, weights, *([bias] if bias is not None else [])]
+    window = _window(x, kernel.shape[:space], _numbers(strides, space), _numbers(dilation, space), (options["padding"], last))
+    inputs: list[Any] = [x, weights, *([bias] if bias is not None else [])]
     group = groups if groups > 1 else None
-    return c.graph.node("Conv", inputs, axes=_axes(rank, last=last), kernel_shape=list(kernel.shape[:space]), group=group, **window)
+    return c.graph.node(
+        "Conv", inputs, axes=_axes(rank, last=last), kernel_shape=list(kernel.shape[:space]), group=group, **window
+    )
 
 
 def depthwise(c: Converter, x: Operand, kernel: Any, bias: Constant | None = None, **options: Any) -> Tensor:
@@ -96,15 +96,14 @@ def depthwise(c: Converter, x: Operand, kernel: Any, bias: Constant | None = Non
     weights = _kernel(kernel, (rank - 1, rank - 2, *range(rank - 2)), (*space, 1, channels * multiplier))
     strides, dilation = (_numbers(options[name], len(space)) for name in ("strides", "dilation_rate"))
     window = _window(x, space, strides, dilation, (options["padding"], last))
-    inputs = [x, weights, *([bias] if bias is not None else [])]
+    inputs: list[Any] = [x, weights, *([bias] if bias is not None else [])]
     return c.graph.node("Conv", inputs, axes=_axes(rank, last=last), kernel_shape=space, group=channels, **window)
 
 
 def convolution_transpose(c: Converter, x: Operand, kernel: Any, bias: Constant | None = None, **options: Any) -> Tensor:
     """`keras.ops.conv_transpose`: kernel (space…, output channels, input channels).
 
-    What Keras cuts off a transposed convolution follows from its output's size; TensorFlow's gradient of a "same" convolution
-    cuts the larger half at the end, so does Keras on every backend.
+    What Keras cuts off a transposed convolution follows from its output's size; the larger half is cut at the end.
     """
     last, rank = _is_last(options.get("data_format")), kernel.rank
     x = _turned(c, _float(c, x), last=last)
@@ -122,7 +121,7 @@ def convolution_transpose(c: Converter, x: Operand, kernel: Any, bias: Constant 
         if len(surplus) != 1:
             raise NotConvertible("a transposed convolution whose padding depends on the size of the image")
         total = surplus.pop()
-        first = _cut_before(options, width, stride, rate, i) if total else 0
+        first = _cut_before(options, total, reach)
         begin.append(max(first, 0))
         rest = total - first
         end.append(max(rest, 0))
@@ -136,7 +135,7 @@ def convolution_transpose(c: Converter, x: Operand, kernel: Any, bias: Constant 
         attributes["pads"] = begin + end
     if any(more):
         attributes["output_padding"] = more
-    inputs = [x, weights, *([bias] if bias is not None and not any(behind) else [])]
+    inputs: list[Any] = [x, weights, *([bias] if bias is not None and not any(behind) else [])]
     y = c.graph.node("ConvTranspose", inputs, axes=_axes(rank, last=last), **attributes)
     if any(behind):
         y = c.graph.node("Pad", [y, c.graph.ints([0] * (rank + 2) + behind)], axes=y.axes)
@@ -146,31 +145,32 @@ def convolution_transpose(c: Converter, x: Operand, kernel: Any, bias: Constant 
     return y
 
 
-def _cut_before(options: dict[str, Any], width: int, stride: int, rate: int, axis: int) -> int:
-    """Rows that Keras cuts off the beginning of the full transposed convolution."""
+def _cut_before(options: dict[str, Any], total: int, reach: int) -> int:
+    """Rows that are cut off the beginning of the full transposed convolution, of `total` that are.
+
+    With a stated output padding Keras's backends differ: TensorFlow cuts by the size of the output, the others by the kernel.
+    """
     if options["padding"] == "valid":
         return 0
-    padding = options.get("output_padding")
-    padding = padding[axis] if isinstance(padding, (list, tuple)) else padding
-    reach = (width - 1) * rate + 1
-    total = max(reach - stride, 0) if padding is None else 2 * (reach // 2)
-    return total // 2
+    if options.get("output_padding") is None or keras.backend.backend() == "tensorflow":
+        return max(total, 0) // 2
+    return reach // 2
 
 
 @operation("Conv")
-def _conv(c: Converter, step: Step, x: Operand, kernel: Any) -> Operand:
+def _conv(c: Converter, step: Step, x: Operand, kernel: Any) -> Any:
     names = ("strides", "padding", "data_format", "dilation_rate")
     return convolution(c, x, kernel, **{name: getattr(step, name) for name in names})
 
 
 @operation("DepthwiseConv")
-def _depthwise(c: Converter, step: Step, x: Operand, kernel: Any) -> Operand:
+def _depthwise(c: Converter, step: Step, x: Operand, kernel: Any) -> Any:
     names = ("strides", "padding", "data_format", "dilation_rate")
     return depthwise(c, x, kernel, **{name: getattr(step, name) for name in names})
 
 
 @operation("SeparableConv")
-def _separable(c: Converter, step: Step, x: Operand, first: Any, second: Any) -> Operand:
+def _separable(c: Converter, step: Step, x: Operand, first: Any, second: Any) -> Any:
     names = ("strides", "padding", "data_format", "dilation_rate")
     options = {name: getattr(step, name) for name in names}
 
@@ -182,13 +182,13 @@ def _separable(c: Converter, step: Step, x: Operand, first: Any, second: Any) ->
 
 
 @operation("ConvTranspose")
-def _conv_transpose(c: Converter, step: Step, x: Operand, kernel: Any, *rest: Any, **more: Any) -> Operand:
+def _conv_transpose(c: Converter, step: Step, x: Operand, kernel: Any, *rest: Any, **more: Any) -> Any:
     names = ("strides", "padding", "output_padding", "data_format", "dilation_rate")
     return convolution_transpose(c, x, kernel, **{name: getattr(step, name) for name in names})
 
 
 @operation("MaxPool", "AveragePool")
-def _pool(c: Converter, step: Step, x: Operand) -> Operand:
+def _pool(c: Converter, step: Step, x: Operand) -> Any:
     kind, last = type(step.operations[0]).__name__, _is_last(step.data_format)
     rank = len(c.graph.result.shape)
     x = _turned(c, x if kind == "MaxPool" and x.dtype in ("uint8", "int8") else _float(c, x), last=last)
@@ -199,20 +199,22 @@ def _pool(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("AdaptiveMaxPool", "AdaptiveAveragePool")
-def _adaptive_pool(c: Converter, step: Step, x: Operand) -> Operand:
+def _adaptive_pool(c: Converter, step: Step, x: Operand) -> Any:
     kind = "MaxPool" if "Max" in type(step.operations[0]).__name__ else "AveragePool"
-    last, rank = _is_last(step.data_format), len(c.graph.result.shape)
+    last, rank = _is_last(step.data_format), x.rank
     x = _turned(c, _float(c, x), last=last)
     before, after = _space(x, last=last), _numbers(step.output_size, rank - 2)
     axes = _axes(rank, last=last)
+    channels = x.shape[-1] if last else x.shape[1]
+    shape = (x.shape[0], *after, channels) if last else (x.shape[0], channels, *after)
     if any(isinstance(size, Size) for size in before):
         if set(after) != {1}:
             raise NotConvertible("adaptive pooling of images of any size")
-        return c.graph.node(f"Global{kind}", [x], axes=axes)
+        return c.graph.node(f"Global{kind}", [x], shape=shape, axes=axes)
     sizes = [int(size) for size in before]  # type: ignore[arg-type]
     if all(size % count == 0 for size, count in zip(sizes, after, strict=True)):
         window = [size // count for size, count in zip(sizes, after, strict=True)]
-        return c.graph.node(kind, [x], axes=axes, kernel_shape=window, strides=window)
+        return c.graph.node(kind, [x], shape=shape, axes=axes, kernel_shape=window, strides=window)
     for i, (size, count) in enumerate(zip(sizes, after, strict=True)):  # windows of unequal lengths, one axis after the other
         bounds = [(j * size // count, -(-(j + 1) * size // count)) for j in range(count)]
         parts = []
@@ -223,7 +225,7 @@ def _adaptive_pool(c: Converter, step: Step, x: Operand) -> Operand:
             inputs: list[Any] = [part, c.graph.ints([i + 2])] if c.graph.opset >= 18 else [part]
             attributes = {} if c.graph.opset >= 18 else {"axes": [i + 2]}
             parts.append(c.graph.emit(reduction, inputs, 1, attributes)[0])
-        x = c.graph.node("Concat", parts, axes=axes, axis=i + 2)
+        x = c.graph.node("Concat", parts, shape=shape, axes=axes, axis=i + 2)
     return x
 
 
@@ -246,7 +248,7 @@ def batch_normalization(c: Converter, x: Operand, parts: Sequence[Constant | Non
 
 
 @operation("BatchNorm")
-def _batch_norm(c: Converter, step: Step, x: Operand, *parts: Any, **named: Any) -> Operand:
+def _batch_norm(c: Converter, step: Step, x: Operand, *parts: Any, **named: Any) -> Any:
     names = ("mean", "variance", "offset", "scale")
     values = {**dict(zip(names, parts, strict=False)), **named}
     return batch_normalization(c, x, [values.get(name) for name in names], step.axis, step.epsilon)
@@ -256,7 +258,7 @@ def _batch_norm(c: Converter, step: Step, x: Operand, *parts: Any, **named: Any)
 
 
 @operation("Resize")
-def _resize(c: Converter, step: Step, x: Operand) -> Operand:
+def _resize(c: Converter, step: Step, x: Operand) -> Any:
     if step.crop_to_aspect_ratio or step.pad_to_aspect_ratio:
         return _with_aspect_ratio(c, step, x)
     size = [int(n) for n in step.size]
@@ -274,7 +276,9 @@ def resize(c: Converter, x: Operand, size: Sequence[int], interpolation: str, *,
     rows, columns = (1, 2) if last else (2, 3)
     if (x.shape[rows], x.shape[columns]) == tuple(size):
         return c.graph.as_tensor(cast(c, x, dtype))
-    working = x if interpolation == "nearest" else c.graph.as_tensor(cast(c, x, "float32" if "float" not in x.dtype else x.dtype))
+    working = (
+        x if interpolation == "nearest" else c.graph.as_tensor(cast(c, x, "float32" if "float" not in x.dtype else x.dtype))
+    )
     shape = tuple(size[(rows, columns).index(axis)] if axis in (rows, columns) else n for axis, n in enumerate(x.shape))
     shrinks = any(isinstance(x.shape[axis], Size) or n < x.shape[axis] for axis, n in zip((rows, columns), size, strict=True))  # type: ignore[operator]
     if interpolation in ("lanczos3", "lanczos5") or (antialias and shrinks and interpolation != "nearest"):
@@ -282,20 +286,25 @@ def resize(c: Converter, x: Operand, size: Sequence[int], interpolation: str, *,
     else:
         first = _turned(c, working, last=last)
         modes: dict[str, Any] = {"coordinate_transformation_mode": "half_pixel"}
-        modes |= {
+        kinds: dict[str, dict[str, Any]] = {
             "nearest": {"mode": "nearest", "nearest_mode": "round_prefer_ceil"},
             "bilinear": {"mode": "linear"},
             "bicubic": {"mode": "cubic", "cubic_coeff_a": -0.5, "exclude_outside": 1},
-        }[interpolation]
-        head = c.graph.emit("Shape", [first], 1, {"end": 2})[0] if isinstance(first.shape[0], Size) else c.graph.ints(
-            [first.shape[0], first.shape[3 if last else 1]]  # type: ignore[list-item]
+        }
+        modes |= kinds[interpolation]
+        head = (
+            c.graph.emit("Shape", [first], 1, {"end": 2})[0]
+            if isinstance(first.shape[0], Size)
+            else c.graph.ints(
+                [first.shape[0], first.shape[3 if last else 1]]  # type: ignore[list-item]
+            )
         )
         sizes = c.graph.emit("Concat", [head, c.graph.ints(size)], 1, {"axis": 0})[0]
         result = c.graph.node("Resize", [first, None, None, sizes], shape=shape, dtype=working.dtype, axes=first.axes, **modes)
     if "float" not in dtype and dtype != result.dtype:
         result = c.graph.node("Round", [result], shape=shape, dtype=result.dtype, axes=result.axes)
         limits = np.iinfo(dtype)
-        bounds = [Constant(np.float32(limits.min)), Constant(np.float32(limits.max))]
+        bounds = [Constant(np.asarray(bound, np.float32)) for bound in (limits.min, limits.max)]
         result = c.graph.node("Clip", [result, *bounds], shape=shape, dtype=result.dtype, axes=result.axes)
     return c.graph.as_tensor(cast(c, result, dtype))
 
@@ -333,7 +342,7 @@ def interpolation_matrix(before: int, after: int, kind: str, *, antialias: bool)
     return (weights / np.where(np.abs(total) > 1e-6, total, 1)).astype(np.float32)
 
 
-def _with_aspect_ratio(c: Converter, step: Step, x: Operand) -> Operand:
+def _with_aspect_ratio(c: Converter, step: Step, x: Operand) -> Any:
     """A crop before resizing, or a pad, so that nothing is distorted."""
     last = _is_last(step.data_format)
     height, width = (x.shape[-3], x.shape[-2]) if last else (x.shape[-2], x.shape[-1])
@@ -354,15 +363,13 @@ def _with_aspect_ratio(c: Converter, step: Step, x: Operand) -> Operand:
     pads = [(top, new_height - height - top), (left, new_width - width - left)]
     pads = [(0, 0)] * (x.rank - 3) + ([*pads, (0, 0)] if last else [(0, 0), *pads])
     return c.call(
-        lambda x: ops.image.resize(
-            ops.pad(x, pads, constant_values=step.fill_value), (target_height, target_width), **other
-        ),
+        lambda x: ops.image.resize(ops.pad(x, pads, constant_values=step.fill_value), (target_height, target_width), **other),
         x,
     )
 
 
 @operation("RGBToGrayscale")
-def _grayscale(c: Converter, step: Step, x: Operand) -> Operand:
+def _grayscale(c: Converter, step: Step, x: Operand) -> Any:
     last = _is_last(step.data_format)
     weights = np.asarray([0.2989, 0.5870, 0.1140], np.float32)
     shape = (3,) if last else (3, 1, 1)
@@ -376,13 +383,15 @@ def _grayscale(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("PadImages", "CropImages")
-def _pad_images(c: Converter, step: Step, x: Operand) -> Operand:
+def _pad_images(c: Converter, step: Step, x: Operand) -> Any:
     last = _is_last(step.data_format)
     rows, columns = (x.rank - 3, x.rank - 2) if last else (x.rank - 2, x.rank - 1)
     kind = "padding" if type(step.operations[0]).__name__ == "PadImages" else "cropping"
     after = c.graph.result.shape
-    ends = {axis: (getattr(step, f"{a}_{kind}"), getattr(step, f"{b}_{kind}"))
-            for axis, a, b in ((rows, "top", "bottom"), (columns, "left", "right"))}
+    ends = {
+        axis: (getattr(step, f"{a}_{kind}"), getattr(step, f"{b}_{kind}"))
+        for axis, a, b in ((rows, "top", "bottom"), (columns, "left", "right"))
+    }
     pairs = []
     for axis in range(x.rank):
         before, behind = ends.get(axis, (0, 0))
@@ -400,7 +409,7 @@ def _pad_images(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("ExtractPatches")
-def _extract_patches(c: Converter, step: Step, x: Operand) -> Operand:
+def _extract_patches(c: Converter, step: Step, x: Operand) -> Any:
     last = _is_last(step.data_format)
     height, width = _numbers(step.size, 2)
     channels = int(x.shape[-1] if last else x.shape[-3])  # type: ignore[arg-type]

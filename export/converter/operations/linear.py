@@ -24,7 +24,7 @@ def dense(c: Converter, x: Operand, kernel: Constant, bias: Constant | None = No
     shape = c.graph.result.shape
     if x.rank > 2 and x.axes == channels_first(x.rank) and x.flattened is None:  # a convolution of one pixel
         array = kernel.array.T.reshape(kernel.shape[1], kernel.shape[0], *[1] * (x.rank - 2))
-        inputs = [x, Constant(np.ascontiguousarray(array), kernel.name), *([] if bias is None else [bias])]
+        inputs: list[Any] = [x, Constant(np.ascontiguousarray(array), kernel.name), *([] if bias is None else [bias])]
         if x.rank <= 5:
             return c.graph.node("Conv", inputs, axes=x.axes, kernel_shape=[1] * (x.rank - 2))
     if x.flattened is not None:
@@ -40,7 +40,7 @@ def dense(c: Converter, x: Operand, kernel: Constant, bias: Constant | None = No
 
 
 @operation("Matmul", "Dot")
-def _matmul(c: Converter, step: Step, x1: Any, x2: Any) -> Operand:
+def _matmul(c: Converter, step: Step, x1: Any, x2: Any) -> Any:
     dtype = c.graph.result.dtype
     x1, x2 = cast(c, x1, dtype), cast(c, x2, dtype)
     if isinstance(x2, Constant) and x2.rank == 2 and x1.rank >= 2:
@@ -51,7 +51,7 @@ def _matmul(c: Converter, step: Step, x1: Any, x2: Any) -> Operand:
 
 
 @operation("Tensordot")
-def _tensordot(c: Converter, step: Step, x1: Operand, x2: Operand) -> Operand:
+def _tensordot(c: Converter, step: Step, x1: Operand, x2: Operand) -> Any:
     axes = step.axes
     if isinstance(axes, int):
         left, right = list(range(x1.rank - axes, x1.rank)), list(range(axes))
@@ -67,17 +67,25 @@ def _tensordot(c: Converter, step: Step, x1: Operand, x2: Operand) -> Operand:
 
 
 @operation("Einsum")
-def _einsum(c: Converter, step: Step, *operands: Operand, **kwargs: Any) -> Operand:
+def _einsum(c: Converter, step: Step, *operands: Operand, **kwargs: Any) -> Any:
     return _einsum_node(c, step.subscripts.replace(" ", ""), list(operands))
 
 
 def _einsum_node(c: Converter, subscripts: str, operands: list[Operand]) -> Tensor:
     dtype = c.graph.result.dtype
     operands = [cast(c, x, dtype) for x in operands]
-    if len(operands) == 2 and isinstance(operands[1], Constant) and "..." not in subscripts and "->" in subscripts:
-        if (result := _as_dense(c, subscripts, operands[0], operands[1])) is not None:
+    plain = len(operands) == 2 and "..." not in subscripts and "->" in subscripts
+    if plain and isinstance(operands[1], Constant):
+        result = _as_dense(c, subscripts, operands[0], operands[1])
+        if result is not None:
             return result
-    return c.graph.node("Einsum", [c.graph.plain(x) for x in operands], equation=subscripts)
+    shape = c.graph.result.shape
+    if None in shape and "->" in subscripts and "." not in subscripts:
+        inputs, output = subscripts.split("->")
+        letters = "".join(inputs.split(","))
+        sizes = dict(zip(letters, (size for x in operands for size in x.shape), strict=True))
+        shape = tuple(sizes[letter] for letter in output)
+    return c.graph.node("Einsum", [c.graph.plain(x) for x in operands], shape=shape, equation=subscripts)
 
 
 def _as_dense(c: Converter, subscripts: str, x: Operand, kernel: Constant) -> Tensor | None:
@@ -104,7 +112,7 @@ def _as_dense(c: Converter, subscripts: str, x: Operand, kernel: Constant) -> Te
 
 
 @operation("DotProductAttention")
-def _attention(c: Converter, step: Step, query: Operand, key: Operand, value: Operand, *rest: Any, **named: Any) -> Operand:
+def _attention(c: Converter, step: Step, query: Operand, key: Operand, value: Operand, *rest: Any, **named: Any) -> Any:
     options = {**dict(zip(("bias", "mask", "scale"), rest, strict=False)), **named}
     bias, mask, scale = (options.get(name) for name in ("bias", "mask", "scale"))
     if step.attn_logits_soft_cap is not None:
@@ -133,7 +141,7 @@ def _attention(c: Converter, step: Step, query: Operand, key: Operand, value: Op
 
 
 @operation("LayerNorm", "RMSNorm")
-def _layer_norm(c: Converter, step: Step, x: Operand, gamma: Any = None, beta: Any = None, scale: Any = None) -> Operand:
+def _layer_norm(c: Converter, step: Step, x: Operand, gamma: Any = None, beta: Any = None, scale: Any = None) -> Any:
     kind, dtype = type(step.operations[0]).__name__, c.graph.result.dtype
     gamma = scale if gamma is None else gamma
     x = cast(c, x, dtype)

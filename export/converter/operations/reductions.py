@@ -46,7 +46,7 @@ for _names, _kind in {
 }.items():
 
     @operation(*_names)
-    def _reduction(c: Converter, step: Step, x: Operand, kind: str = _kind) -> Operand:
+    def _reduction(c: Converter, step: Step, x: Operand, kind: str = _kind) -> Any:
         dtype = c.graph.result.dtype
         if getattr(step.operations[0], "initial", None) is not None:
             raise NotConvertible("a reduction with an initial value")
@@ -66,7 +66,7 @@ def _as_result(c: Converter, x: Tensor) -> Tensor:
 
 
 @operation("Any", "All", "CountNonzero")
-def _any(c: Converter, step: Step, x: Operand) -> Operand:
+def _any(c: Converter, step: Step, x: Operand) -> Any:
     kind = {"Any": "ReduceMax", "All": "ReduceMin"}.get(type(step.operations[0]).__name__, "ReduceSum")
     numbers = cast(c, x if x.dtype == "bool" else cast(c, x, "bool"), "int32")
     if kind == "ReduceSum":
@@ -91,7 +91,7 @@ def _variance(c: Converter, step: Step, x: Operand) -> Any:
 
 
 @operation("Ptp", "Logsumexp", "Norm", "Average")
-def _composed(c: Converter, step: Step, x: Operand, weights: Any = None) -> Operand:
+def _composed(c: Converter, step: Step, x: Operand, weights: Any = None) -> Any:
     kind, axis, ops = type(step.operations[0]).__name__, step.axis, keras.ops
     keepdims = getattr(step.operations[0], "keepdims", False)
     if weights is not None:
@@ -121,7 +121,7 @@ def _composed(c: Converter, step: Step, x: Operand, weights: Any = None) -> Oper
 
 
 @operation("Argmax", "Argmin")
-def _argmax(c: Converter, step: Step, x: Operand) -> Operand:
+def _argmax(c: Converter, step: Step, x: Operand) -> Any:
     kind = {"Argmax": "ArgMax", "Argmin": "ArgMin"}[type(step.operations[0]).__name__]
     x = c.graph.plain(x)
     if x.dtype in ("bool", "int16", "uint16", "uint32", "uint64"):
@@ -134,7 +134,7 @@ def _argmax(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("TopK")
-def _top_k(c: Converter, step: Step, x: Operand) -> list[Operand]:
+def _top_k(c: Converter, step: Step, x: Operand) -> Any:
     x = c.graph.plain(x)
     values, indices = step.outputs
     both = c.graph.emit("TopK", [x, c.graph.ints([step.k])], 2, {"axis": -1, "sorted": int(step.sorted)})
@@ -143,7 +143,7 @@ def _top_k(c: Converter, step: Step, x: Operand) -> list[Operand]:
 
 
 @operation("Sort", "Argsort")
-def _sort(c: Converter, step: Step, x: Operand) -> Operand:
+def _sort(c: Converter, step: Step, x: Operand) -> Any:
     x = c.graph.plain(x)
     size = x.shape[step.axis]
     if not isinstance(size, int):
@@ -156,7 +156,7 @@ def _sort(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("Cumsum")
-def _cumsum(c: Converter, step: Step, x: Operand) -> Operand:
+def _cumsum(c: Converter, step: Step, x: Operand) -> Any:
     if step.axis is None:
         raise NotConvertible("cumsum without an axis")
     x = cast(c, c.graph.plain(x), c.graph.result.dtype)
@@ -164,7 +164,7 @@ def _cumsum(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("Softmax", "LogSoftmax")
-def _softmax(c: Converter, step: Step, x: Operand) -> Operand:
+def _softmax(c: Converter, step: Step, x: Operand) -> Any:
     x = c.graph.as_tensor(cast(c, x, c.graph.result.dtype))
     if x.flattened is not None:
         x = c.graph.as_tensor(c.graph.plain(x))
@@ -174,7 +174,7 @@ def _softmax(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("Normalize")
-def _normalize(c: Converter, step: Step, x: Operand) -> Operand:
+def _normalize(c: Converter, step: Step, x: Operand) -> Any:
     ops, axis, order = keras.ops, step.axis, step.order
     epsilon = step.epsilon if step.epsilon is not None else keras.config.epsilon()
     if order != 2:
@@ -183,7 +183,7 @@ def _normalize(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("IsIn", "Size", "Ndim")
-def _constant(c: Converter, step: Step, *args: Any, **kwargs: Any) -> Operand:
+def _constant(c: Converter, step: Step, *args: Any, **kwargs: Any) -> Any:
     if type(step.operations[0]).__name__ == "Ndim":
         return number(args[0].rank, c.graph.result.dtype)
     raise NotConvertible(f"the operation {type(step.operations[0]).__name__} of keras.ops has no converter")

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from export.converter.graph import Constant, Operand, Tensor, channels_first, natural, onnx_type, stored_dtype
+from export.converter.graph import Constant, Operand, Tensor, channels_first, natural, stored_dtype
 from export.converter.native import Converter, operation
 from export.converter.operations.elementwise import cast, number
 from export.converter.trace import NotConvertible, Size, Step
@@ -23,7 +23,8 @@ def reshape(c: Converter, x: Operand, shape: Sequence[int | Size]) -> Tensor:
     """The values in another shape."""
     shape = tuple(shape)
     if isinstance(x, Constant) and not any(isinstance(size, Size) for size in shape):
-        return c.graph.as_tensor(Constant(x.array.reshape(shape), x.name))
+        sizes = [int(size) for size in shape if isinstance(size, int)]
+        return c.graph.as_tensor(Constant(x.array.reshape(sizes), x.name))
     x = c.graph.as_tensor(x)
     if x.shape == shape and x.flattened is None:
         return x
@@ -32,7 +33,7 @@ def reshape(c: Converter, x: Operand, shape: Sequence[int | Size]) -> Tensor:
         space = x.shape[1:]
         if all(isinstance(size, int) for size in space):
             flat = c.graph.node("Flatten", [x.value], shape=shape, dtype=x.dtype, axis=1)
-            if sum(size > 1 for size in space[:-1]) == 0 or space[-1] == 1:
+            if all(size == 1 for size in space[:-1]) or space[-1] == 1:
                 return flat
             return Tensor(shape, x.dtype, flat.value, (0, 1), tuple(space))  # type: ignore[arg-type]
     x = c.graph.as_tensor(c.graph.plain(x))
@@ -51,12 +52,12 @@ def _target(c: Converter, before: tuple[int | Size, ...], shape: tuple[int | Siz
 
 
 @operation("Reshape", "Ravel")
-def _reshape(c: Converter, step: Step, x: Operand) -> Operand:
+def _reshape(c: Converter, step: Step, x: Operand) -> Any:
     return reshape(c, x, c.graph.result.shape)
 
 
 @operation("ExpandDims", "Squeeze")
-def _expand_dims(c: Converter, step: Step, x: Operand) -> Operand:
+def _expand_dims(c: Converter, step: Step, x: Operand) -> Any:
     x, shape = c.graph.as_tensor(x), c.graph.result.shape
     if type(step.operations[0]).__name__ == "ExpandDims" or x.flattened is not None:
         x = c.graph.as_tensor(c.graph.plain(x))
@@ -72,7 +73,7 @@ def _expand_dims(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("Transpose", "Swapaxes", "Moveaxis")
-def _transpose(c: Converter, step: Step, x: Operand) -> Operand:
+def _transpose(c: Converter, step: Step, x: Operand) -> Any:
     x = c.graph.as_tensor(x)
     if x.flattened is not None:
         x = c.graph.as_tensor(c.graph.plain(x))
@@ -94,7 +95,7 @@ def _transpose(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("Concatenate", "Append")
-def _concatenate(c: Converter, step: Step, *items: Any) -> Operand:
+def _concatenate(c: Converter, step: Step, *items: Any) -> Any:
     parts = list(items[0]) if len(items) == 1 else list(items)
     axis, result = step.axis, c.graph.result
     parts = [cast(c, part, result.dtype) for part in parts]
@@ -117,7 +118,7 @@ def concatenate(c: Converter, parts: Sequence[Operand], axis: int) -> Tensor:
 
 
 @operation("Stack")
-def _stack(c: Converter, step: Step, items: Sequence[Operand]) -> Operand:
+def _stack(c: Converter, step: Step, items: Sequence[Operand]) -> Any:
     axis = step.axis % len(c.graph.result.shape)
     shape = c.graph.result.shape
     one = (*shape[:axis], 1, *shape[axis + 1 :])
@@ -128,7 +129,7 @@ def _stack(c: Converter, step: Step, items: Sequence[Operand]) -> Operand:
 
 
 @operation("Vstack", "Hstack", "Dstack")
-def _joined(c: Converter, step: Step, items: Sequence[Operand]) -> Operand:
+def _joined(c: Converter, step: Step, items: Sequence[Operand]) -> Any:
     axis = {"Vstack": 0, "Hstack": 1, "Dstack": 2}[type(step.operations[0]).__name__]
     if any(item.rank <= axis for item in items):
         raise NotConvertible(f"{type(step.operations[0]).__name__} of tensors of fewer axes: use concatenate")
@@ -136,7 +137,7 @@ def _joined(c: Converter, step: Step, items: Sequence[Operand]) -> Operand:
 
 
 @operation("Split", "ArraySplit", "Unstack")
-def _split(c: Converter, step: Step, x: Operand) -> list[Operand]:
+def _split(c: Converter, step: Step, x: Operand) -> Any:
     x = c.graph.as_tensor(x)
     if x.flattened is not None:
         x = c.graph.as_tensor(c.graph.plain(x))
@@ -148,19 +149,18 @@ def _split(c: Converter, step: Step, x: Operand) -> list[Operand]:
         left = [a for a in x.axes if a != axis]
         axes = tuple(sorted(left).index(a) for a in left)
         return [
-            c.graph.node("Gather", [x, c.graph.constant(np.int64(i))], shape=shape, axes=axes, axis=place) for i in range(number_of)
+            c.graph.node("Gather", [x, c.graph.constant(np.int64(i))], shape=shape, axes=axes, axis=place)
+            for i in range(number_of)
         ]
     sizes = [output.shape[axis] for output in step.outputs]
     if any(isinstance(size, Size) for size in sizes):
         raise NotConvertible("a split along an open dimension")
     values = c.graph.emit("Split", [x, c.graph.ints(sizes)], len(sizes), {"axis": place})  # type: ignore[arg-type]
-    return [
-        c.graph.tensor(value, output.shape, x.dtype, x.axes) for value, output in zip(values, step.outputs, strict=True)
-    ]
+    return [c.graph.tensor(value, output.shape, x.dtype, x.axes) for value, output in zip(values, step.outputs, strict=True)]
 
 
 @operation("GetItem")
-def _get_item(c: Converter, step: Step, x: Operand, key: Any) -> Operand:
+def _get_item(c: Converter, step: Step, x: Operand, key: Any) -> Any:
     x = c.graph.as_tensor(x)
     keys = list(key) if isinstance(key, tuple) else [key]
     if any(isinstance(part, (Tensor, Constant)) for part in keys):
@@ -176,7 +176,7 @@ def _get_item(c: Converter, step: Step, x: Operand, key: Any) -> Operand:
     x = _sliced(c, x, old)
     gone = [axis for axis, part in enumerate(old) if not isinstance(part, slice)]
     for axis in reversed(gone):
-        index = old[axis]
+        index: Any = old[axis]
         place = x.place(axis)
         left = [a for a in x.axes if a != axis]
         axes = tuple(sorted(left).index(a) for a in left)
@@ -185,11 +185,8 @@ def _get_item(c: Converter, step: Step, x: Operand, key: Any) -> Operand:
         x = c.graph.node("Gather", [x, position], shape=shape, dtype=x.dtype, axes=axes, axis=place)
     if None in keys:
         x = c.graph.as_tensor(c.graph.plain(x))
-        new, position = [], 0
-        for part in keys:
-            if part is None:
-                new.append(position)
-            position += part is None or isinstance(part, slice)
+        kept: list[Any] = [part for part in keys if part is None or isinstance(part, slice)]
+        new = [index for index, part in enumerate(kept) if part is None]
         x = c.graph.node("Unsqueeze", [x, c.graph.ints(new)], dtype=x.dtype)
     return x
 
@@ -212,7 +209,7 @@ def _sliced(c: Converter, x: Tensor, parts: Sequence[Any]) -> Tensor:
     axes, starts, stops, steps = zip(*rows, strict=True)
     places = [x.place(axis) for axis in axes]
     ends = [c.graph.sizes(list(values)) for values in (starts, stops)]
-    inputs = [x, *ends, c.graph.ints(places), *([c.graph.ints(list(steps))] if set(steps) != {1} else [])]
+    inputs: list[Any] = [x, *ends, c.graph.ints(places), *([c.graph.ints(list(steps))] if set(steps) != {1} else [])]
     return c.graph.node("Slice", inputs, shape=tuple(shape), dtype=x.dtype, axes=x.axes)
 
 
@@ -228,7 +225,7 @@ def _slice_length(c: Converter, bounds: Sequence[Any]) -> int | Size:
 
 
 @operation("Slice")
-def _slice(c: Converter, step: Step, x: Operand, start: Any) -> Operand:
+def _slice(c: Converter, step: Step, x: Operand, start: Any) -> Any:
     starts = start.array.tolist() if isinstance(start, Constant) else list(start)
     if any(isinstance(value, (Tensor, Constant)) for value in starts):
         raise NotConvertible("a slice whose start is computed")
@@ -243,7 +240,7 @@ def _slice(c: Converter, step: Step, x: Operand, start: Any) -> Operand:
 
 
 @operation("Flip", "Fliplr", "Flipud")
-def _flip(c: Converter, step: Step, x: Operand) -> Operand:
+def _flip(c: Converter, step: Step, x: Operand) -> Any:
     x = c.graph.as_tensor(x)
     if x.flattened is not None:
         x = c.graph.as_tensor(c.graph.plain(x))
@@ -256,7 +253,7 @@ def _flip(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("Pad")
-def _pad(c: Converter, step: Step, x: Operand, constant_values: Any = None) -> Operand:
+def _pad(c: Converter, step: Step, x: Operand, constant_values: Any = None) -> Any:
     x = c.graph.as_tensor(x)
     if x.flattened is not None:
         x = c.graph.as_tensor(c.graph.plain(x))
@@ -273,7 +270,7 @@ def _pad(c: Converter, step: Step, x: Operand, constant_values: Any = None) -> O
     pads = c.graph.sizes([before for before, _ in rows] + [after for _, after in rows])
     value = 0 if constant_values is None else constant_values
     filler = value.array.item() if isinstance(value, Constant) else value
-    fill = [number(filler, x.dtype)] if filler else []
+    fill: list[Operand] = [number(filler, x.dtype)] if filler else []
     return c.graph.node("Pad", [x, pads, *fill], axes=x.axes, mode=None if step.mode == "constant" else step.mode)
 
 
@@ -286,12 +283,12 @@ def enlarge(c: Converter, x: Operand, times: Sequence[int]) -> Tensor:
     if x.flattened is not None or (x.plain and x.rank > 2 and times[-1] == 1):
         x = c.graph.first(x)
     scales = np.asarray([times[axis] for axis in x.axes], np.float32)
-    modes = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+    modes: dict[str, Any] = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
     return c.graph.node("Resize", [x, None, c.graph.constant(scales)], axes=x.axes, **modes)
 
 
 @operation("Repeat")
-def _repeat(c: Converter, step: Step, x: Operand) -> Operand:
+def _repeat(c: Converter, step: Step, x: Operand) -> Any:
     x, times, axis = c.graph.as_tensor(x), step.repeats, step.axis
     if axis is None or not isinstance(times, (int, np.integer)):
         raise NotConvertible("repeat without an axis, or with a number for each value")
@@ -310,7 +307,7 @@ def _repeat(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("Tile")
-def _tile(c: Converter, step: Step, x: Operand) -> Operand:
+def _tile(c: Converter, step: Step, x: Operand) -> Any:
     x = c.graph.as_tensor(x)
     counts = [step.repeats] if isinstance(step.repeats, (int, Size)) else list(step.repeats)
     rank = len(c.graph.result.shape)
@@ -321,13 +318,13 @@ def _tile(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("BroadcastTo")
-def _broadcast_to(c: Converter, step: Step, x: Operand) -> Operand:
+def _broadcast_to(c: Converter, step: Step, x: Operand) -> Any:
     x = c.graph.plain(x)
     return c.graph.node("Expand", [x, c.graph.sizes(c.graph.result.shape)])
 
 
 @operation("Take")
-def _take(c: Converter, step: Step, x: Operand, indices: Any) -> Operand:
+def _take(c: Converter, step: Step, x: Operand, indices: Any) -> Any:
     axis = step.axis
     if axis is None:
         x, axis = reshape(c, x, _flat_shape(c, x)), 0
@@ -345,27 +342,37 @@ def _flat_shape(c: Converter, x: Operand) -> tuple[int | Size, ...]:
 
 
 @operation("TakeAlongAxis")
-def _take_along_axis(c: Converter, step: Step, x: Operand, indices: Operand) -> Operand:
+def _take_along_axis(c: Converter, step: Step, x: Operand, indices: Operand) -> Any:
     x, indices = c.graph.plain(x), cast(c, c.graph.plain(indices), "int64")
-    if step.axis is None or any(a != b for i, (a, b) in enumerate(zip(x.shape, indices.shape, strict=True)) if i != step.axis % x.rank):
+    if step.axis is None or any(
+        a != b for i, (a, b) in enumerate(zip(x.shape, indices.shape, strict=True)) if i != step.axis % x.rank
+    ):
         raise NotConvertible("take_along_axis with broadcasting")
     return c.graph.node("GatherElements", [x, indices], axis=step.axis % x.rank)
 
 
 @operation("OneHot")
-def _one_hot(c: Converter, step: Step, x: Operand) -> Operand:
+def _one_hot(c: Converter, step: Step, x: Operand) -> Any:
     x = cast(c, c.graph.plain(x), "int64")
     classes = Constant(np.asarray([step.num_classes], np.int64))
     dtype = c.graph.result.dtype
     # an index beyond the classes gives zeros in Keras; ONNX counts a negative one from the end
-    index = c.graph.node("Where", [c.graph.node("Less", [x, number(0, "int64")], shape=x.shape, dtype="bool"),
-                                   Constant(np.int64(step.num_classes)), x], shape=x.shape, dtype="int64")
+    index = c.graph.node(
+        "Where",
+        [
+            c.graph.node("Less", [x, number(0, "int64")], shape=x.shape, dtype="bool"),
+            Constant(np.asarray(step.num_classes, np.int64)),
+            x,
+        ],
+        shape=x.shape,
+        dtype="int64",
+    )
     values = c.graph.constant(np.asarray([0, 1], stored_dtype(dtype)))
     return c.graph.node("OneHot", [index, classes, values], axis=step.axis)
 
 
 @operation("Roll")
-def _roll(c: Converter, step: Step, x: Operand) -> Operand:
+def _roll(c: Converter, step: Step, x: Operand) -> Any:
     if step.axis is None:
         raise NotConvertible("roll without an axis")
     x = c.graph.as_tensor(x)
@@ -390,14 +397,14 @@ def _roll(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("Triu", "Tril")
-def _triangle(c: Converter, step: Step, x: Operand) -> Operand:
+def _triangle(c: Converter, step: Step, x: Operand) -> Any:
     x = c.graph.plain(x)
     upper = int(type(step.operations[0]).__name__ == "Triu")
     return c.graph.node("Trilu", [x, c.graph.constant(np.int64(step.k))], upper=upper)
 
 
 @operation("DepthToSpace", "SpaceToDepth")
-def _blocks(c: Converter, step: Step, x: Operand) -> Operand:
+def _blocks(c: Converter, step: Step, x: Operand) -> Any:
     kind = type(step.operations[0]).__name__
     last = step.data_format == "channels_last"
     x = c.graph.first(x) if last else c.graph.as_tensor(c.graph.plain(x))
@@ -408,7 +415,7 @@ def _blocks(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("Rot90")
-def _rot90(c: Converter, step: Step, x: Operand) -> Operand:
+def _rot90(c: Converter, step: Step, x: Operand) -> Any:
     one, other = step.axes
     turns = step.k % 4
 
@@ -424,5 +431,5 @@ def _rot90(c: Converter, step: Step, x: Operand) -> Operand:
 
 
 @operation("Rearrange")
-def _rearrange(c: Converter, step: Step, *args: Any, **kwargs: Any) -> Operand:
+def _rearrange(c: Converter, step: Step, *args: Any, **kwargs: Any) -> Any:
     return c.call(step.operations[0].call, *args, **kwargs)

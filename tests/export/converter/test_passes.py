@@ -190,7 +190,7 @@ def flattened_network(*, height=4, shared=False, keep=False):
     return keras.Model(image, outputs)
 
 
-@pytest.mark.parametrize(("options", "transposes"), [({}, 0), ({"shared": True}, 0), ({"keep": True}, 1)])
+@pytest.mark.parametrize(("options", "transposes"), [({}, 0), ({"shared": True}, 1), ({"keep": True}, 1)])
 def test_flattening_goes_into_the_dense_kernel(tmp_path, options, transposes):
     from export import check_parity, export_model
 
