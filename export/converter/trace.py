@@ -66,6 +66,11 @@ class Step:
     kwargs: dict[str, Any]
     outputs: tuple[Symbol, ...]
 
+    @property
+    def kind(self) -> str:
+        """Name of the operation's class."""
+        return type(self.operations[0]).__name__
+
     def __getattr__(self, name: str) -> Any:
         """An attribute of the operation, such as its axis."""
         if name.startswith("__"):

@@ -167,11 +167,11 @@ def _mod(c: Converter, step: Step, x1: Any, x2: Any) -> Any:
     floating = "float" in c.graph.result.dtype
     if floating:
         quotient = c.graph.node("Floor", [ratio := binary(c, "Div", x1, x2)], like=ratio)
-        if type(step.operations[0]).__name__ == "FloorDivide":
+        if step.kind == "FloorDivide":
             return quotient
         return binary(c, "Sub", x1, binary(c, "Mul", quotient, x2))
     remainder = binary(c, "Mod", x1, x2)
-    if type(step.operations[0]).__name__ == "Mod":
+    if step.kind == "Mod":
         return remainder
     return binary(c, "Div", binary(c, "Sub", x1, remainder), x2)
 
@@ -242,7 +242,7 @@ for _name, _kind in {
 @operation("Isnan", "Isinf", "Isfinite")
 def _is_special(c: Converter, step: Step, x: Operand) -> Any:
     x = c.graph.as_tensor(cast(c, x, x.dtype if "float" in x.dtype else "float32"))
-    kind = type(step.operations[0]).__name__
+    kind = step.kind
     if kind != "Isfinite":
         return c.graph.node({"Isnan": "IsNaN", "Isinf": "IsInf"}[kind], [x], dtype="bool", like=x)
     special = [c.graph.node(name, [x], shape=x.shape, dtype="bool", like=x) for name in ("IsNaN", "IsInf")]
@@ -296,7 +296,7 @@ for _name in _COMPOSED:
 
 @operation("Elu", "Selu", "Celu", "LeakyRelu")
 def _elu(c: Converter, step: Step, x: Operand) -> Any:
-    kind = type(step.operations[0]).__name__
+    kind = step.kind
     if kind == "LeakyRelu":
         return unary(c, kind, x, alpha=float(step.negative_slope))
     if kind == "Selu":
@@ -366,7 +366,7 @@ def _glu(c: Converter, step: Step, x: Operand) -> Any:
 def _cast(c: Converter, step: Step, x: Operand) -> Any:
     x = c.graph.as_tensor(x)
     dtype = c.graph.result.dtype
-    if type(step.operations[0]).__name__ == "SaturateCast" and "int" in dtype:
+    if step.kind == "SaturateCast" and "int" in dtype:
         limits = np.iinfo(dtype)
         if "float" in x.dtype:
             bounds = [number(limits.min, x.dtype), number(limits.max, x.dtype)]
@@ -391,7 +391,7 @@ def _same(c: Converter, step: Step, x: Operand) -> Any:
 
 @operation("OnesLike", "ZerosLike", "FullLike")
 def _like(c: Converter, step: Step, x: Operand, fill_value: Any = None) -> Any:
-    value = {"OnesLike": 1, "ZerosLike": 0}.get(type(step.operations[0]).__name__, fill_value)
+    value = {"OnesLike": 1, "ZerosLike": 0}.get(step.kind, fill_value)
     dtype = c.graph.result.dtype
     array = np.asarray(value, stored_dtype(dtype)) if not isinstance(value, Constant) else value.array.astype(dtype)
     shape = c.graph.result.shape

@@ -189,7 +189,7 @@ def _conv_transpose(c: Converter, step: Step, x: Operand, kernel: Any, *rest: An
 
 @operation("MaxPool", "AveragePool")
 def _pool(c: Converter, step: Step, x: Operand) -> Any:
-    kind, last = type(step.operations[0]).__name__, _is_last(step.data_format)
+    kind, last = step.kind, _is_last(step.data_format)
     rank = len(c.graph.result.shape)
     x = _turned(c, x if kind == "MaxPool" and x.dtype in ("uint8", "int8") else _float(c, x), last=last)
     size = _numbers(step.pool_size, rank - 2)
@@ -200,7 +200,7 @@ def _pool(c: Converter, step: Step, x: Operand) -> Any:
 
 @operation("AdaptiveMaxPool", "AdaptiveAveragePool")
 def _adaptive_pool(c: Converter, step: Step, x: Operand) -> Any:
-    kind = "MaxPool" if "Max" in type(step.operations[0]).__name__ else "AveragePool"
+    kind = "MaxPool" if "Max" in step.kind else "AveragePool"
     last, rank = _is_last(step.data_format), x.rank
     x = _turned(c, _float(c, x), last=last)
     before, after = _space(x, last=last), _numbers(step.output_size, rank - 2)
@@ -386,7 +386,7 @@ def _grayscale(c: Converter, step: Step, x: Operand) -> Any:
 def _pad_images(c: Converter, step: Step, x: Operand) -> Any:
     last = _is_last(step.data_format)
     rows, columns = (x.rank - 3, x.rank - 2) if last else (x.rank - 2, x.rank - 1)
-    kind = "padding" if type(step.operations[0]).__name__ == "PadImages" else "cropping"
+    kind = "padding" if step.kind == "PadImages" else "cropping"
     after = c.graph.result.shape
     ends = {
         axis: (getattr(step, f"{a}_{kind}"), getattr(step, f"{b}_{kind}"))

@@ -45,7 +45,7 @@ def _matmul(c: Converter, step: Step, x1: Any, x2: Any) -> Any:
     x1, x2 = cast(c, x1, dtype), cast(c, x2, dtype)
     if isinstance(x2, Constant) and x2.rank == 2 and x1.rank >= 2:
         return dense(c, x1, x2)
-    if type(step.operations[0]).__name__ == "Dot" and x1.rank > 2:
+    if step.kind == "Dot" and x1.rank > 2:
         raise NotConvertible("dot of tensors of three or more axes: use matmul or tensordot")
     return c.graph.node("MatMul", [c.graph.plain(x1), c.graph.plain(x2)])
 
@@ -142,7 +142,7 @@ def _attention(c: Converter, step: Step, query: Operand, key: Operand, value: Op
 
 @operation("LayerNorm", "RMSNorm")
 def _layer_norm(c: Converter, step: Step, x: Operand, gamma: Any = None, beta: Any = None, scale: Any = None) -> Any:
-    kind, dtype = type(step.operations[0]).__name__, c.graph.result.dtype
+    kind, dtype = step.kind, c.graph.result.dtype
     gamma = scale if gamma is None else gamma
     x = cast(c, x, dtype)
     axes = sorted(int(a) % x.rank for a in np.atleast_1d(step.axis))

@@ -67,7 +67,7 @@ def _as_result(c: Converter, x: Tensor) -> Tensor:
 
 @operation("Any", "All", "CountNonzero")
 def _any(c: Converter, step: Step, x: Operand) -> Any:
-    kind = {"Any": "ReduceMax", "All": "ReduceMin"}.get(type(step.operations[0]).__name__, "ReduceSum")
+    kind = {"Any": "ReduceMax", "All": "ReduceMin"}.get(step.kind, "ReduceSum")
     numbers = cast(c, x if x.dtype == "bool" else cast(c, x, "bool"), "int32")
     if kind == "ReduceSum":
         return cast(c, reduce(c, kind, numbers, step.axis, keepdims=False), c.graph.result.dtype)
@@ -76,7 +76,7 @@ def _any(c: Converter, step: Step, x: Operand) -> Any:
 
 @operation("Var", "Std", "Moments")
 def _variance(c: Converter, step: Step, x: Operand) -> Any:
-    kind = type(step.operations[0]).__name__
+    kind = step.kind
     axis, keepdims = (step.axes if kind == "Moments" else step.axis), step.keepdims
 
     def compute(x: Any) -> Any:
@@ -92,7 +92,7 @@ def _variance(c: Converter, step: Step, x: Operand) -> Any:
 
 @operation("Ptp", "Logsumexp", "Norm", "Average")
 def _composed(c: Converter, step: Step, x: Operand, weights: Any = None) -> Any:
-    kind, axis, ops = type(step.operations[0]).__name__, step.axis, keras.ops
+    kind, axis, ops = step.kind, step.axis, keras.ops
     keepdims = getattr(step.operations[0], "keepdims", False)
     if weights is not None:
         raise NotConvertible("an average with weights")
@@ -122,7 +122,7 @@ def _composed(c: Converter, step: Step, x: Operand, weights: Any = None) -> Any:
 
 @operation("Argmax", "Argmin")
 def _argmax(c: Converter, step: Step, x: Operand) -> Any:
-    kind = {"Argmax": "ArgMax", "Argmin": "ArgMin"}[type(step.operations[0]).__name__]
+    kind = {"Argmax": "ArgMax", "Argmin": "ArgMin"}[step.kind]
     x = c.graph.plain(x)
     if x.dtype in ("bool", "int16", "uint16", "uint32", "uint64"):
         x = cast(c, x, "int32")
@@ -150,7 +150,7 @@ def _sort(c: Converter, step: Step, x: Operand) -> Any:
         raise NotConvertible("sorting along an open dimension")
     attributes = {"axis": step.axis, "largest": 0, "sorted": 1}
     both = c.graph.emit("TopK", [x, c.graph.ints([size])], 2, attributes)
-    if type(step.operations[0]).__name__ == "Sort":
+    if step.kind == "Sort":
         return c.graph.tensor(both[0], x.shape, x.dtype)
     return cast(c, c.graph.tensor(both[1], x.shape, "int64"), c.graph.result.dtype)
 
@@ -170,7 +170,7 @@ def _softmax(c: Converter, step: Step, x: Operand) -> Any:
         x = c.graph.as_tensor(c.graph.plain(x))
     if not isinstance(step.axis, int):
         raise NotConvertible("a softmax over several axes")
-    return c.graph.node(type(step.operations[0]).__name__, [x], axes=x.axes, axis=x.place(step.axis))
+    return c.graph.node(step.kind, [x], axes=x.axes, axis=x.place(step.axis))
 
 
 @operation("Normalize")
@@ -184,6 +184,6 @@ def _normalize(c: Converter, step: Step, x: Operand) -> Any:
 
 @operation("IsIn", "Size", "Ndim")
 def _constant(c: Converter, step: Step, *args: Any, **kwargs: Any) -> Any:
-    if type(step.operations[0]).__name__ == "Ndim":
+    if step.kind == "Ndim":
         return number(args[0].rank, c.graph.result.dtype)
-    raise NotConvertible(f"the operation {type(step.operations[0]).__name__} of keras.ops has no converter")
+    raise NotConvertible(f"the operation {step.kind} of keras.ops has no converter")

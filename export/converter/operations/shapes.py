@@ -59,9 +59,9 @@ def _reshape(c: Converter, step: Step, x: Operand) -> Any:
 @operation("ExpandDims", "Squeeze")
 def _expand_dims(c: Converter, step: Step, x: Operand) -> Any:
     x, shape = c.graph.as_tensor(x), c.graph.result.shape
-    if type(step.operations[0]).__name__ == "ExpandDims" or x.flattened is not None:
+    if step.kind == "ExpandDims" or x.flattened is not None:
         x = c.graph.as_tensor(c.graph.plain(x))
-        if type(step.operations[0]).__name__ == "ExpandDims":
+        if step.kind == "ExpandDims":
             axes = step.axis if isinstance(step.axis, (list, tuple)) else [step.axis]
             return c.graph.node("Unsqueeze", [x, c.graph.ints([axis % len(shape) for axis in axes])])
     wanted = step.axis
@@ -77,7 +77,7 @@ def _transpose(c: Converter, step: Step, x: Operand) -> Any:
     x = c.graph.as_tensor(x)
     if x.flattened is not None:
         x = c.graph.as_tensor(c.graph.plain(x))
-    kind, order = type(step.operations[0]).__name__, np.arange(x.rank)
+    kind, order = step.kind, np.arange(x.rank)
     if kind == "Transpose":
         order = order[::-1] if step.axes is None else order[list(step.axes)]
     elif kind == "Swapaxes":
@@ -130,9 +130,9 @@ def _stack(c: Converter, step: Step, items: Sequence[Operand]) -> Any:
 
 @operation("Vstack", "Hstack", "Dstack")
 def _joined(c: Converter, step: Step, items: Sequence[Operand]) -> Any:
-    axis = {"Vstack": 0, "Hstack": 1, "Dstack": 2}[type(step.operations[0]).__name__]
+    axis = {"Vstack": 0, "Hstack": 1, "Dstack": 2}[step.kind]
     if any(item.rank <= axis for item in items):
-        raise NotConvertible(f"{type(step.operations[0]).__name__} of tensors of fewer axes: use concatenate")
+        raise NotConvertible(f"{step.kind} of tensors of fewer axes: use concatenate")
     return concatenate(c, [cast(c, item, c.graph.result.dtype) for item in items], axis)
 
 
@@ -143,7 +143,7 @@ def _split(c: Converter, step: Step, x: Operand) -> Any:
         x = c.graph.as_tensor(c.graph.plain(x))
     axis = step.axis % x.rank
     place = x.place(axis)
-    if type(step.operations[0]).__name__ == "Unstack":
+    if step.kind == "Unstack":
         number_of = len(step.outputs)
         shape = (*x.shape[:axis], *x.shape[axis + 1 :])
         left = [a for a in x.axes if a != axis]
@@ -244,7 +244,7 @@ def _flip(c: Converter, step: Step, x: Operand) -> Any:
     x = c.graph.as_tensor(x)
     if x.flattened is not None:
         x = c.graph.as_tensor(c.graph.plain(x))
-    kind = type(step.operations[0]).__name__
+    kind = step.kind
     axis = {"Fliplr": 1, "Flipud": 0}.get(kind, step.axis if kind == "Flip" else 0)
     axes = list(range(x.rank)) if axis is None else [int(a) % x.rank for a in np.atleast_1d(axis)]
     places = [x.place(a) for a in axes]
@@ -399,13 +399,13 @@ def _roll(c: Converter, step: Step, x: Operand) -> Any:
 @operation("Triu", "Tril")
 def _triangle(c: Converter, step: Step, x: Operand) -> Any:
     x = c.graph.plain(x)
-    upper = int(type(step.operations[0]).__name__ == "Triu")
+    upper = int(step.kind == "Triu")
     return c.graph.node("Trilu", [x, c.graph.constant(np.int64(step.k))], upper=upper)
 
 
 @operation("DepthToSpace", "SpaceToDepth")
 def _blocks(c: Converter, step: Step, x: Operand) -> Any:
-    kind = type(step.operations[0]).__name__
+    kind = step.kind
     last = step.data_format == "channels_last"
     x = c.graph.first(x) if last else c.graph.as_tensor(c.graph.plain(x))
     axes = channels_first(4) if last else natural(4)
