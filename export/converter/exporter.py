@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 # The registries are filled by importing these.
 from export.converter import layers as _layers  # noqa: F401
-from export.converter.graph import Constant, Graph, Tensor, natural, onnx_type
+from export.converter.graph import GraphConstant, GraphTensor, GraphWriter, natural, onnx_type
 from export.converter.native import Converter
 from export.converter.operations import elementwise, images, linear, reductions, shapes  # noqa: F401
 from export.converter.simplify import simplify
@@ -46,7 +46,7 @@ def build(model: keras.Model, inputs: Any, opset: int, *, channels_first: bool =
     """
     open_image = any(size is None for tensor in model.inputs for size in tensor.shape[1:])
     trials = 4 if open_image else 2
-    graph = Graph(model.name, opset)
+    graph = GraphWriter(model.name, opset)
     tensors = [
         _input(graph, name, tensor, trials, channels_first=channels_first)
         for name, tensor in zip(inputs, model.inputs, strict=True)
@@ -75,7 +75,7 @@ def _call(model: keras.Model) -> Any:
     return call
 
 
-def _input(graph: Graph, name: str, tensor: Any, trials: int, *, channels_first: bool) -> Tensor:
+def _input(graph: GraphWriter, name: str, tensor: Any, trials: int, *, channels_first: bool) -> GraphTensor:
     rank = len(tensor.shape)
     rows = {0: BATCHES, 1: HEIGHTS, 2: WIDTHS}
     words = {0: "batch", 1: "height", 2: "width"}
@@ -90,13 +90,13 @@ def _input(graph: Graph, name: str, tensor: Any, trials: int, *, channels_first:
     return graph.input(name, tuple(shape), tensor.dtype, axes=axes, dims=dims)
 
 
-def _open_sizes(tensor: Tensor) -> list[tuple[Size, str]]:
+def _open_sizes(tensor: GraphTensor) -> list[tuple[Size, str]]:
     return [
         (size, name) for size, name in zip(tensor.shape, ("batch", "height", "width"), strict=False) if isinstance(size, Size)
     ]
 
 
-def _outputs(graph: Graph, result: Any, names: dict[Size, str]) -> None:
+def _outputs(graph: GraphWriter, result: Any, names: dict[Size, str]) -> None:
     """Make the tensors outputs of the file, in Keras's order of axes."""
     flat = keras.tree.flatten(result)
     if isinstance(result, dict):
@@ -105,7 +105,7 @@ def _outputs(graph: Graph, result: Any, names: dict[Size, str]) -> None:
     else:
         keys = [f"output_{i}" for i in range(len(flat))] if len(flat) > 1 else ["output"]
     for key, item in zip(keys, flat, strict=True):
-        tensor = graph.as_tensor(item) if isinstance(item, Constant) else item
+        tensor = graph.as_tensor(item) if isinstance(item, GraphConstant) else item
         plain = graph.as_tensor(graph.plain(tensor))
         value = plain.value
         if value.producer() is None or value.is_graph_output():

@@ -1,7 +1,7 @@
 """An ONNX graph in the making: tensors that know how their axes lie, constants, and names taken from the Keras layers.
 
 Keras's images are channels-last, ONNX's convolutions and pools want channels first. How the axes of a tensor lie is therefore a
-property of the tensor (`Tensor.axes`): convolutions ask for channels first, most operations take what comes, and a Transpose is
+property of the tensor (`GraphTensor.axes`): convolutions ask for channels first, most operations take what comes, and a Transpose is
 written only where something needs another order.
 """
 
@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from export.converter.trace import NotConvertible, OpenArray, Size, Symbol
 
-__all__ = ["Constant", "Graph", "Operand", "Tensor", "channels_first", "natural", "onnx_type"]
+__all__ = ["GraphConstant", "GraphTensor", "GraphWriter", "Operand", "channels_first", "natural", "onnx_type"]
 
 #: Keras dtypes of 16-bit floating point, which files hold as float32.
 HALVES = ("float16", "bfloat16")
@@ -47,7 +47,7 @@ def onnx_type(dtype: str) -> ir.DataType:
 
 
 @dataclass(frozen=True, eq=False)
-class Tensor(Symbol):
+class GraphTensor(Symbol):
     """A tensor of the graph.
 
     Attributes:
@@ -79,7 +79,7 @@ class Tensor(Symbol):
 
 
 @dataclass(frozen=True, eq=False)
-class Constant:
+class GraphConstant:
     """An array of the graph, in Keras's order of axes; `name`: of the weight, or empty."""
 
     array: np.ndarray
@@ -101,10 +101,10 @@ class Constant:
         return str(self.array.dtype)
 
 
-Operand = Tensor | Constant
+Operand = GraphTensor | GraphConstant
 
 
-class Graph:
+class GraphWriter:
     """The graph in the making.
 
     Args:
@@ -164,7 +164,7 @@ class Graph:
 
     # --- tensors ---
 
-    def input(self, name: str, shape: Shape, dtype: str, *, axes: tuple[int, ...], dims: Sequence[int | str]) -> Tensor:
+    def input(self, name: str, shape: Shape, dtype: str, *, axes: tuple[int, ...], dims: Sequence[int | str]) -> GraphTensor:
         """An input of the file; `dims`: its dimensions in the file, names for open ones."""
         value = ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(onnx_type(dtype)))
         self.ir.inputs.append(value)
@@ -178,9 +178,9 @@ class Graph:
         dtype: str,
         axes: tuple[int, ...] | None = None,
         flattened: tuple[int, ...] | None = None,
-    ) -> Tensor:
+    ) -> GraphTensor:
         """A tensor around a value; its open dimensions become known."""
-        tensor = Tensor(shape, dtype, value, natural(len(shape)) if axes is None else axes, flattened)
+        tensor = GraphTensor(shape, dtype, value, natural(len(shape)) if axes is None else axes, flattened)
         if flattened is None:
             for axis, size in enumerate(shape):
                 if isinstance(size, Size):
@@ -195,9 +195,9 @@ class Graph:
         shape: Shape | None = None,
         dtype: str | None = None,
         axes: tuple[int, ...] | None = None,
-        like: Tensor | None = None,
+        like: GraphTensor | None = None,
         **attributes: Any,
-    ) -> Tensor:
+    ) -> GraphTensor:
         """Write a node of one output.
 
         Args:
@@ -213,7 +213,7 @@ class Graph:
         if shape is None:
             shape = self.result.shape
             if None in shape:  # some layers of Keras state less than they know
-                shape = _broadcast([item.shape for item in inputs if isinstance(item, (Tensor, Constant))])
+                shape = _broadcast([item.shape for item in inputs if isinstance(item, (GraphTensor, GraphConstant))])
         axes = like.axes if axes is None and like is not None else axes
         flattened = None if like is None else like.flattened
         return self.tensor(value, shape, self.result.dtype if dtype is None else dtype, axes, flattened)
@@ -232,9 +232,9 @@ class Graph:
 
     def value(self, item: Operand | ir.Value | None) -> ir.Value | None:
         """The value of an operand; constants are written."""
-        if isinstance(item, Tensor):
+        if isinstance(item, GraphTensor):
             return item.value
-        if isinstance(item, Constant):
+        if isinstance(item, GraphConstant):
             return self.constant(item.array, item.name)
         return item
 
@@ -269,7 +269,7 @@ class Graph:
 
     def plain(self, x: Operand) -> Operand:
         """The tensor in Keras's order of axes."""
-        if isinstance(x, Constant) or x.plain:
+        if isinstance(x, GraphConstant) or x.plain:
             return x
         if x.flattened is not None:
             *space, channels = x.flattened
@@ -283,7 +283,7 @@ class Graph:
 
     def ordered(self, x: Operand, axes: tuple[int, ...]) -> Operand:
         """The tensor with its axes in another order."""
-        if isinstance(x, Constant):
+        if isinstance(x, GraphConstant):
             return x
         if x.flattened is not None:
             x = self._tensor(self.plain(x))
@@ -291,19 +291,19 @@ class Graph:
             return x
         order = tuple(x.axes.index(axis) for axis in axes)
         value = self._transpose(x.value, order, tuple(x.shape[axis] for axis in x.axes))
-        return Tensor(x.shape, x.dtype, value, axes)
+        return GraphTensor(x.shape, x.dtype, value, axes)
 
-    def first(self, x: Operand) -> Tensor:
+    def first(self, x: Operand) -> GraphTensor:
         """The tensor with its channels first, as convolutions and pools want it."""
         x = self._tensor(x)
         return self._tensor(self.ordered(x, channels_first(x.rank)))
 
-    def _tensor(self, x: Operand) -> Tensor:
-        if isinstance(x, Tensor):
+    def _tensor(self, x: Operand) -> GraphTensor:
+        if isinstance(x, GraphTensor):
             return x
         return self.tensor(self.constant(x.array, x.name), tuple(x.shape), x.dtype)
 
-    def as_tensor(self, x: Operand) -> Tensor:
+    def as_tensor(self, x: Operand) -> GraphTensor:
         """A constant as a tensor of the graph; tensors stay."""
         return self._tensor(x)
 
@@ -384,7 +384,7 @@ class Graph:
                 return self.emit("Mul", [self.size(one), self.size(other)], 1, {})[0]
         raise NotConvertible("a number depends on the size of the batch or of the image in a way that is not known")
 
-    def open_array(self, x: OpenArray, dtype: str) -> Tensor:
+    def open_array(self, x: OpenArray, dtype: str) -> GraphTensor:
         """An array that is repeated along its open dimensions."""
         value = self.emit("Expand", [self.constant(x.array), self.sizes(x.shape)], 1, {})[0]
         return self.tensor(value, x.shape, dtype)

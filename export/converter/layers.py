@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from export.converter.graph import Constant, Operand, Tensor
+from export.converter.graph import GraphConstant, GraphTensor, Operand
 from export.converter.native import Converter, layer
 from export.converter.operations.elementwise import cast
 from export.converter.operations.images import batch_normalization, convolution, convolution_transpose, depthwise
@@ -19,7 +19,7 @@ from export.converter.trace import NotConvertible
 __all__: list[str] = []
 
 
-def _bias(c: Converter, what: Any) -> Constant | None:
+def _bias(c: Converter, what: Any) -> GraphConstant | None:
     return c.weight(what.bias) if getattr(what, "bias", None) is not None else None
 
 
@@ -63,7 +63,7 @@ def _separable(c: Converter, what: Any, x: Operand) -> Any:
     last = what.data_format == "channels_last"
     middle_shape = (*result.shape[:-1], channels) if last else (result.shape[0], channels, *result.shape[2:])
     y = depthwise(c, x, kernels[0], **_options(what))
-    y = Tensor(middle_shape, result.dtype, y.value, y.axes)
+    y = GraphTensor(middle_shape, result.dtype, y.value, y.axes)
     options = {**_options(what), **one, "padding": "valid"}
     return c.activate(what.activation, convolution(c, y, kernels[1], _bias(c, what), **options))
 

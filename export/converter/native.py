@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from export.converter.graph import Constant, Graph, Operand, Tensor
+from export.converter.graph import GraphConstant, GraphTensor, GraphWriter, Operand
 from export.converter.trace import NotConvertible, OpenArray, Step, Symbol, trace
 
 __all__ = ["ACTIVATIONS", "LAYERS", "OPERATIONS", "Converter", "layer", "operation"]
@@ -66,22 +66,22 @@ class Converter:
         name: of the exported model; a model of that name inside it adds nothing to the names of nodes.
     """
 
-    def __init__(self, graph: Graph, trials: int, name: str = "") -> None:
+    def __init__(self, graph: GraphWriter, trials: int, name: str = "") -> None:
         self.graph = graph
         self.trials = trials
         self.name = name
         self._variables: dict[int, tuple[Any, np.ndarray]] = {}
 
-    def weight(self, variable: Any) -> Constant:
+    def weight(self, variable: Any) -> GraphConstant:
         """A variable as a constant, called after it."""
-        if isinstance(variable, Constant):
+        if isinstance(variable, GraphConstant):
             return variable
         if not isinstance(variable, keras.Variable):
-            return Constant(np.asarray(keras.ops.convert_to_numpy(variable)))
+            return GraphConstant(np.asarray(keras.ops.convert_to_numpy(variable)))
         if id(variable) not in self._variables:
             array = np.asarray(keras.ops.convert_to_numpy(variable))
             self._variables[id(variable)] = (variable, array)
-        return Constant(self._variables[id(variable)][1], "/".join([*self.graph.scope, variable.name]))
+        return GraphConstant(self._variables[id(variable)][1], "/".join([*self.graph.scope, variable.name]))
 
     def activate(self, function: Callable[..., Any] | None, x: Operand) -> Any:
         """What an activation function makes of a tensor."""
@@ -101,11 +101,11 @@ class Converter:
         known: dict[Symbol, Operand] = {}
 
         def symbol(value: Any) -> Any:
-            if isinstance(value, Constant):
+            if isinstance(value, GraphConstant):
                 one = Symbol(value.shape, value.dtype)
                 known[one] = value
                 return one
-            if isinstance(value, Tensor):
+            if isinstance(value, GraphTensor):
                 known[value] = value
             return value
 
@@ -124,7 +124,7 @@ class Converter:
         if isinstance(value, keras.Variable) or keras.ops.is_tensor(value):
             return self.weight(value)
         if isinstance(value, (np.ndarray, np.generic)):
-            return Constant(np.asarray(value))
+            return GraphConstant(np.asarray(value))
         return value
 
     def _step(self, step: Step, known: Mapping[Symbol, Operand], *, named: bool) -> list[Operand]:
@@ -147,10 +147,10 @@ class Converter:
                 raise NotConvertible(f"{place} ({kind})\n{error}") from error
             finally:
                 graph.result = before
-            results = [item for item in _flat(result) if isinstance(item, (Tensor, Constant))]
+            results = [item for item in _flat(result) if isinstance(item, (GraphTensor, GraphConstant))]
             outputs = [_described(item, symbol) for item, symbol in zip(results, step.outputs, strict=True)]
             if (is_layer or named) and graph.scope:
-                graph.name_outputs([item.value for item in outputs if isinstance(item, Tensor)])
+                graph.name_outputs([item.value for item in outputs if isinstance(item, GraphTensor)])
         return outputs
 
     def _operation(self, step: Step, args: Any, kwargs: Any) -> Any:
@@ -215,11 +215,11 @@ def _flat(value: Any) -> list[Any]:
 
 def _described(item: Operand, symbol: Symbol) -> Operand:
     """An operand with the shape and dtype that Keras states."""
-    if isinstance(item, Constant):
+    if isinstance(item, GraphConstant):
         return item
     shape = symbol.shape
     if len(shape) != item.rank:
         shape = item.shape
     elif None in shape:  # some layers of Keras state less than they know
         shape = tuple(own if stated is None else stated for stated, own in zip(shape, item.shape, strict=True))
-    return Tensor(shape, symbol.dtype, item.value, item.axes, item.flattened)
+    return GraphTensor(shape, symbol.dtype, item.value, item.axes, item.flattened)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from export.converter.graph import Constant, Operand, Tensor, natural, onnx_type, stored_dtype
+from export.converter.graph import GraphConstant, GraphTensor, Operand, natural, onnx_type, stored_dtype
 from export.converter.native import Converter, operation
 from export.converter.trace import Step
 
@@ -19,28 +19,28 @@ __all__ = ["aligned", "cast", "number", "operand"]
 SMALL = ("int8", "uint8", "int16", "uint16")
 
 
-def number(value: Any, dtype: str) -> Constant:
+def number(value: Any, dtype: str) -> GraphConstant:
     """A Python number as a constant."""
-    return Constant(np.asarray(value, stored_dtype(dtype)))
+    return GraphConstant(np.asarray(value, stored_dtype(dtype)))
 
 
 def operand(value: Any, dtype: str) -> Operand:
     """An argument that may be a Python number."""
-    return value if isinstance(value, (Tensor, Constant)) else number(value, dtype)
+    return value if isinstance(value, (GraphTensor, GraphConstant)) else number(value, dtype)
 
 
 def cast(c: Converter, x: Operand, dtype: str) -> Operand:
     """The values in another dtype; 16-bit floats are float32 in the file."""
     if stored_dtype(x.dtype) == stored_dtype(dtype):
         return x
-    if isinstance(x, Constant):
-        return Constant(x.array.astype(stored_dtype(dtype)), x.name)
+    if isinstance(x, GraphConstant):
+        return GraphConstant(x.array.astype(stored_dtype(dtype)), x.name)
     return c.graph.node("Cast", [x], shape=x.shape, dtype=dtype, like=x, to=int(onnx_type(dtype)))
 
 
 def aligned(c: Converter, items: Sequence[Operand]) -> tuple[list[Operand], dict[str, Any]]:
     """Operands whose axes lie alike, for an operation on each value; and the axes that its result has."""
-    tensors = [item for item in items if isinstance(item, Tensor)]
+    tensors = [item for item in items if isinstance(item, GraphTensor)]
     if not tensors:
         tensors = [c.graph.as_tensor(items[0])]
         items = [tensors[0], *items[1:]]
@@ -54,34 +54,34 @@ def aligned(c: Converter, items: Sequence[Operand]) -> tuple[list[Operand], dict
         return moved, {"axes": natural(rank)}
     moved = []
     for item in items:
-        if isinstance(item, Tensor):
+        if isinstance(item, GraphTensor):
             moved.append(item if leader.flattened is not None else c.graph.ordered(item, leader.axes))
         elif leader.flattened is not None:
             moved.append(_flattened_constant(item, leader.flattened))
         elif item.array.size == 1:
-            moved.append(Constant(item.array.reshape(()), item.name) if item.rank else item)
+            moved.append(GraphConstant(item.array.reshape(()), item.name) if item.rank else item)
         else:
             array = item.array.reshape((1,) * (rank - item.rank) + item.shape)
-            moved.append(Constant(array.transpose(leader.axes), item.name))
+            moved.append(GraphConstant(array.transpose(leader.axes), item.name))
     return moved, {"like": leader}
 
 
-def _flattened(x: Tensor | None) -> tuple[int, ...] | None:
+def _flattened(x: GraphTensor | None) -> tuple[int, ...] | None:
     return None if x is None else x.flattened
 
 
-def _flattened_constant(item: Constant, sizes: tuple[int, ...]) -> Constant:
+def _flattened_constant(item: GraphConstant, sizes: tuple[int, ...]) -> GraphConstant:
     if item.array.shape[-1:] in ((), (1,)):
         return item
     *space, channels = sizes
     array = item.array.reshape(-1, *space, channels)
-    return Constant(np.moveaxis(array, -1, 1).reshape(item.shape), item.name)
+    return GraphConstant(np.moveaxis(array, -1, 1).reshape(item.shape), item.name)
 
 
-def binary(c: Converter, kind: str, x1: Any, x2: Any, *, compare: bool = False) -> Tensor:
+def binary(c: Converter, kind: str, x1: Any, x2: Any, *, compare: bool = False) -> GraphTensor:
     """An ONNX operator of two tensors with NumPy's broadcasting and Keras's types."""
     if compare:
-        kinds = [x.dtype if isinstance(x, (Tensor, Constant)) else type(x) for x in (x1, x2)]
+        kinds = [x.dtype if isinstance(x, (GraphTensor, GraphConstant)) else type(x) for x in (x1, x2)]
         dtype = keras.backend.result_type(*kinds)
         if dtype == "bool" and kind not in ("And", "Or", "Xor", "Equal"):
             dtype = "int32"
@@ -95,45 +95,51 @@ def binary(c: Converter, kind: str, x1: Any, x2: Any, *, compare: bool = False) 
     return _tensor(cast(c, result, dtype)) if small else result
 
 
-def _tensor(x: Operand) -> Tensor:
-    assert isinstance(x, Tensor)
+def _tensor(x: Operand) -> GraphTensor:
+    assert isinstance(x, GraphTensor)
     return x
 
 
-for _names, _kind in {
-    ("Add",): "Add",
-    ("Subtract",): "Sub",
-    ("Multiply",): "Mul",
-    ("Divide", "TrueDivide"): "Div",
-    ("Maximum",): "Max",
-    ("Minimum",): "Min",
-    ("Power",): "Pow",
-}.items():
+#: ONNX operators of two tensors, by the operations of Keras.
+ARITHMETIC = {
+    "Add": "Add",
+    "Subtract": "Sub",
+    "Multiply": "Mul",
+    "Divide": "Div",
+    "TrueDivide": "Div",
+    "Maximum": "Max",
+    "Minimum": "Min",
+    "Power": "Pow",
+}
 
-    @operation(*_names)
-    def _arithmetic(c: Converter, step: Step, x1: Any, x2: Any, kind: str = _kind) -> Any:
-        if kind in ("Mul", "Add") and c.graph.result.dtype == "bool":
-            kind = {"Mul": "And", "Add": "Or"}[kind]
-        if kind == "Max" and c.graph.result.dtype == "bool":
-            kind = "Or"
-        neutral = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}.get(kind)
-        same = isinstance(x1, Tensor) and x1.dtype == c.graph.result.dtype
-        if same and neutral is not None and isinstance(x2, (int, float)) and x2 == neutral:
-            return x1
-        return binary(c, kind, x1, x2)
+#: What arithmetic is on truth values, and the number that changes nothing.
+_OF_TRUTH = {"Mul": "And", "Add": "Or", "Max": "Or", "Min": "And"}
+_NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}
 
 
-for _names, _kind in {
-    ("Greater",): "Greater",
-    ("GreaterEqual",): "GreaterOrEqual",
-    ("Less",): "Less",
-    ("LessEqual",): "LessOrEqual",
-    ("Equal",): "Equal",
-}.items():
+@operation(*ARITHMETIC)
+def _arithmetic(c: Converter, step: Step, x1: Any, x2: Any) -> Any:
+    kind, dtype = ARITHMETIC[step.kind], c.graph.result.dtype
+    if dtype == "bool":
+        kind = _OF_TRUTH.get(kind, kind)
+    same = isinstance(x1, GraphTensor) and x1.dtype == dtype
+    if same and kind in _NEUTRAL and isinstance(x2, (int, float)) and x2 == _NEUTRAL[kind]:
+        return x1
+    return binary(c, kind, x1, x2)
 
-    @operation(*_names)
-    def _comparison(c: Converter, step: Step, x1: Any, x2: Any, kind: str = _kind) -> Any:
-        return binary(c, kind, x1, x2, compare=True)
+
+COMPARISONS = {
+    "Greater": "Greater",
+    "GreaterEqual": "GreaterOrEqual",
+    "Less": "Less",
+    "LessEqual": "LessOrEqual",
+    "Equal": "Equal",
+}
+
+
+@operation(*COMPARISONS)
+def _comparison(c: Converter, step: Step, x1: Any, x2: Any) -> Any:
+    return binary(c, COMPARISONS[step.kind], x1, x2, compare=True)
 
 
 @operation("NotEqual")
@@ -142,12 +148,13 @@ def _not_equal(c: Converter, step: Step, x1: Any, x2: Any) -> Any:
     return c.graph.node("Not", [equal], like=equal)
 
 
-for _names, _kind in {("LogicalAnd",): "And", ("LogicalOr",): "Or", ("LogicalXor",): "Xor"}.items():
+LOGIC = {"LogicalAnd": "And", "LogicalOr": "Or", "LogicalXor": "Xor"}
 
-    @operation(*_names)
-    def _logical(c: Converter, step: Step, x1: Any, x2: Any, kind: str = _kind) -> Any:
-        items, axes = aligned(c, [_truth(c, operand(x, "bool")) for x in (x1, x2)])
-        return c.graph.node(kind, items, dtype="bool", **axes)
+
+@operation(*LOGIC)
+def _logical(c: Converter, step: Step, x1: Any, x2: Any) -> Any:
+    items, axes = aligned(c, [_truth(c, operand(x, "bool")) for x in (x1, x2)])
+    return c.graph.node(LOGIC[step.kind], items, dtype="bool", **axes)
 
 
 def _truth(c: Converter, x: Operand) -> Operand:
@@ -188,14 +195,14 @@ def _where(c: Converter, step: Step, condition: Operand, x1: Any = None, x2: Any
     return where(c, _truth(c, condition), x1, x2)
 
 
-def where(c: Converter, condition: Operand, x1: Any, x2: Any) -> Tensor:
+def where(c: Converter, condition: Operand, x1: Any, x2: Any) -> GraphTensor:
     """Values of `x1` where the condition holds, else of `x2`."""
     dtype = c.graph.result.dtype
     items, axes = aligned(c, [condition, *(cast(c, operand(x, dtype), dtype) for x in (x1, x2))])
     return c.graph.node("Where", items, dtype=dtype, **axes)
 
 
-def unary(c: Converter, kind: str, x: Operand, *, dtype: str | None = None, **attributes: Any) -> Tensor:
+def unary(c: Converter, kind: str, x: Operand, *, dtype: str | None = None, **attributes: Any) -> GraphTensor:
     """An ONNX operator of one tensor that works on each value."""
     dtype = c.graph.result.dtype if dtype is None else dtype
     x = c.graph.as_tensor(x)
@@ -204,7 +211,8 @@ def unary(c: Converter, kind: str, x: Operand, *, dtype: str | None = None, **at
     return c.graph.node(kind, [x], shape=x.shape, dtype=dtype, like=x, **attributes)
 
 
-for _name, _kind in {
+#: ONNX operators of one tensor, by the operations of Keras.
+FUNCTIONS = {
     "Absolute": "Abs",
     "Fabs": "Abs",
     "Arccos": "Acos",
@@ -232,11 +240,12 @@ for _name, _kind in {
     "Sqrt": "Sqrt",
     "Tan": "Tan",
     "Tanh": "Tanh",
-}.items():
+}
 
-    @operation(_name)
-    def _unary(c: Converter, step: Step, x: Operand, kind: str = _kind) -> Any:
-        return unary(c, kind, x)
+
+@operation(*FUNCTIONS)
+def _unary(c: Converter, step: Step, x: Operand) -> Any:
+    return unary(c, FUNCTIONS[step.kind], x)
 
 
 @operation("Isnan", "Isinf", "Isfinite")
@@ -282,16 +291,15 @@ _COMPOSED = {
     "Cbrt": lambda ops, x, step: ops.sign(x) * ops.power(ops.absolute(x), 1 / 3),
 }
 
-for _name in _COMPOSED:
 
-    @operation(_name)
-    def _composed(c: Converter, step: Step, x: Operand, name: str = _name) -> Any:
-        dtype = c.graph.result.dtype
+@operation(*_COMPOSED)
+def _composed(c: Converter, step: Step, x: Operand) -> Any:
+    dtype = c.graph.result.dtype
 
-        def compute(x: Any) -> Any:
-            return _COMPOSED[name](keras.ops, x if x.dtype == dtype else keras.ops.cast(x, dtype), step)
+    def compute(x: Any) -> Any:
+        return _COMPOSED[step.kind](keras.ops, x if x.dtype == dtype else keras.ops.cast(x, dtype), step)
 
-        return c.call(compute, x)
+    return c.call(compute, x)
 
 
 @operation("Elu", "Selu", "Celu", "LeakyRelu")
@@ -330,13 +338,13 @@ def _clip(c: Converter, step: Step, x: Operand) -> Any:
     return clip(c, x, step.x_min, step.x_max)
 
 
-def clip(c: Converter, x: Operand, least: Any, most: Any) -> Tensor:
+def clip(c: Converter, x: Operand, least: Any, most: Any) -> GraphTensor:
     """The values between two bounds."""
     dtype = c.graph.result.dtype
     x = c.graph.as_tensor(cast(c, x, dtype))
     arrays = [np.asarray(keras.ops.convert_to_numpy(bound)) for bound in (least, most) if bound is not None]
     if dtype in SMALL or any(array.size != 1 for array in arrays):
-        low, high = (Constant(array.astype(stored_dtype(dtype))) for array in arrays)
+        low, high = (GraphConstant(array.astype(stored_dtype(dtype))) for array in arrays)
         return binary(c, "Min", binary(c, "Max", x, low), high)
     bounds = [number(np.asarray(bound).reshape(()), dtype) for bound in arrays]
     return c.graph.node("Clip", [x, *bounds], shape=x.shape, dtype=dtype, like=x)
@@ -393,9 +401,9 @@ def _same(c: Converter, step: Step, x: Operand) -> Any:
 def _like(c: Converter, step: Step, x: Operand, fill_value: Any = None) -> Any:
     value = {"OnesLike": 1, "ZerosLike": 0}.get(step.kind, fill_value)
     dtype = c.graph.result.dtype
-    array = np.asarray(value, stored_dtype(dtype)) if not isinstance(value, Constant) else value.array.astype(dtype)
+    array = np.asarray(value, stored_dtype(dtype)) if not isinstance(value, GraphConstant) else value.array.astype(dtype)
     shape = c.graph.result.shape
-    return c.graph.node("Expand", [Constant(array), c.graph.sizes(shape)])
+    return c.graph.node("Expand", [GraphConstant(array), c.graph.sizes(shape)])
 
 
 @operation("Arctan2")

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from export.converter.graph import Constant, Operand, Tensor, channels_first, natural
+from export.converter.graph import GraphConstant, GraphTensor, Operand, channels_first, natural
 from export.converter.native import Converter, operation
 from export.converter.operations.elementwise import cast
 from export.converter.trace import NotConvertible, Size, Step
@@ -24,11 +24,11 @@ def _is_last(data_format: str | None) -> bool:
     return (data_format or keras.config.image_data_format()) == "channels_last"
 
 
-def _space(x: Tensor, *, last: bool) -> tuple[int | Size, ...]:
+def _space(x: GraphTensor, *, last: bool) -> tuple[int | Size, ...]:
     return x.shape[1:-1] if last else x.shape[2:]
 
 
-def _turned(c: Converter, x: Operand, *, last: bool) -> Tensor:
+def _turned(c: Converter, x: Operand, *, last: bool) -> GraphTensor:
     """The tensor with channels first in the file."""
     return c.graph.first(x) if last else c.graph.as_tensor(c.graph.plain(x))
 
@@ -37,7 +37,9 @@ def _axes(rank: int, *, last: bool) -> tuple[int, ...]:
     return channels_first(rank) if last else natural(rank)
 
 
-def _window(x: Tensor, kernel: Sequence[int], strides: Sequence[int], dilation: Sequence[int], step: Any) -> dict[str, Any]:
+def _window(
+    x: GraphTensor, kernel: Sequence[int], strides: Sequence[int], dilation: Sequence[int], step: Any
+) -> dict[str, Any]:
     """Attributes of a window that slides over an image: strides, dilations and padding, as TensorFlow pads."""
     padding, last = step
     attributes: dict[str, Any] = {"strides": list(strides)} if set(strides) != {1} else {}
@@ -64,15 +66,15 @@ def _float(c: Converter, x: Operand) -> Operand:
     return cast(c, x, c.graph.result.dtype)
 
 
-def _kernel(kernel: Any, order: Sequence[int], shape: Sequence[int] | None = None) -> Constant:
-    if not isinstance(kernel, Constant):
+def _kernel(kernel: Any, order: Sequence[int], shape: Sequence[int] | None = None) -> GraphConstant:
+    if not isinstance(kernel, GraphConstant):
         raise NotConvertible("a convolution whose kernel is computed")
     array = kernel.array.astype(np.float32) if str(kernel.array.dtype) in ("float16", "bfloat16") else kernel.array
     array = array if shape is None else array.reshape(shape)
-    return Constant(np.ascontiguousarray(array.transpose(order)), kernel.name)
+    return GraphConstant(np.ascontiguousarray(array.transpose(order)), kernel.name)
 
 
-def convolution(c: Converter, x: Operand, kernel: Any, bias: Constant | None = None, **options: Any) -> Tensor:
+def convolution(c: Converter, x: Operand, kernel: Any, bias: GraphConstant | None = None, **options: Any) -> GraphTensor:
     """`keras.ops.conv`: kernel (space…, input channels / groups, output channels)."""
     last, rank = _is_last(options.get("data_format")), kernel.rank
     x = _turned(c, _float(c, x), last=last)
@@ -88,7 +90,7 @@ def convolution(c: Converter, x: Operand, kernel: Any, bias: Constant | None = N
     )
 
 
-def depthwise(c: Converter, x: Operand, kernel: Any, bias: Constant | None = None, **options: Any) -> Tensor:
+def depthwise(c: Converter, x: Operand, kernel: Any, bias: GraphConstant | None = None, **options: Any) -> GraphTensor:
     """`keras.ops.depthwise_conv`: kernel (space…, channels, multiplier)."""
     *space, channels, multiplier = kernel.shape
     last, rank = _is_last(options.get("data_format")), kernel.rank
@@ -100,7 +102,9 @@ def depthwise(c: Converter, x: Operand, kernel: Any, bias: Constant | None = Non
     return c.graph.node("Conv", inputs, axes=_axes(rank, last=last), kernel_shape=space, group=channels, **window)
 
 
-def convolution_transpose(c: Converter, x: Operand, kernel: Any, bias: Constant | None = None, **options: Any) -> Tensor:
+def convolution_transpose(
+    c: Converter, x: Operand, kernel: Any, bias: GraphConstant | None = None, **options: Any
+) -> GraphTensor:
     """`keras.ops.conv_transpose`: kernel (space…, output channels, input channels).
 
     What Keras cuts off a transposed convolution follows from its output's size; the larger half is cut at the end.
@@ -141,7 +145,7 @@ def convolution_transpose(c: Converter, x: Operand, kernel: Any, bias: Constant 
         y = c.graph.node("Pad", [y, c.graph.ints([0] * (rank + 2) + behind)], axes=y.axes)
         if bias is not None:
             shape = (1, -1, *[1] * space)
-            y = c.graph.node("Add", [y, Constant(bias.array.reshape(shape), bias.name)], axes=y.axes)
+            y = c.graph.node("Add", [y, GraphConstant(bias.array.reshape(shape), bias.name)], axes=y.axes)
     return y
 
 
@@ -229,10 +233,12 @@ def _adaptive_pool(c: Converter, step: Step, x: Operand) -> Any:
     return x
 
 
-def batch_normalization(c: Converter, x: Operand, parts: Sequence[Constant | None], axis: int, epsilon: float) -> Tensor:
+def batch_normalization(
+    c: Converter, x: Operand, parts: Sequence[GraphConstant | None], axis: int, epsilon: float
+) -> GraphTensor:
     """``(x − mean) / sqrt(variance + ε) · scale + offset`` along an axis; `parts`: mean, variance, offset, scale."""
     mean, variance, offset, scale = parts
-    if mean is None or variance is None or not all(isinstance(part, Constant) for part in parts if part is not None):
+    if mean is None or variance is None or not all(isinstance(part, GraphConstant) for part in parts if part is not None):
         raise NotConvertible("batch normalization with computed statistics")
     x = c.graph.as_tensor(_float(c, x))
     axis %= x.rank
@@ -242,8 +248,8 @@ def batch_normalization(c: Converter, x: Operand, parts: Sequence[Constant | Non
         x = c.graph.as_tensor(c.graph.ordered(x, (0, axis, *(a for a in range(1, x.rank) if a != axis))))
     ones, zeros = np.ones(mean.shape, mean.array.dtype), np.zeros(mean.shape, mean.array.dtype)
     scope = "/".join(c.graph.scope)
-    scale = Constant(ones, f"{scope}/gamma") if scale is None else scale
-    offset = Constant(zeros, f"{scope}/beta") if offset is None else offset
+    scale = GraphConstant(ones, f"{scope}/gamma") if scale is None else scale
+    offset = GraphConstant(zeros, f"{scope}/beta") if offset is None else offset
     return c.graph.node("BatchNormalization", [x, scale, offset, mean, variance], axes=x.axes, epsilon=float(epsilon))
 
 
@@ -265,7 +271,7 @@ def _resize(c: Converter, step: Step, x: Operand) -> Any:
     return resize(c, x, size, step.interpolation, antialias=step.antialias, last=_is_last(step.data_format))
 
 
-def resize(c: Converter, x: Operand, size: Sequence[int], interpolation: str, *, antialias: bool, last: bool) -> Tensor:
+def resize(c: Converter, x: Operand, size: Sequence[int], interpolation: str, *, antialias: bool, last: bool) -> GraphTensor:
     """Images (batch, height, width, channels), or one without a batch, in another size; half-pixel centers, as in TensorFlow."""
     dtype = c.graph.result.dtype
     x = c.graph.as_tensor(x)
@@ -304,12 +310,12 @@ def resize(c: Converter, x: Operand, size: Sequence[int], interpolation: str, *,
     if "float" not in dtype and dtype != result.dtype:
         result = c.graph.node("Round", [result], shape=shape, dtype=result.dtype, axes=result.axes)
         limits = np.iinfo(dtype)
-        bounds = [Constant(np.asarray(bound, np.float32)) for bound in (limits.min, limits.max)]
+        bounds = [GraphConstant(np.asarray(bound, np.float32)) for bound in (limits.min, limits.max)]
         result = c.graph.node("Clip", [result, *bounds], shape=shape, dtype=result.dtype, axes=result.axes)
     return c.graph.as_tensor(cast(c, result, dtype))
 
 
-def _by_matrices(c: Converter, x: Tensor, size: Sequence[int], kind: str, *, antialias: bool, last: bool) -> Tensor:
+def _by_matrices(c: Converter, x: GraphTensor, size: Sequence[int], kind: str, *, antialias: bool, last: bool) -> GraphTensor:
     """Resizing as a product with a matrix for the rows and one for the columns."""
     x = _turned(c, x, last=last)
     height, width = _space(x, last=last)
@@ -317,8 +323,8 @@ def _by_matrices(c: Converter, x: Tensor, size: Sequence[int], kind: str, *, ant
         raise NotConvertible(f"resizing images of any size with {kind} and antialias={antialias}")
     channels = x.shape[-1] if last else x.shape[1]
     shape = (x.shape[0], size[0], size[1], channels) if last else (x.shape[0], channels, *size)
-    left = Constant(interpolation_matrix(height, size[0], kind, antialias=antialias))
-    right = Constant(interpolation_matrix(width, size[1], kind, antialias=antialias).T)
+    left = GraphConstant(interpolation_matrix(height, size[0], kind, antialias=antialias))
+    right = GraphConstant(interpolation_matrix(width, size[1], kind, antialias=antialias).T)
     middle = c.graph.node("MatMul", [left, x], shape=shape, dtype=x.dtype, axes=x.axes)
     return c.graph.node("MatMul", [middle, right], shape=shape, dtype=x.dtype, axes=x.axes)
 

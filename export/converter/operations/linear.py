@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from export.converter.graph import Constant, Operand, Tensor, channels_first
+from export.converter.graph import GraphConstant, GraphTensor, Operand, channels_first
 from export.converter.native import Converter, operation
 from export.converter.operations.elementwise import cast
 from export.converter.operations.shapes import reshape
@@ -17,21 +17,21 @@ from export.converter.trace import NotConvertible, Size, Step
 __all__ = ["dense"]
 
 
-def dense(c: Converter, x: Operand, kernel: Constant, bias: Constant | None = None) -> Tensor:
+def dense(c: Converter, x: Operand, kernel: GraphConstant, bias: GraphConstant | None = None) -> GraphTensor:
     """``x · kernel + bias`` over the last axis of x; kernel (inputs, outputs)."""
     dtype = c.graph.result.dtype
     x = c.graph.as_tensor(cast(c, x, dtype))
     shape = c.graph.result.shape
     if x.rank > 2 and x.axes == channels_first(x.rank) and x.flattened is None:  # a convolution of one pixel
         array = kernel.array.T.reshape(kernel.shape[1], kernel.shape[0], *[1] * (x.rank - 2))
-        inputs: list[Any] = [x, Constant(np.ascontiguousarray(array), kernel.name), *([] if bias is None else [bias])]
+        inputs: list[Any] = [x, GraphConstant(np.ascontiguousarray(array), kernel.name), *([] if bias is None else [bias])]
         if x.rank <= 5:
             return c.graph.node("Conv", inputs, axes=x.axes, kernel_shape=[1] * (x.rank - 2))
     if x.flattened is not None:
         *space, channels = x.flattened
         array = np.moveaxis(kernel.array.reshape(*space, channels, -1), -2, 0).reshape(kernel.shape)
-        kernel = Constant(np.ascontiguousarray(array), kernel.name)
-        x = Tensor(x.shape, x.dtype, x.value, x.axes)
+        kernel = GraphConstant(np.ascontiguousarray(array), kernel.name)
+        x = GraphTensor(x.shape, x.dtype, x.value, x.axes)
     x = c.graph.as_tensor(c.graph.plain(x))
     if x.rank == 2 and bias is not None and dtype in ("float32", "float16", "bfloat16", "float64"):
         return c.graph.node("Gemm", [x, kernel, bias])
@@ -43,7 +43,7 @@ def dense(c: Converter, x: Operand, kernel: Constant, bias: Constant | None = No
 def _matmul(c: Converter, step: Step, x1: Any, x2: Any) -> Any:
     dtype = c.graph.result.dtype
     x1, x2 = cast(c, x1, dtype), cast(c, x2, dtype)
-    if isinstance(x2, Constant) and x2.rank == 2 and x1.rank >= 2:
+    if isinstance(x2, GraphConstant) and x2.rank == 2 and x1.rank >= 2:
         return dense(c, x1, x2)
     if step.kind == "Dot" and x1.rank > 2:
         raise NotConvertible("dot of tensors of three or more axes: use matmul or tensordot")
@@ -71,11 +71,11 @@ def _einsum(c: Converter, step: Step, *operands: Operand, **kwargs: Any) -> Any:
     return _einsum_node(c, step.subscripts.replace(" ", ""), list(operands))
 
 
-def _einsum_node(c: Converter, subscripts: str, operands: list[Operand]) -> Tensor:
+def _einsum_node(c: Converter, subscripts: str, operands: list[Operand]) -> GraphTensor:
     dtype = c.graph.result.dtype
     operands = [cast(c, x, dtype) for x in operands]
     plain = len(operands) == 2 and "..." not in subscripts and "->" in subscripts
-    if plain and isinstance(operands[1], Constant):
+    if plain and isinstance(operands[1], GraphConstant):
         result = _as_dense(c, subscripts, operands[0], operands[1])
         if result is not None:
             return result
@@ -88,7 +88,7 @@ def _einsum_node(c: Converter, subscripts: str, operands: list[Operand]) -> Tens
     return c.graph.node("Einsum", [c.graph.plain(x) for x in operands], shape=shape, equation=subscripts)
 
 
-def _as_dense(c: Converter, subscripts: str, x: Operand, kernel: Constant) -> Tensor | None:
+def _as_dense(c: Converter, subscripts: str, x: Operand, kernel: GraphConstant) -> GraphTensor | None:
     """An einsum with a weight as a matrix product, where it contracts the last axes and keeps the order of the others."""
     inputs, output = subscripts.split("->")
     left, right = inputs.split(",")
@@ -101,7 +101,7 @@ def _as_dense(c: Converter, subscripts: str, x: Operand, kernel: Constant) -> Te
     order = [right.index(s) for s in summed + new]
     sizes = [kernel.shape[i] for i in order]
     rows, columns = math.prod(sizes[: len(summed)]), math.prod(sizes[len(summed) :])
-    matrix = Constant(np.ascontiguousarray(kernel.array.transpose(order).reshape(rows, columns)), kernel.name)
+    matrix = GraphConstant(np.ascontiguousarray(kernel.array.transpose(order).reshape(rows, columns)), kernel.name)
     x = c.graph.as_tensor(x)
     head = x.shape[: len(kept)]
     flat = x if len(summed) == 1 else reshape(c, x, (*head, rows))
@@ -168,7 +168,7 @@ def _layer_norm(c: Converter, step: Step, x: Operand, gamma: Any = None, beta: A
     return c.call(compute, x)
 
 
-def _as_shape(part: Any, shape: Any, default: float) -> Constant:
+def _as_shape(part: Any, shape: Any, default: float) -> GraphConstant:
     if part is None:
-        return Constant(np.full(shape, default, np.float32))
-    return Constant(part.array.reshape(shape), part.name)
+        return GraphConstant(np.full(shape, default, np.float32))
+    return GraphConstant(part.array.reshape(shape), part.name)

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from export.converter.graph import Operand, Tensor
+from export.converter.graph import GraphTensor, Operand
 from export.converter.native import Converter, operation
 from export.converter.operations.elementwise import cast, number
 from export.converter.trace import NotConvertible, Step
@@ -18,7 +18,7 @@ __all__ = ["reduce"]
 _AXES_AS_INPUT = ("ReduceSum",)
 
 
-def reduce(c: Converter, kind: str, x: Operand, axis: Any, *, keepdims: bool) -> Tensor:
+def reduce(c: Converter, kind: str, x: Operand, axis: Any, *, keepdims: bool) -> GraphTensor:
     """A reduction over axes; None: over all."""
     x = c.graph.as_tensor(x)
     if x.flattened is not None:
@@ -37,32 +37,32 @@ def reduce(c: Converter, kind: str, x: Operand, axis: Any, *, keepdims: bool) ->
     return c.graph.tensor(value, c.graph.result.shape, c.graph.result.dtype, order)
 
 
-for _names, _kind in {
-    ("Mean",): "ReduceMean",
-    ("Sum",): "ReduceSum",
-    ("Max", "Amax"): "ReduceMax",
-    ("Min", "Amin"): "ReduceMin",
-    ("Prod",): "ReduceProd",
-}.items():
-
-    @operation(*_names)
-    def _reduction(c: Converter, step: Step, x: Operand, kind: str = _kind) -> Any:
-        dtype = c.graph.result.dtype
-        if getattr(step.operations[0], "initial", None) is not None:
-            raise NotConvertible("a reduction with an initial value")
-        if dtype == "bool":
-            return cast(c, _as_result(c, reduce_as(c, kind, cast(c, x, "int32"), step, "int32")), "bool")
-        return reduce_as(c, kind, cast(c, x, dtype), step, dtype)
+#: ONNX operators, by the operations of Keras.
+REDUCTIONS = {
+    "Mean": "ReduceMean",
+    "Sum": "ReduceSum",
+    "Max": "ReduceMax",
+    "Amax": "ReduceMax",
+    "Min": "ReduceMin",
+    "Amin": "ReduceMin",
+    "Prod": "ReduceProd",
+}
 
 
-def reduce_as(c: Converter, kind: str, x: Operand, step: Step, dtype: str) -> Tensor:
+@operation(*REDUCTIONS)
+def _reduction(c: Converter, step: Step, x: Operand) -> Any:
+    kind, dtype = REDUCTIONS[step.kind], c.graph.result.dtype
+    if getattr(step.operations[0], "initial", None) is not None:
+        raise NotConvertible("a reduction with an initial value")
+    if dtype == "bool":
+        return cast(c, reduce_as(c, kind, cast(c, x, "int32"), step, "int32"), "bool")
+    return reduce_as(c, kind, cast(c, x, dtype), step, dtype)
+
+
+def reduce_as(c: Converter, kind: str, x: Operand, step: Step, dtype: str) -> GraphTensor:
     """A reduction by the axis and keepdims of the operation."""
     result = reduce(c, kind, x, step.axis, keepdims=step.keepdims)
-    return Tensor(result.shape, dtype, result.value, result.axes)
-
-
-def _as_result(c: Converter, x: Tensor) -> Tensor:
-    return x
+    return GraphTensor(result.shape, dtype, result.value, result.axes)
 
 
 @operation("Any", "All", "CountNonzero")

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from export.converter.graph import Constant, Operand, Tensor, channels_first, natural, stored_dtype
+from export.converter.graph import GraphConstant, GraphTensor, Operand, channels_first, natural, stored_dtype
 from export.converter.native import Converter, operation
 from export.converter.operations.elementwise import cast, number
 from export.converter.trace import NotConvertible, Size, Step
@@ -19,12 +19,12 @@ __all__ = ["enlarge", "reshape"]
 END = 2**31 - 1
 
 
-def reshape(c: Converter, x: Operand, shape: Sequence[int | Size]) -> Tensor:
+def reshape(c: Converter, x: Operand, shape: Sequence[int | Size]) -> GraphTensor:
     """The values in another shape."""
     shape = tuple(shape)
-    if isinstance(x, Constant) and not any(isinstance(size, Size) for size in shape):
+    if isinstance(x, GraphConstant) and not any(isinstance(size, Size) for size in shape):
         sizes = [int(size) for size in shape if isinstance(size, int)]
-        return c.graph.as_tensor(Constant(x.array.reshape(sizes), x.name))
+        return c.graph.as_tensor(GraphConstant(x.array.reshape(sizes), x.name))
     x = c.graph.as_tensor(x)
     if x.shape == shape and x.flattened is None:
         return x
@@ -35,7 +35,7 @@ def reshape(c: Converter, x: Operand, shape: Sequence[int | Size]) -> Tensor:
             flat = c.graph.node("Flatten", [x.value], shape=shape, dtype=x.dtype, axis=1)
             if all(size == 1 for size in space[:-1]) or space[-1] == 1:
                 return flat
-            return Tensor(shape, x.dtype, flat.value, (0, 1), tuple(space))  # type: ignore[arg-type]
+            return GraphTensor(shape, x.dtype, flat.value, (0, 1), tuple(space))  # type: ignore[arg-type]
     x = c.graph.as_tensor(c.graph.plain(x))
     return c.graph.node("Reshape", [x, _target(c, x.shape, shape)], shape=shape, dtype=x.dtype)
 
@@ -91,7 +91,7 @@ def _transpose(c: Converter, step: Step, x: Operand) -> Any:
         order = np.asarray(stay)
     # Keras's new axis i is the old axis order[i]: the value stays, its axes get other names
     new = [int(axis) for axis in order]
-    return Tensor(c.graph.result.shape, x.dtype, x.value, tuple(new.index(axis) for axis in x.axes))
+    return GraphTensor(c.graph.result.shape, x.dtype, x.value, tuple(new.index(axis) for axis in x.axes))
 
 
 @operation("Concatenate", "Append")
@@ -102,16 +102,16 @@ def _concatenate(c: Converter, step: Step, *items: Any) -> Any:
     return concatenate(c, parts, axis)
 
 
-def concatenate(c: Converter, parts: Sequence[Operand], axis: int) -> Tensor:
+def concatenate(c: Converter, parts: Sequence[Operand], axis: int) -> GraphTensor:
     """Tensors joined along an axis."""
     result = c.graph.result
-    tensors = [part for part in parts if isinstance(part, Tensor)]
+    tensors = [part for part in parts if isinstance(part, GraphTensor)]
     turned = next((part for part in tensors if not part.plain and part.flattened is None), None)
     axes = natural(len(result.shape)) if turned is None else turned.axes
     inputs: list[Operand] = []
     for part in parts:
-        if isinstance(part, Constant):
-            inputs.append(Constant(part.array.transpose(axes), part.name))
+        if isinstance(part, GraphConstant):
+            inputs.append(GraphConstant(part.array.transpose(axes), part.name))
         else:
             inputs.append(c.graph.ordered(part, axes))
     return c.graph.node("Concat", inputs, axes=axes, axis=axes.index(axis % len(result.shape)))
@@ -163,7 +163,7 @@ def _split(c: Converter, step: Step, x: Operand) -> Any:
 def _get_item(c: Converter, step: Step, x: Operand, key: Any) -> Any:
     x = c.graph.as_tensor(x)
     keys = list(key) if isinstance(key, tuple) else [key]
-    if any(isinstance(part, (Tensor, Constant)) for part in keys):
+    if any(isinstance(part, (GraphTensor, GraphConstant)) for part in keys):
         raise NotConvertible("indexing by a tensor: use keras.ops.take")
     if not any(part is Ellipsis for part in keys):
         keys.append(Ellipsis)
@@ -191,7 +191,7 @@ def _get_item(c: Converter, step: Step, x: Operand, key: Any) -> Any:
     return x
 
 
-def _sliced(c: Converter, x: Tensor, parts: Sequence[Any]) -> Tensor:
+def _sliced(c: Converter, x: GraphTensor, parts: Sequence[Any]) -> GraphTensor:
     """The tensor with a slice of each axis."""
     rows = []
     shape = list(x.shape)
@@ -226,8 +226,8 @@ def _slice_length(c: Converter, bounds: Sequence[Any]) -> int | Size:
 
 @operation("Slice")
 def _slice(c: Converter, step: Step, x: Operand, start: Any) -> Any:
-    starts = start.array.tolist() if isinstance(start, Constant) else list(start)
-    if any(isinstance(value, (Tensor, Constant)) for value in starts):
+    starts = start.array.tolist() if isinstance(start, GraphConstant) else list(start)
+    if any(isinstance(value, (GraphTensor, GraphConstant)) for value in starts):
         raise NotConvertible("a slice whose start is computed")
     x = c.graph.as_tensor(x)
     if x.flattened is not None:
@@ -269,12 +269,12 @@ def _pad(c: Converter, step: Step, x: Operand, constant_values: Any = None) -> A
     rows = [rows[axis] for axis in x.axes]
     pads = c.graph.sizes([before for before, _ in rows] + [after for _, after in rows])
     value = 0 if constant_values is None else constant_values
-    filler = value.array.item() if isinstance(value, Constant) else value
+    filler = value.array.item() if isinstance(value, GraphConstant) else value
     fill: list[Operand] = [number(filler, x.dtype)] if filler else []
     return c.graph.node("Pad", [x, pads, *fill], axes=x.axes, mode=None if step.mode == "constant" else step.mode)
 
 
-def enlarge(c: Converter, x: Operand, times: Sequence[int]) -> Tensor:
+def enlarge(c: Converter, x: Operand, times: Sequence[int]) -> GraphTensor:
     """Every value repeated along each axis, which all runtimes agree on: whole scales, asymmetric, rounded down.
 
     The Resize stands on a tensor with channels first, for which runtimes are fast.
@@ -329,7 +329,7 @@ def _take(c: Converter, step: Step, x: Operand, indices: Any) -> Any:
     if axis is None:
         x, axis = reshape(c, x, _flat_shape(c, x)), 0
     x = c.graph.plain(x)
-    indices = indices if isinstance(indices, (Tensor, Constant)) else Constant(np.asarray(indices, np.int64))
+    indices = indices if isinstance(indices, (GraphTensor, GraphConstant)) else GraphConstant(np.asarray(indices, np.int64))
     indices = cast(c, c.graph.plain(indices), "int64" if indices.dtype not in ("int32", "int64") else indices.dtype)
     return c.graph.node("Gather", [x, indices], axis=axis % x.rank)
 
@@ -354,14 +354,14 @@ def _take_along_axis(c: Converter, step: Step, x: Operand, indices: Operand) -> 
 @operation("OneHot")
 def _one_hot(c: Converter, step: Step, x: Operand) -> Any:
     x = cast(c, c.graph.plain(x), "int64")
-    classes = Constant(np.asarray([step.num_classes], np.int64))
+    classes = GraphConstant(np.asarray([step.num_classes], np.int64))
     dtype = c.graph.result.dtype
     # an index beyond the classes gives zeros in Keras; ONNX counts a negative one from the end
     index = c.graph.node(
         "Where",
         [
             c.graph.node("Less", [x, number(0, "int64")], shape=x.shape, dtype="bool"),
-            Constant(np.asarray(step.num_classes, np.int64)),
+            GraphConstant(np.asarray(step.num_classes, np.int64)),
             x,
         ],
         shape=x.shape,
