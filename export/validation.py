@@ -25,6 +25,7 @@ from export.serving import preprocess, serving_graph
 from export.untrusted.screen import read_contract
 from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.images import Images, bounded_batch
+from kerascv_course.core.progress import Wait, track
 
 __all__ = ["ParityError", "ParityReport", "ParityRow", "certify", "check_parity", "export_validated"]
 
@@ -285,7 +286,8 @@ def export_validated(
         InputError, ExportError, WriteError: as `export_model` and `check_parity`.
     """
     path = Path(path)
-    proto, contract = convert(model, **options)
+    with Wait("converting to ONNX"):
+        proto, contract = convert(model, **options)
     with staged(path) as candidate:
         write_model(proto, candidate)
         check_valid(candidate)
@@ -388,15 +390,19 @@ class _Gate:
 
     def _compare_images(self, tallies: Tallies, files: Mapping[str, OnnxModel]) -> None:
         """Run every image through every variant, a chunk at a time; `files`: the open file by evaluator."""
-        for start in range(0, len(self.images), CHUNK):
-            part = slice(start, start + CHUNK)
-            images = self.images[part]
-            reference = self._keras_outputs(images, part)
-            self._count(None, reference, part)
-            for batch_size, evaluator in self.variants:
-                outputs = files[evaluator].run(images, batch_size=batch_size)
-                self._tally(tallies, reference, outputs, (batch_size, evaluator))
-                self._count((batch_size, evaluator), outputs, part)
+        total = len(self.images)
+        with Wait("validating the file", total * len(self.variants)) as wait:
+            for start in range(0, total, CHUNK):
+                part = slice(start, start + CHUNK)
+                images = self.images[part]
+                reference = self._keras_outputs(images, part)
+                self._count(None, reference, part)
+                for batch_size, evaluator in self.variants:
+                    outputs = files[evaluator].run(images, batch_size=batch_size)
+                    self._tally(tallies, reference, outputs, (batch_size, evaluator))
+                    self._count((batch_size, evaluator), outputs, part)
+                    wait.advance(len(images))
+                    wait.note = f"{min(start + CHUNK, total):,} of {total:,} images"
 
     def _keras_outputs(self, images: np.ndarray, part: slice | None = None) -> dict[str, np.ndarray]:
         """Keras's outputs; `part`: which of all images these are, for those that are known."""
@@ -469,7 +475,7 @@ class _Gate:
         evaluator = ReferenceEvaluator(onnx.load(self.file.path))
         names = [output.name for output in self.contract.outputs]
         started = time.monotonic()
-        for i in range(len(images)):
+        for i in track(range(len(images)), "validating in onnx.reference"):
             part = slice(i, i + 1)
             values = evaluator.run(None, {self.contract.input.name: self.file.feed(images[part])})
             outputs = dict(zip(names, values, strict=True))

@@ -34,6 +34,7 @@ from kerascv_course.core.environment import (
 from kerascv_course.core.errors import CourseError, InputError, shell_word
 from kerascv_course.core.io import atomic_write
 from kerascv_course.core.keras_file import load_model, save_model
+from kerascv_course.core.progress import LogHandler, Wait, hide
 from kerascv_course.core.provenance import is_current, outdated, record_current
 from kerascv_course.core.schema import to_json
 from kerascv_course.data import Dataset, load
@@ -51,6 +52,8 @@ from kerascv_course.training.run_dir import METRICS, Run
 from kerascv_course.training.trainer import Training, prepare, train
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from export.validation import GateOptions, ParityReport
 
 __all__ = ["Experiment", "Interrupted", "Options", "configure_logging"]
@@ -228,6 +231,8 @@ class Experiment:
             LostProcessError: another process of the training has ended.
         """
         started = time.perf_counter()
+        if not self.options.devices.writes:
+            hide()
         with self._writing(), report_out_of_memory(self.recipe, self.folder.path):
             self.load()
             self.complete = self.options.resume and is_complete(self.folder, self.recipe)
@@ -386,14 +391,25 @@ class Experiment:
 
     def evaluate(self) -> dict[str, Any]:
         """Metrics of the best weights on each split (see `kerascv_course.tasks.base.Task.evaluate`); nothing is written."""
-        self.metrics = self.task.evaluate(self)
+        with Wait("measuring", sum(len(split) for _, split in self.data.items())):
+            self.metrics = self.task.evaluate(self)
         return self.metrics
 
     @_locked
     def plot(self) -> None:
         """Write plots/: learning curves, the task's figures, activations and filters; and samples/: a few test images."""
         self._refuse_other_data("plotted")
-        figures = self.task.figures(self)
+        with Wait("drawing figures"):
+            figures = self._figures()
+            for name, figure in figures.items():
+                self.folder.write_figure(f"plots/{name}.png", figure)
+        for name, image in self.task.samples(self.data, SAMPLES).items():
+            with atomic_write(self.folder / f"samples/{name}.png") as path:
+                Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
+
+    def _figures(self) -> dict[str, Figure]:
+        """The task's figures, learning curves, activations and filters."""
+        figures: dict[str, Figure] = self.task.figures(self)
         if progress := self.progress:
             history, curve = progress.history, self.task.curve
             if "loss" in history[0]:
@@ -403,11 +419,7 @@ class Experiment:
                 figures["step_curves"] = plots.step_curves(progress.steps[:, [0, 2]], history, curve)
         if not isinstance(self.task, FittedTask):
             figures |= first_and_last(self.model, self.data.test.images[0])
-        for name, figure in figures.items():
-            self.folder.write_figure(f"plots/{name}.png", figure)
-        for name, image in self.task.samples(self.data, SAMPLES).items():
-            with atomic_write(self.folder / f"samples/{name}.png") as path:
-                Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
+        return figures
 
     @_locked
     def export(self) -> Path:
@@ -550,8 +562,8 @@ def _trainable(model: keras.Model) -> int:
 
 def configure_logging(stream: TextIO | None = None) -> None:
     """Print this package's log to a stream, a plain line each, and no longer to another; None: stdout."""
-    log.handlers[:] = [one for one in log.handlers if type(one) is not logging.StreamHandler]
-    handler = logging.StreamHandler(stream or sys.stdout)
+    log.handlers[:] = [one for one in log.handlers if not isinstance(one, LogHandler)]
+    handler = LogHandler(stream or sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -9,6 +9,7 @@ from pathlib import Path
 from kerascv_course.core.cli import Parser
 from kerascv_course.core.environment import start_tensorflow
 from kerascv_course.core.errors import InputError, run_cli
+from kerascv_course.core.progress import say, track
 from kerascv_course.reports.targets import REPORTS
 
 __all__ = ["build_parser", "main"]
@@ -38,13 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logging()
     args.output.mkdir(parents=True, exist_ok=True)
     quick = args.output / "quick" if args.quick else None
-    for name in REPORTS if args.name == "all" else (args.name,):
+    for name in track(list(REPORTS) if args.name == "all" else [args.name], "building pages", "pages"):
         page = make_page(name, args.runs, quick=quick)
         html, _ = write_page(page, args.output)
-        print(
+        say(
             f"{html}: {len(page.numbers())} printed numbers compared with ours, {len(page.evidence())} errata shown, "
-            f"{len(page.missing())} parts missing",
-            flush=True,
+            f"{len(page.missing())} parts missing"
         )
     print(write_index(args.output, [quick] if quick else args.runs))
     return 0

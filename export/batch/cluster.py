@@ -84,7 +84,7 @@ class BatchOptions(TypedDict, total=False):
         gpus: GPUs of each worker; 0.5: two workers share one (default: 0).
         address: address of a Ray cluster (default: ``RAY_ADDRESS``, else a Ray of its own on this machine, which ends with the call).
             In a process that is connected already, that connection is used.
-        progress: called with the numbers of images done and in all, after each shard.
+        progress: called with the numbers of images done and in all, before the first shard and after each.
     """
 
     column: str
@@ -187,6 +187,8 @@ def _run(settings: WorkerSettings, job: BatchJob, missing: Sequence[int], given:
     """Do the missing shards; returns the number of workers and their peak memory, bytes."""
     sizes = {number: min(job.shard, job.pictures - number * job.shard) for number in missing}
     done, used, peak, progress = job.pictures - sum(sizes.values()), set(), 0, given["progress"]
+    if progress is not None:
+        progress(done, job.pictures)
     for row in _deal(settings, missing, given) if missing else ():
         if row["failure"]:
             raise (InputError if int(row["exit_code"]) == InputError.exit_code else ClusterError)(row["failure"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -19,10 +20,11 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from export.benchmark.engines import ENGINES, FROM_KERAS, FROM_ONNX, EngineSpec, take_turns
+from export.benchmark.engines import ENGINES, FROM_KERAS, FROM_ONNX, TIMING, EngineSpec, take_turns
 from export.predictor import PROVIDERS, OnnxModel, Provider
 from kerascv_course.core.environment import core_count, package_versions, processor_name
 from kerascv_course.core.errors import CourseError, InputError, UnknownNameError
+from kerascv_course.core.progress import Wait
 from kerascv_course.core.tables import text_table
 
 __all__ = ["BatchSpeed", "BenchmarkReport", "EngineError", "EngineProcess", "EngineRow", "benchmark"]
@@ -190,7 +192,8 @@ def benchmark(
         for engine in dict.fromkeys(against)
         if engine in FROM_KERAS
     ]
-    with ExitStack() as stack:
+    whole = math.ceil(seconds * len(specs) * len(batch_sizes))
+    with ExitStack() as stack, Wait(TIMING, whole, "seconds"):
         processes = [stack.enter_context(EngineProcess(spec)) for spec in specs]
         times = {
             size: take_turns({n: partial(p.turn, batch_size=size) for n, p in enumerate(processes)}, seconds=seconds)

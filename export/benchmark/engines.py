@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -23,6 +24,7 @@ from export.untrusted.screen import read_contract
 from kerascv_course.core.environment import peak_memory
 from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.keras_file import load_keras
+from kerascv_course.core.progress import part_of
 
 __all__ = ["ENGINES", "FROM_KERAS", "FROM_ONNX", "Engine", "EngineSpec", "random_pixels", "serve", "take_turns", "time_calls"]
 
@@ -34,6 +36,9 @@ Key = TypeVar("Key", bound=Hashable)
 #: Target duration of one turn, seconds. In shorter turns, two threads that the system woke on one core stay there, and a call takes
 #: twice as long in one turn as in the next.
 TURN = 0.2
+
+#: What is shown of the timing.
+TIMING = "timing"
 
 #: Most calls in a turn.
 MAX_CALLS = 1000
@@ -93,12 +98,14 @@ def take_turns(
     # the first turn allocates, and traces where there is a graph to trace
     repeats = {key: int(np.clip(TURN / min(turn(2)), 1, MAX_CALLS)) for key, turn in turns.items()}
     counted: dict[Key, list[float]] = {key: [] for key in turns}
-    ends = time.perf_counter() + seconds * len(turns)
-    rounds = 0
-    while rounds < min_rounds or time.perf_counter() < ends:
-        for key, turn in turns.items():
-            counted[key] += turn(repeats[key])
-        rounds += 1
+    started, whole, rounds = time.perf_counter(), seconds * len(turns), 0
+    with part_of(TIMING, math.ceil(whole), "seconds") as wait:
+        before = wait.done
+        while rounds < min_rounds or time.perf_counter() < started + whole:
+            for key, turn in turns.items():
+                counted[key] += turn(repeats[key])
+            rounds += 1
+            wait.to(before + int(time.perf_counter() - started))
     return {key: np.array(times) for key, times in counted.items()}
 
 

@@ -17,6 +17,7 @@ from kerascv_course.core.environment import start_tensorflow
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.images import read_image
 from kerascv_course.core.keras_file import load_keras
+from kerascv_course.core.progress import Wait
 
 __all__ = ["add_doctor"]
 
@@ -73,7 +74,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
         given = {"model": None, "images": images, "targets": targets, "labels": labels}
     else:
         raise InputError(f"--against must be a run folder, a .keras file or a folder of labeled images; received {against}")
-    diagnosis = diagnose(model, **given, tolerance=arguments.tolerance)
+    with Wait("diagnosing"):
+        diagnosis = diagnose(model, **given, tolerance=arguments.tolerance)
     print(json.dumps(diagnosis.to_plain(), indent=2, ensure_ascii=False) if arguments.json else diagnosis)
     return 0 if diagnosis.healthy else 1
 

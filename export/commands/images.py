@@ -1,4 +1,4 @@
-"""Images that a command is given: paths, batches with a progress line, and folders of labeled images."""
+"""Images that a command is given: paths, batches, and folders of labeled images."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from export.predictor import OnnxModel, expand_paths
 from export.untrusted.guard import alive
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.images import ImageError
+from kerascv_course.core.progress import Wait, track
 
-__all__ = ["ProgressLine", "SkippedImages", "find_images", "load_batches", "read_folder", "spread"]
+__all__ = ["SkippedImages", "find_images", "load_batches", "read_folder", "spread"]
 
 #: Images that are loaded and predicted at once.
 BATCH = 64
@@ -57,28 +58,9 @@ def read_folder(
     paths = [path for path in expand_paths([folder]) if not path.name.startswith(".")]
     if limit is not None:
         paths = [paths[i] for i in spread(len(paths), limit)]
-    return [load(path) for path in paths], [
+    return [load(path) for path in track(paths, "reading images")], [
         path.relative_to(folder).parts[0] if path.parent != folder else "" for path in paths
     ]
-
-
-class ProgressLine:
-    """The number of items done, on standard error where that is a terminal.
-
-    Args:
-        total: number of items.
-        what: their name.
-    """
-
-    def __init__(self, total: int, what: str = "images") -> None:
-        self.total, self.what = total, what
-        self.shown = sys.stderr.isatty()
-
-    def show(self, done: int) -> None:
-        """Show the number, and clear the line at the end."""
-        if self.shown:
-            text = f"{done:,} of {self.total:,} {self.what}"
-            print(f"\r{text}" if done < self.total else "\r" + " " * len(text) + "\r", end="", file=sys.stderr, flush=True)
 
 
 class SkippedImages:
@@ -111,21 +93,19 @@ class SkippedImages:
             raise InputError(f"skipped {len(self.reasons)} of {self.total} images:" + "".join(lines))
 
 
-def load_batches(model: OnnxModel, paths: list[Path]) -> Iterator[dict[Path, np.ndarray]]:
-    """Images by their paths, `BATCH` at a time.
+def load_batches(model: OnnxModel, paths: list[Path], what: str = "predicting") -> Iterator[dict[Path, np.ndarray]]:
+    """Images by their paths, `BATCH` at a time; `what`: what is done with them, for the progress that is shown.
 
     Raises:
         InputError: images were skipped, after the last batch.
     """
     skipped = SkippedImages(len(paths))
-    progress = ProgressLine(len(paths))
-    progress.shown = progress.shown and len(paths) > BATCH
-    for start in range(0, len(paths), BATCH):
-        progress.show(start)
-        alive()
-        loaded = {path: skipped.load(model.load, path) for path in paths[start : start + BATCH]}
-        images = {path: image for path, image in loaded.items() if image is not None}
-        if images:
-            yield images
-    progress.show(len(paths))
+    with Wait(what, len(paths)) as wait:
+        for start in range(0, len(paths), BATCH):
+            alive()
+            loaded = {path: skipped.load(model.load, path) for path in paths[start : start + BATCH]}
+            images = {path: image for path, image in loaded.items() if image is not None}
+            if images:
+                yield images
+            wait.advance(len(loaded))
     skipped.check()

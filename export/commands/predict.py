@@ -13,12 +13,13 @@ from PIL import Image
 
 from export.batch.cluster import predict_many
 from export.commands import printable
-from export.commands.images import ProgressLine, SkippedImages, find_images, load_batches
+from export.commands.images import SkippedImages, find_images, load_batches
 from export.commands.paths import model_file
 from export.predictor import OnnxModel
 from export.untrusted.guard import alive, limit_memory
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.io import atomic_write
+from kerascv_course.core.progress import Wait, say, track
 
 __all__ = ["add_predict", "add_predict_many"]
 
@@ -70,7 +71,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         answers = (one for images in load_batches(model, paths) for one in answer(model, images, arguments.top))
     width = max(len(str(path)) for path in paths)
     for path, plain, text in answers:
-        print(json.dumps({"file": str(path), **plain}, ensure_ascii=False) if arguments.json else f"{path!s:<{width}}  {text}")
+        say(json.dumps({"file": str(path), **plain}, ensure_ascii=False) if arguments.json else f"{path!s:<{width}}  {text}")
 
 
 def _classes(model: OnnxModel, images: dict[Path, np.ndarray], top: int) -> Iterator[Answer]:
@@ -104,9 +105,8 @@ def _colorize(model: OnnxModel, paths: list[Path], arguments: argparse.Namespace
     # results of an earlier call in a folder are not colorized again
     paths = [path for path in paths if str(path) in given or not path.stem.endswith(COLORIZED)]
     targets = _targets(paths, arguments.output)
-    skipped, progress = SkippedImages(len(targets)), ProgressLine(len(targets))
-    for done, (path, target) in enumerate(targets.items()):
-        progress.show(done)
+    skipped = SkippedImages(len(targets))
+    for path, target in track(targets.items(), "colorizing"):
         alive()
         colored = skipped.load(lambda path: model.colorize(path, colors_at=arguments.colors_at), path)
         if colored is None:
@@ -115,7 +115,6 @@ def _colorize(model: OnnxModel, paths: list[Path], arguments: argparse.Namespace
         with atomic_write(target) as temporary:
             Image.fromarray(colored).save(temporary, **options)
         yield path, {"output": str(target), "height": colored.shape[0], "width": colored.shape[1]}, f"->  {target}"
-    progress.show(len(targets))
     skipped.check()
 
 
@@ -161,13 +160,12 @@ def add_predict_many(parser: argparse.ArgumentParser) -> None:
 def _predict_many(arguments: argparse.Namespace) -> None:
     names = ("column", "root", "top", "provider", "shard", "batch_size", "workers", "cpus", "gpus", "address")
     options: Any = {name: getattr(arguments, name) for name in names}
-    summary = predict_many(
-        model_file(arguments.model),
-        arguments.source,
-        arguments.output,
-        progress=lambda done, total: ProgressLine(total).show(done),
-        **options,
-    )
+    with Wait("predicting") as wait:
+
+        def show(done: int, total: int) -> None:
+            wait.to(done) if wait.total else wait.begin(total, done)
+
+        summary = predict_many(model_file(arguments.model), arguments.source, arguments.output, progress=show, **options)
     resumed = f", {summary.done_before} of them done before" if summary.done_before else ""
     shards = f"{summary.shards:,} shard{'s' if summary.shards != 1 else ''}"
     print(f"{summary.predicted:,} of {summary.pictures:,} images predicted in {shards}{resumed}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from export.commands import printable
-from export.commands.images import ProgressLine, find_images, load_batches
+from export.commands.images import find_images, load_batches
 from export.commands.paths import model_file
 from export.contract import ContractError
 from export.gallery.disk_index import VectorFile, nearest_on_disk, write_vectors
@@ -19,6 +19,7 @@ from export.predictor import OnnxModel
 from export.untrusted.guard import limit_memory
 from kerascv_course.core.errors import DataError, InputError
 from kerascv_course.core.io import atomic_write
+from kerascv_course.core.progress import Wait, say
 from kerascv_course.core.ranking import Distance, Nearest
 
 __all__ = ["add_embed", "add_index", "add_search"]
@@ -90,7 +91,7 @@ def _embed(arguments: argparse.Namespace) -> None:
 
     def parts() -> Iterator[np.ndarray]:
         try:
-            for images in load_batches(model, paths):
+            for images in load_batches(model, paths, "embedding"):
                 done.extend(images)
                 yield model.run(list(images.values()))[output.name]
         except InputError as error:  # names the skipped images, after the last batch
@@ -110,14 +111,15 @@ def _index(arguments: argparse.Namespace) -> None:
             f"--output must be a .npz file and --queries 1 or more; received {arguments.output}, {arguments.queries}"
         )
     gallery, budget = VectorFile(arguments.gallery), 2**20 * arguments.budget
-    index = train_index(
-        gallery,
-        distance=arguments.distance,
-        cells=arguments.cells,
-        code_bytes=arguments.code_bytes,
-        budget=budget,
-        progress=ProgressLine(len(gallery), "vectors indexed").show,
-    )
+    with Wait("indexing", len(gallery), "vectors") as wait:
+        index = train_index(
+            gallery,
+            distance=arguments.distance,
+            cells=arguments.cells,
+            code_bytes=arguments.code_bytes,
+            budget=budget,
+            progress=wait.to,
+        )
     save_index(index, arguments.output)
     size = f"{len(gallery):,} vectors in {len(index.centers):,} cells, {index.nbytes / 2**20:,.1f} MiB in memory"
     print(f"{arguments.output}: {size}")
@@ -134,8 +136,8 @@ def _print_recall(index: IvfIndex, gallery: VectorFile, count: int, budget: int)
         order = np.argsort(found.indices == own[:, None], axis=1, kind="stable")[:, :k]
         return Nearest(*(np.take_along_axis(values, order, axis=1) for values in found))
 
-    progress = ProgressLine(len(gallery), "vectors searched exactly").show
-    exact = others(nearest_on_disk(queries, gallery, k + 1, distance=index.distance, budget=budget, progress=progress))
+    with Wait("searching exactly", len(gallery), "vectors") as wait:
+        exact = others(nearest_on_disk(queries, gallery, k + 1, distance=index.distance, budget=budget, progress=wait.to))
     print(f"recall of the {k} nearest, for {len(own)} vectors of the gallery against the exact search:")
     for probes in PROBES:
         found = others(searcher.nearest(queries, k + 1, probes=probes, budget=budget))
@@ -153,22 +155,30 @@ def _search(arguments: argparse.Namespace) -> None:
     if index and arguments.distance not in (None, index.distance):
         raise InputError(f"{arguments.index} uses {index.distance} distance; received --distance {arguments.distance}")
     searcher = IvfSearcher(index, gallery) if index else None
-    for start, queries in asked.parts(budget):
-        if searcher:
-            found = searcher.nearest(queries, arguments.top, probes=arguments.probes, budget=budget)
-        else:
-            progress = ProgressLine(len(gallery), "vectors searched").show
-            distance: Distance = arguments.distance or "euclidean"
-            found = nearest_on_disk(queries, gallery, arguments.top, distance=distance, budget=budget, progress=progress)
-        answers = zip(found.indices.tolist(), found.distances.tolist(), strict=True)
-        for number, (indices, distances) in enumerate(answers, start):
-            title = titles[number] if titles else f"{number}"
-            rows = [(names[i] if names else f"{i}", d, i) for i, d in zip(indices, distances, strict=True) if i >= 0]
-            if arguments.json:
-                entries = [{"name": name, "distance": round(d, 6), "entry": i} for name, d, i in rows]
-                print(json.dumps({"query": title, "nearest": entries}, ensure_ascii=False))
+    distance: Distance = arguments.distance or "euclidean"
+    with Wait("searching", len(asked), "queries") as wait:
+        for start, queries in asked.parts(budget):
+            if searcher:
+                found = searcher.nearest(queries, arguments.top, probes=arguments.probes, budget=budget)
             else:
-                print(f"{printable(title)}  " + "   ".join(f"{printable(name)} {d:.3f}" for name, d, _ in rows))
+                with Wait("comparing", len(gallery), "vectors") as compared:
+                    found = nearest_on_disk(
+                        queries, gallery, arguments.top, distance=distance, budget=budget, progress=compared.to
+                    )
+            for number, (indices, distances) in enumerate(zip(found.indices, found.distances, strict=True), start):
+                title = titles[number] if titles else f"{number}"
+                pairs = zip(indices.tolist(), distances.tolist(), strict=True)
+                rows = [(names[i] if names else f"{i}", d, i) for i, d in pairs if i >= 0]
+                say(_line(title, rows, as_json=arguments.json))
+            wait.advance(len(queries))
+
+
+def _line(title: str, rows: list[tuple[str, float, int]], *, as_json: bool) -> str:
+    """A query's name with the name, distance and number of each neighbor."""
+    if as_json:
+        entries = [{"name": name, "distance": round(d, 6), "entry": i} for name, d, i in rows]
+        return json.dumps({"query": title, "nearest": entries}, ensure_ascii=False)
+    return f"{printable(title)}  " + "   ".join(f"{printable(name)} {d:.3f}" for name, d, _ in rows)
 
 
 def _names_file(vectors: Path) -> Path:

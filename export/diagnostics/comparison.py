@@ -15,6 +15,7 @@ from export.diagnostics.layerwise import IMAGES, first_difference
 from export.diagnostics.report import Agreement, Defect, Diagnosis, LayerDifference
 from export.diagnostics.runners import BATCH, BrokenFileError, KerasReference, RawGraph, resize_images, to_pillow
 from kerascv_course.core.images import Filter, resize_image
+from kerascv_course.core.progress import track
 
 __all__ = ["Comparison", "find_resize_defects"]
 
@@ -187,18 +188,23 @@ class Comparison:
         scores = [name for name in SCORES if name in self.paired]
         hypotheses = pixel_hypotheses(self.pixels.shape[1:], wanted, stated)
         hypotheses += output_hypotheses(scores, batch_norm=self.reference.has_batch_norm)
-        singles = sorted((self.test((one,)) for one in hypotheses), key=lambda test: test.rank)
+        tested = [self.test((one,)) for one in track(hypotheses, "testing explanations", "explanations")]
+        singles = sorted(tested, key=lambda test: test.rank)
         if not singles or singles[0].equal:
             return singles[0] if singles else None
         best = singles[0]
-        for i, first in enumerate(hypotheses):
-            for j, second in enumerate(hypotheses):
-                # the order matters only where both change the pixels
-                if first.kind != second.kind and (i < j or (first.pixels and second.pixels)):
-                    test = self.test((first, second))
-                    if test.equal:
-                        return test
-                    best = min(best, test, key=lambda test: test.rank)
+        pairs = [
+            (first, second)
+            for i, first in enumerate(hypotheses)
+            for j, second in enumerate(hypotheses)
+            # the order matters only where both change the pixels
+            if first.kind != second.kind and (i < j or (first.pixels and second.pixels))
+        ]
+        for pair in track(pairs, "testing pairs of explanations", "pairs"):
+            test = self.test(pair)
+            if test.equal:
+                return test
+            best = min(best, test, key=lambda test: test.rank)
         # one change is the simpler explanation unless two explain much more
         return best if best.mean_difference < CLEARLY_LESS * singles[0].mean_difference else singles[0]
 

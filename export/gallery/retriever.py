@@ -20,6 +20,7 @@ from export.gallery.rank_lists import MIN_EQUAL, TIE
 from export.predictor import OnnxModel, open_session
 from kerascv_course.core.errors import CourseError, DataError, InputError
 from kerascv_course.core.images import ImageError, image_files
+from kerascv_course.core.progress import track
 from kerascv_course.core.ranking import nearest
 
 __all__ = ["NEAREST", "RetrieverError", "build_retriever", "enroll", "read_gallery", "validate_retriever"]
@@ -30,6 +31,9 @@ NEAREST = 10
 #: Names in the graph: prefix of what the retriever adds, except its outputs.
 PREFIX, OUTPUTS = "retriever_", ("embedding", "neighbors", "distances")
 GALLERY, WANTED = f"{PREFIX}gallery", f"{PREFIX}wanted"
+
+#: Images that are embedded at once.
+BATCH = 64
 
 #: Largest difference of a distance, and batch sizes, for validation.
 TOLERANCE, BATCH_SIZES = 1e-4, (1, 7, 64)
@@ -128,7 +132,7 @@ def _embed(model: OnnxModel, paths: Sequence[Path]) -> tuple[np.ndarray, np.ndar
     if model.contract.input.height is None:
         raise ContractError(f"{model.path} takes images of any size; a gallery needs one size")
     images, damaged = [], []
-    for path in paths:
+    for path in track(paths, "reading images"):
         try:
             images.append(model.load(path))
         except ImageError as error:
@@ -138,7 +142,8 @@ def _embed(model: OnnxModel, paths: Sequence[Path]) -> tuple[np.ndarray, np.ndar
             f"{len(damaged)} of {len(paths)} images cannot be used; repair or remove them: " + "; ".join(damaged[:10])
         )
     stacked = np.stack(images)
-    return stacked, model.run(stacked)["embedding"]
+    starts = track(range(0, len(stacked), BATCH), "embedding", "batches")
+    return stacked, np.concatenate([model.run(stacked[start : start + BATCH])["embedding"] for start in starts])
 
 
 def _constant(proto: onnx.ModelProto, name: str) -> np.ndarray:
@@ -231,7 +236,8 @@ def validate_retriever(path: Path, images: np.ndarray, vectors: np.ndarray, gall
     worst, agreement = 0.0, 1.0
     count = min(len(gallery), model.contract.outputs[-1].shape[0] or 1)
     wanted = nearest(vectors, gallery, count)
-    for size, optimize in (*((size, True) for size in BATCH_SIZES), (BATCH_SIZES[-1], False)):
+    variants = [*((size, True) for size in BATCH_SIZES), (BATCH_SIZES[-1], False)]
+    for size, optimize in track(variants, "validating the file", "passes"):
         model.session = open_session(path, optimize=optimize)
         outputs = model.run(images, batch_size=size)
         found = outputs["neighbors"]

@@ -39,6 +39,10 @@ from export.quantization.report import (
 from kerascv_course.core.environment import core_count, package_versions, processor_name
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.images import Images
+from kerascv_course.core.progress import Wait, part_of
+
+#: What is shown of the whole.
+QUANTIZING = "quantizing"
 
 __all__ = ["LabeledImages", "QuantizeOptions", "accuracy", "measure_speeds", "quantize_model"]
 
@@ -127,10 +131,11 @@ def quantize_model(
     _check_images(kind, calibration, (validation, test))
     if source.resolve() == target.resolve():
         raise InputError(f"the new file must not replace the float32 file; received {target} for both")
-    with tempfile.TemporaryDirectory() as folder:
+    passes = len(validation.images) * (1 + (len(CALIBRATION) if kind == "int8" else 1)) + 2 * len(test.images)
+    with tempfile.TemporaryDirectory() as folder, Wait(QUANTIZING, passes) as wait:
         search = _Search(original, Path(folder), provider, answer, validation)
         method, converter = search.choose_method(kind, calibration)
-        kept_nodes = search.choose_layers(method, converter) if search.best.accuracy < search.float32 - AIM else ()
+        kept_nodes = search.choose_layers(method, converter, wait) if search.best.accuracy < search.float32 - AIM else ()
         reduced = search.open(converter, kept_nodes)
         speeds = measure_speeds(original, reduced, test.images, batch_sizes)
         accuracies = [accuracy(model, test, answer) for model in (original, reduced)]
@@ -166,9 +171,12 @@ def quantize_model(
 def accuracy(model: OnnxModel, labeled: LabeledImages, answer: str) -> float:
     """Accuracy of a file: the argmax of an output over its last axis against the targets."""
     correct = 0
-    for start in range(0, len(labeled.images), 64):
-        answers = model.run_batch(labeled.images[start : start + 64])[answer].argmax(axis=-1)
-        correct += int((answers == labeled.targets[start : start + 64]).sum())
+    with part_of(QUANTIZING, len(labeled.images)) as wait:
+        for start in range(0, len(labeled.images), 64):
+            images = labeled.images[start : start + 64]
+            answers = model.run_batch(images)[answer].argmax(axis=-1)
+            correct += int((answers == labeled.targets[start : start + 64]).sum())
+            wait.advance(len(images))
     return correct / labeled.targets.size
 
 
@@ -233,12 +241,17 @@ class _Search:
             self.measure(method, converter, ())
         return self.best.method, converters[self.best.method]
 
-    def choose_layers(self, method: str, converter: GraphConverter) -> tuple[WeightedNode, ...]:
-        """The layers to leave in float32: the most sensitive ones, more and more of them, up to half of all."""
+    def choose_layers(self, method: str, converter: GraphConverter, wait: Wait) -> tuple[WeightedNode, ...]:
+        """The layers to leave in float32: the most sensitive ones, more and more of them, up to half of all.
+
+        `wait` is told how much there is to measure, if no layer is enough before.
+        """
+        counts, images = list(_growing(len(converter.nodes) // 2)), len(self.validation.images)
+        wait.total = (wait.total or 0) + len(counts) * images + len(converter.nodes) * min(images, SENSITIVITY_IMAGES)
         by_node = {node.node: node for node in converter.nodes}
         self.sensitivities = tuple(sorted(self._measure_sensitivities(converter), key=lambda row: -row.noise))
         best, chosen = self.best, tuple[WeightedNode, ...]()
-        for count in _growing(len(converter.nodes) // 2):
+        for count in counts:
             nodes = tuple(by_node[row.node] for row in self.sensitivities[:count])
             trial = self.measure(method, converter, nodes)
             if trial.accuracy > best.accuracy:
@@ -267,6 +280,8 @@ class _Search:
         for node in converter.nodes:
             after = self._centered_scores(self.open(converter, only=node.node), pixels)
             noise = np.sqrt(np.mean((after - before) ** 2) / np.mean(before**2))
+            with part_of(QUANTIZING, len(converter.nodes) * len(pixels)) as wait:
+                wait.advance(len(pixels))
             yield LayerSensitivity(node.layer, node.node, float(noise))
 
     def _centered_scores(self, model: OnnxModel, pixels: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kerascv_course._version import __version__
+from kerascv_course.core.progress import Wait, shown_on
 
 __all__ = [
     "core_count",
@@ -152,7 +153,7 @@ def seconds_since_start() -> float:
 
 def start_tensorflow() -> None:
     """Import TensorFlow and Keras and detect GPUs, without their start-up notices."""
-    with quiet_stderr():
+    with quiet_stderr(), Wait("starting TensorFlow"):
         import keras  # noqa: F401
         import tensorflow as tf
 
@@ -170,7 +171,7 @@ def quiet_stderr() -> Iterator[None]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
+    with tempfile.TemporaryFile() as held, shown_on(kept):
         os.dup2(held.fileno(), 2)
         try:
             yield

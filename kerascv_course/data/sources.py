@@ -19,6 +19,7 @@ from PIL import Image
 from kerascv_course.config import Data
 from kerascv_course.core.errors import DataError, UnknownNameError
 from kerascv_course.core.images import convert_image, resize_image
+from kerascv_course.core.progress import Wait
 from kerascv_course.data.files import DataFiles, Files, read_dataset
 from kerascv_course.data.folders import Holdings, class_names, count_beside, images_of_classes, split_folders
 from kerascv_course.data.splits import Dataset, Split, divide, keep_classes, make_dataset
@@ -121,7 +122,13 @@ def load_cifar10(config: Data, data_dir: Path | None) -> Dataset:
 
 def _read_tfds(builder: Any, split: str) -> Split:
     """A whole split as arrays, in file order, which never changes."""
-    batches = list(builder.as_dataset(split=split, batch_size=1000, shuffle_files=False).as_numpy_iterator())
+    count = builder.info.splits[split].num_examples
+    stream = builder.as_dataset(split=split, batch_size=1000, shuffle_files=False).as_numpy_iterator()
+    batches = []
+    with Wait("reading CIFAR-10", count) as wait:
+        for batch in stream:
+            batches.append(batch)
+            wait.advance(len(batch["label"]))
     return Split(np.concatenate([batch["image"] for batch in batches]), np.concatenate([batch["label"] for batch in batches]))
 
 

@@ -14,6 +14,7 @@ import keras
 from kerascv_course.config import Recipe, TrainedRecipe, changed_fields
 from kerascv_course.core.errors import CourseError, InputError, UnknownNameError
 from kerascv_course.core.io import atomic_write, write_text
+from kerascv_course.core.progress import track
 from kerascv_course.experiment import Experiment, Interrupted, Options
 from kerascv_course.models import check_model
 from kerascv_course.plots.base import ablation_metrics
@@ -86,7 +87,7 @@ def run_all(runs: Sequence[AblationRun], *, data_dir: Path | None = None) -> dic
         Interrupted: Ctrl-C; the same command resumes.
     """
     failed = {}
-    for number, run in enumerate(runs, start=1):
+    for number, run in enumerate(track(runs, "ablation", "runs"), start=1):
         existing = _existing(run)
         if existing and (run.folder / "report.html").exists() and existing == _resolved(run, existing):
             log.info("%d of %d: %s is finished, keeping it", number, len(runs), run.folder)

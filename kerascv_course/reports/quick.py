@@ -12,6 +12,7 @@ from PIL import Image
 
 from kerascv_course.config import Recipe
 from kerascv_course.core.io import atomic_write
+from kerascv_course.core.progress import track
 from kerascv_course.data import load
 from kerascv_course.experiment import Experiment, Options
 from kerascv_course.recipes import get_recipe
@@ -39,7 +40,7 @@ def make_small_runs(report: CourseReport, folder: Path) -> None:
         report: with its quick runs, switches and sweeps.
         folder: for runs and images.
     """
-    for name, changes in report.quick.items():
+    for name, changes in track(report.quick.items(), f"small runs of {report.name}", "recipes"):
         recipe = with_changes(get_recipe(name), changes)
         _run(recipe, folder / name, folder)
         for switch in report.quick_switches.get(name, ()):

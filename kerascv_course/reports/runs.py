@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -157,6 +157,7 @@ class RunIndex:
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
+    recipe = replace(recipe, data=replace(recipe.data, cache="auto"))
     return {field.name: getattr(recipe, field.name) for field in fields(recipe) if field.name not in FREE}
 
 

@@ -11,8 +11,10 @@ from kerascv_course.config import TASKS, Recipe, TrainedRecipe
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.images import bounded_batch
 from kerascv_course.core.lazy import keras
+from kerascv_course.core.progress import part_of
 from kerascv_course.data import DataInfo, Dataset, Split
 from kerascv_course.data.pipeline import evaluation_batches, reading
+from kerascv_course.training.callbacks import Counter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,9 +91,10 @@ class Task(Generic[RecipeT]):
 
     def predict(self, model: keras.Model, split: Split) -> Any:
         """Predictions for a split, in the form that `evaluate` and `figures` use; scores (N, …) by default."""
-        with reading():
-            batch = bounded_batch(self.evaluation_batch, split.images.shape)
-            return model.predict(evaluation_batches(split, batch), verbose=0)
+        batch = bounded_batch(self.evaluation_batch, split.images.shape)
+        with reading(), part_of("measuring", len(split)) as wait:
+            shown = [Counter(wait, len(split), batch)]
+            return model.predict(evaluation_batches(split, batch), verbose=0, callbacks=shown)
 
     def outputs(self, predictions: Any) -> dict[str, np.ndarray]:
         """Outputs of the serving graph that are known from the predictions of a split, by name."""

@@ -13,6 +13,7 @@ from typing import Any
 from kerascv_course.core.cli import Parser
 from kerascv_course.core.errors import run_cli
 from kerascv_course.core.lock import new_folder
+from kerascv_course.core.progress import say, track
 
 __all__ = ["main"]
 
@@ -50,12 +51,12 @@ def _write(name: str, args: dict[str, Any], folder: Path, command: str) -> int:
     from kerascv_course.theory import pages, topics
 
     failed, written = 0, {}
-    for number, one in enumerate(topics.TOPICS if name == "all" else [name]):
+    for number, one in enumerate(track(list(topics.TOPICS) if name == "all" else [name], "computing", "topics")):
         topic = topics.TOPICS[one](**args)
-        print(("\n\n" if number else "") + pages.topic_text(topic))
+        say(("\n\n" if number else "") + pages.topic_text(topic))
         page = pages.write_topic(topic, folder / one if name == "all" else folder, command=command)
         written[page.relative_to(folder).as_posix()] = topic
-        print(f"\npage: {page}")
+        say(f"\npage: {page}")
         failed += len(topic.claims) - topic.holding
     if name == "all":
         print(f"\nindex: {pages.write_index(written, folder)}")

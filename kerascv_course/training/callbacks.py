@@ -19,12 +19,12 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from kerascv_course.config import Recipe, TrainedRecipe
 from kerascv_course.core.errors import CourseError, InputError, shell_word
 from kerascv_course.core.io import atomic_write
 from kerascv_course.core.keras_file import save_model
+from kerascv_course.core.progress import Wait
 from kerascv_course.data import Split
 from kerascv_course.training.checkpoint import Progress, finish_commit, save_checkpoint
 from kerascv_course.training.devices import whole_batches
@@ -34,12 +34,13 @@ from kerascv_course.training.run_dir import Run
 
 __all__ = [
     "CheckpointCallback",
+    "Counter",
     "Monitors",
     "Profiler",
-    "ProgressBar",
     "Remainder",
     "StepLog",
     "TrainingDivergedError",
+    "TrainingWait",
     "describe_evaluation",
     "describe_result",
     "describe_row",
@@ -271,26 +272,77 @@ class Remainder(keras.callbacks.Callback):
             logs.update({f"val_{name}": value for name, value in self._metrics.items()})
 
 
-class ProgressBar(keras.callbacks.Callback):
-    """A progress bar of the period on a terminal; nothing if the output is redirected."""
+class TrainingWait(keras.callbacks.Callback):
+    """Shows the time left of all epochs, validations included.
+
+    Units are images; one that is trained on counts as `TRAINED`, since the backward pass takes about twice the time of the forward one.
+
+    Args:
+        wait: what is shown.
+        recipe: gives the number of periods.
+        period_steps: steps per period.
+        validation: number of validation images.
+        batch_size: of the validation.
+    """
 
     async_safe = True  # see `StepLog`
 
-    def __init__(self, period_steps: int) -> None:
+    TRAINED = 3
+
+    def __init__(self, wait: Wait, recipe: TrainedRecipe, period_steps: int, validation: int, batch_size: int) -> None:
         super().__init__()
-        self.period_steps = period_steps
+        self.wait, self.recipe, self.period_steps = wait, recipe, period_steps
+        self.validation, self.batch_size = validation, batch_size
+        self._period = 0
+        self._step = self.TRAINED * recipe.batch_size
+        self._size = period_steps * self._step + validation
+
+    def start(self, done: int) -> None:
+        """Before the training: so many periods were done before."""
+        periods = self.recipe.epochs * self.recipe.validations_per_epoch
+        self._period = done
+        self.wait.begin(periods * self._size, done * self._size)
+        self._describe(0)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        """Open the bar."""
-        self._bar = tqdm(total=self.period_steps, leave=False, disable=None, unit="step", mininterval=0.2)
+        """A period begins."""
+        self._period = epoch
+        self._describe(0)
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        """Advance the bar."""
-        self._bar.update(batch + 1 - self._bar.n)
+        """A step is done."""
+        self.wait.to(self._period * self._size + (batch + 1) * self._step)
+        self._describe(batch + 1)
 
-    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Remove the bar before the period's line is logged."""
-        self._bar.close()
+    def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
+        """Some validation images are done."""
+        images = min((batch + 1) * self.batch_size, self.validation)
+        self.wait.to(self._period * self._size + self.period_steps * self._step + images)
+        self.wait.note = f"{images:,} of {self.validation:,} validation images"
+
+    def _describe(self, step: int) -> None:
+        recipe, all_steps = self.recipe, self.period_steps * self.recipe.validations_per_epoch
+        epoch, part = divmod(self._period, recipe.validations_per_epoch)
+        self.wait.what = f"training, epoch {epoch + 1} of {recipe.epochs}"
+        self.wait.note = f"step {part * self.period_steps + step:,} of {all_steps:,}"
+
+
+class Counter(keras.callbacks.Callback):
+    """Counts the images of a prediction.
+
+    Args:
+        wait: what is shown.
+        images: number of images.
+        batch_size: images a batch; the last may be smaller.
+    """
+
+    def __init__(self, wait: Wait, images: int, batch_size: int) -> None:
+        super().__init__()
+        self.wait, self.images, self.batch_size = wait, images, batch_size
+
+    def on_predict_batch_end(self, batch: int, logs: Logs = None) -> None:
+        """A batch is done."""
+        self.wait.advance(min(self.batch_size, self.images - batch * self.batch_size))
 
 
 # --- Optional monitoring ---

@@ -11,10 +11,11 @@ import keras
 import tensorflow as tf
 
 from kerascv_course.core.images import bounded_batch
+from kerascv_course.core.progress import Wait
 from kerascv_course.core.schema import to_json
 from kerascv_course.data import Dataset, check_batch
 from kerascv_course.data.pipeline import evaluation_batches, reading, steps_per_epoch, training_batches
-from kerascv_course.training.callbacks import CheckpointCallback, ProgressBar, Remainder, StepLog
+from kerascv_course.training.callbacks import CheckpointCallback, Remainder, StepLog, TrainingWait
 from kerascv_course.training.checkpoint import Progress, finish_commit, load_checkpoint
 from kerascv_course.training.devices import ONE, Devices, without_distribution
 from kerascv_course.training.distributed import report_lost_processes
@@ -110,11 +111,12 @@ def train(training: Training, run: Run, *, resume: bool = False, monitors: Seque
     periods, done = recipe.epochs * recipe.validations_per_epoch, len(progress.history)
     shared, rest = devices.share(training.data.validation)
     part = devices.part if devices.processes > 1 else None
-    callbacks = _callbacks(training, run, progress)
+    callbacks, batch = _callbacks(training, run, progress), bounded_batch(VALIDATION_BATCH, shared.images.shape)
     if len(rest):
         callbacks.insert(0, Remainder(len(shared), rest))
-    batch = bounded_batch(VALIDATION_BATCH, shared.images.shape)
-    with devices.fitting(), report_lost_processes(run), reading():
+    with devices.fitting(), report_lost_processes(run), reading(), Wait("training") as wait:
+        shown = TrainingWait(wait, recipe, training.period_steps, len(shared), devices.multiple(batch))
+        shown.start(done)
         training.model.fit(
             training_batches(
                 training.data.train,
@@ -129,7 +131,7 @@ def train(training: Training, run: Run, *, resume: bool = False, monitors: Seque
             initial_epoch=done,
             steps_per_epoch=training.period_steps,
             validation_data=evaluation_batches(shared, devices.multiple(batch), part=part),
-            callbacks=[*callbacks, *(monitors if devices.writes else ())],
+            callbacks=[shown, *callbacks, *(monitors if devices.writes else ())],
             shuffle=False,  # the stream is shuffled already
             verbose=0,
         )
@@ -174,7 +176,6 @@ def _callbacks(training: Training, run: Run, progress: Progress) -> list[keras.c
     return [
         *([keras.callbacks.SwapEMAWeights()] if recipe.optimizer.ema else []),
         keras.callbacks.LambdaCallback(on_epoch_end=validate),
-        ProgressBar(steps),
         StepLog(recipe, progress, training.epoch_steps, steps),
         CheckpointCallback(run, recipe, progress, built, steps, writes=writes),
         keras.callbacks.LambdaCallback(on_epoch_end=draw_snapshot),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import logging
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from kerascv_course.core import progress
-from kerascv_course.core.progress import Display, LogHandler, Wait, clock, track
+from kerascv_course.core.progress import Display, LogHandler, Wait, clock, part_of, say, track
 
 
 class Terminal(io.StringIO):
@@ -39,9 +41,9 @@ def display(request, monkeypatch, now):
 def shown(display, now, at):
     """What is written at that time."""
     now[0] = at
-    before = len(display._stream.getvalue())
+    before = len(display.stream.getvalue())
     display.draw(at)
-    return display._stream.getvalue()[before:]
+    return display.stream.getvalue()[before:]
 
 
 def test_clock():
@@ -81,7 +83,7 @@ def test_nothing_is_shown_of_a_short_wait(display, now):
     with Wait("reading", 10) as wait:
         wait.advance(3)
         assert shown(display, now, 101.9) == ""
-    assert display._stream.getvalue() == ""
+    assert display.stream.getvalue() == ""
 
 
 def test_a_wait_is_shown(display, now):
@@ -91,10 +93,10 @@ def test_a_wait_is_shown(display, now):
         text = shown(display, now, 103.0)
         again = shown(display, now, 103.2)
         later = shown(display, now, 113.0)
-    if isinstance(display._stream, Terminal):
+    if isinstance(display.stream, Terminal):
         assert text == "\rreading  " + "█" * 10 + "░" * 10 + "  50 %, 5 of 10 images, 0:03 left\x1b[K"
         assert again and later
-        assert display._stream.getvalue().endswith("\r\x1b[K"), "removed at the end"
+        assert display.stream.getvalue().endswith("\r\x1b[K"), "removed at the end"
     else:
         assert text == "reading: 50 %, 5 of 10 images, 0:03 left\n"
         assert again == "", "a line every ten seconds"
@@ -106,19 +108,64 @@ def test_a_wait_of_unknown_length_shows_its_time(display, now):
         assert "converting" in (text := shown(display, now, 104.0)) and "0:04" in text
 
 
-def test_the_innermost_wait_is_shown(display, now):
-    with Wait("outer", 10):
-        with Wait("inner", 4):
-            assert "inner" in shown(display, now, 105.0)
-        assert "outer" in shown(display, now, 116.0)
+def test_the_outermost_and_the_innermost_wait_are_shown(display, now):
+    with Wait("outer", 10) as outer:
+        outer.note = "epoch 1"
+        with Wait("middle", 4):
+            assert "inner" not in shown(display, now, 101.0)
+            with Wait("inner", 4):
+                text = shown(display, now, 105.0)
+                assert "0 %, epoch 1; inner: 0 %, 0 of 4 images" in text and "outer" in text and "middle" not in text
+        assert "inner" not in shown(display, now, 116.0)
+
+
+def test_part_of_a_whole_is_counted_there(now):
+    with Wait("measuring", 10) as whole:
+        with part_of("measuring", 4) as part:
+            part.advance(4)
+        with part_of("embedding", 6) as other:
+            other.advance(6)
+        assert (whole.done, other.done, other.total) == (4, 6, 6)
+
+
+def test_a_whole_that_becomes_known(now):
+    with Wait("predicting") as wait:
+        now[0] = 130.0
+        wait.begin(100, done=40)
+        now[0] = 140.0
+        wait.to(60)
+        assert wait.left(140.0) == pytest.approx(20)
+        wait.to(120)  # more than was promised
+        assert wait.left(141.0) == 0 and wait.bar() == "█" * 20 and wait.describe(141.0).startswith("100 %")
+
+
+def test_lines_are_said_in_place_of_the_bar(display, now, capsys):
+    with Wait("reading", 10):
+        shown(display, now, 103.0)
+        say("one page")
+        assert capsys.readouterr().out == "one page\n"
+        if isinstance(display.stream, Terminal):
+            assert display.stream.getvalue().endswith("\r\x1b[K")
+
+
+def test_waits_are_shown_where_libraries_are_silenced(tmp_path):
+    program = (
+        "import os, time; from kerascv_course.core import progress; from kerascv_course.core.environment import quiet_stderr\n"
+        "progress.PATIENCE = 0\n"
+        "with quiet_stderr(), quiet_stderr(), progress.Wait('converting', 3):\n"
+        "    os.write(2, b'library'); progress._display.draw(time.perf_counter())\n"
+        "with progress.Wait('reading', 3): progress._display.draw(time.perf_counter() + 20)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == "converting: 0 %, 0 of 3 images\nreading: 0 %, 0 of 3 images\n"
 
 
 def test_log_lines_take_the_place_of_the_bar(display, now):
     with Wait("reading", 10):
         shown(display, now, 103.0)
-        LogHandler(display._stream).emit(logging.LogRecord("x", logging.INFO, "", 0, "epoch 1", None, None))
-    text = display._stream.getvalue()
-    assert text.endswith("\r\x1b[Kepoch 1\n" if isinstance(display._stream, Terminal) else "epoch 1\n")
+        LogHandler(display.stream).emit(logging.LogRecord("x", logging.INFO, "", 0, "epoch 1", None, None))
+    text = display.stream.getvalue()
+    assert text.endswith("\r\x1b[Kepoch 1\n" if isinstance(display.stream, Terminal) else "epoch 1\n")
 
 
 def test_track_counts_items(now, monkeypatch):
@@ -134,7 +181,7 @@ def test_a_closed_stream_ends_the_picture_only(now):
     display.hidden = True
     with Wait("reading", 10) as wait:
         display.add(wait)
-        display._stream.close()
+        display.stream.close()
         now[0] = 200.0
         display.hidden = False
         display._run(threading.Event())  # does not raise, and ends

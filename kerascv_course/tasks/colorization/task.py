@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from export.serving import normalization
 from kerascv_course import plots
 from kerascv_course.core.errors import InputError
+from kerascv_course.core.progress import Wait, part_of, track
 from kerascv_course.data import DataInfo, Dataset, Split
 from kerascv_course.data.palette import (
     color_names,
@@ -76,7 +77,8 @@ class ColorizationTask(TrainedTask[ColorizationRecipe]):
         elif config.palette is not None:
             palette = load_palette(config.palette)
         else:
-            palette = kmeans_palette(np.asarray(data.train.images), config.colors, config.palette_seed)
+            with Wait("finding the palette"):
+                palette = kmeans_palette(np.asarray(data.train.images), config.colors, config.palette_seed)
         # every pixel has a target, so all images are held in memory anyway
         read = [np.asarray(split.images) for split in (data.train, data.validation, data.test)]
         train, validation, test = (Split(images, nearest_colors(images, palette)) for images in read)
@@ -153,11 +155,13 @@ class ColorizationTask(TrainedTask[ColorizationRecipe]):
     ) -> Iterator[tuple[Split, np.ndarray, np.ndarray, np.ndarray]]:
         """Batches of the split, with their logits, classes and colors."""
         decoder = self.decoder(info)
-        for start in range(0, len(split), BATCH):
-            batch = split.take(np.arange(start, min(start + BATCH, len(split))))
-            logits = model.predict_on_batch(batch.images)
-            classes, shown = decoder(logits, batch.images)
-            yield batch, logits, classes.numpy(), shown.numpy()
+        with part_of("measuring", len(split)) as wait:
+            for start in range(0, len(split), BATCH):
+                batch = split.take(np.arange(start, min(start + BATCH, len(split))))
+                logits = model.predict_on_batch(batch.images)
+                classes, shown = decoder(logits, batch.images)
+                yield batch, logits, classes.numpy(), shown.numpy()
+                wait.advance(len(batch))
 
     def evaluate(self, trained: Trained) -> dict[str, Any]:
         """`PixelReport` of each split with its confusion matrix; baselines, with the best possible answer within the palette."""
@@ -171,7 +175,7 @@ class ColorizationTask(TrainedTask[ColorizationRecipe]):
         if not len(data.train):
             return metrics
         best, test = PixelReport(len(palette)), data.test
-        for start in range(0, len(test), BATCH):
+        for start in track(range(0, len(test), BATCH), "measuring baselines", "batches"):
             images, targets = test.images[start : start + BATCH], test.targets[start : start + BATCH]
             best.add(None, targets, targets, palette[targets], images)
         ideal = best.result(loss=False)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from export.serving import normalization
 from kerascv_course.core.errors import InputError
+from kerascv_course.core.progress import Wait
 from kerascv_course.core.retrieval_metrics import RetrievalProtocol, evaluate, evaluate_distances, make_protocol
 from kerascv_course.data import DataInfo, Dataset, Split
 from kerascv_course.models import create_model
@@ -202,9 +203,11 @@ class RetrievalTask(TrainedTask[RetrievalRecipe]):
         for name, split in data.items():
             protocol = self.protocol(split)
             vectors = trained.predictions if split is data.test else self.predict(trained.model, split)
-            metrics[name] = {"images": len(split), **evaluate(vectors, split.targets, protocol, ks=KS).to_plain()}
+            with Wait("ranking"):
+                metrics[name] = {"images": len(split), **evaluate(vectors, split.targets, protocol, ks=KS).to_plain()}
             if name == "test" and self.recipe.retrieval.rerank:
-                distances = k_reciprocal(vectors[protocol.queries], vectors[protocol.gallery])
+                with Wait("ranking again"):
+                    distances = k_reciprocal(vectors[protocol.queries], vectors[protocol.gallery])
                 report = evaluate_distances(distances, split.targets, protocol, ks=KS)
                 metrics[name] |= {f"reranked {key}": report.to_plain()[key] for key in ("R1", "mAP")}
         if data.test is data.validation:

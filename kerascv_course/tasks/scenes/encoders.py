@@ -14,10 +14,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
-from tqdm import tqdm
 
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.images import Images
+from kerascv_course.core.progress import track
 from kerascv_course.tasks.scenes.features import FixedLayer, to_float32
 
 __all__ = [
@@ -338,7 +338,7 @@ def sample_descriptors(model: keras.Model, images: Images, count: int, seed: int
     per_image = -(-count // len(images))
     rng = np.random.default_rng(seed)
     found = []
-    for image in tqdm(images, desc="sampling descriptors", leave=False, disable=None):
+    for image in track(images, "sampling descriptors"):
         descriptors = describe(tf.constant(image[None])).numpy()
         descriptors = descriptors[descriptors.any(axis=1)]
         found.append(descriptors[rng.permutation(len(descriptors))[:per_image]])
@@ -383,7 +383,7 @@ def find_words(sample: np.ndarray, words: int, seed: int) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about threads, on Windows
         machine = MiniBatchKMeans(words, init=centers, n_init=1, batch_size=batch, random_state=seed)
-        for _ in tqdm(range(steps), desc=f"{words} words", leave=False, disable=None):
+        for _ in track(range(steps), f"finding {words} words", "steps"):
             machine.partial_fit(sample[rng.integers(0, len(sample), batch)])
     centers = machine.cluster_centers_
     return np.asarray(centers, np.float32)
@@ -449,11 +449,10 @@ def fit_mixture(sample: np.ndarray, components: int, seed: int, iterations: int 
         tol=0.0,
     )
     before = -np.inf
-    for _ in (bar := tqdm(range(iterations), desc=f"{components} Gaussians", leave=False, disable=None)):
+    for _ in track(range(iterations), f"fitting {components} Gaussians", "iterations at most"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # not converged after one iteration
             mixture.fit(sample)
-        bar.set_postfix(likelihood=f"{mixture.lower_bound_:.3f}")
         if mixture.lower_bound_ < before + 5e-3:
             break
         before = mixture.lower_bound_

@@ -18,10 +18,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
-from tqdm import tqdm
 
 from kerascv_course.core.images import Images
 from kerascv_course.core.io import atomic_write
+from kerascv_course.core.progress import Wait
 from kerascv_course.data.stored import StoredImages
 from kerascv_course.tasks.scenes.classifiers import KernelMap, KNeighborsLayer, LinearMachine
 from kerascv_course.tasks.scenes.config import Scenes
@@ -150,17 +150,19 @@ class Features:
 
         Args:
             images: uint8 (N, height, width, channels).
-            name: for the progress bar.
+            name: of the images, for the progress that is shown.
         """
         streamed = by_image(self.model)
         chunks = []
-        for start in tqdm(range(0, len(images), CHUNK), desc=f"encoding {name}", unit_scale=CHUNK, leave=False, disable=None):
-            part = images[start : start + CHUNK]
+        with Wait(f"encoding {name}", len(images)) as wait:
+            for start in range(0, len(images), CHUNK):
+                part = images[start : start + CHUNK]
 
-            def compute(part: np.ndarray = part) -> dict[str, np.ndarray]:
-                return {"vectors": streamed.predict_on_batch(part)}
+                def compute(part: np.ndarray = part) -> dict[str, np.ndarray]:
+                    return {"vectors": streamed.predict_on_batch(part)}
 
-            chunks.append(cached("vectors", digest(self.key, part), compute)["vectors"])
+                chunks.append(cached("vectors", digest(self.key, part), compute)["vectors"])
+                wait.advance(len(part))
         return np.concatenate(chunks)
 
 

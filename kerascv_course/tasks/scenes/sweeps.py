@@ -19,6 +19,7 @@ from kerascv_course import plots
 from kerascv_course.core.environment import describe_environment
 from kerascv_course.core.errors import InputError, UnknownNameError
 from kerascv_course.core.io import atomic_write, write_text
+from kerascv_course.core.progress import track
 from kerascv_course.core.tables import csv_table, markdown_table
 from kerascv_course.data import Dataset, Split
 from kerascv_course.tasks.scenes.config import SceneRecipe, Scenes
@@ -98,7 +99,8 @@ def sweep(recipes: Sequence[tuple[dict[str, Any], SceneRecipe]], data: Dataset, 
         data: the dataset that all variants share.
         test: also evaluate on the test split, for comparison with a report; settings are chosen on validation.
     """
-    return [_fit_row(settings, recipe, data, test=test) for settings, recipe in recipes]
+    tried = track(recipes, "trying settings", "settings")
+    return [_fit_row(settings, recipe, data, test=test) for settings, recipe in tried]
 
 
 def _fit_row(settings: dict[str, Any], recipe: SceneRecipe, data: Dataset, *, test: bool) -> SweepRow:
@@ -119,7 +121,8 @@ def repeat(recipe: SceneRecipe, data: Dataset, seeds: Sequence[int]) -> list[Swe
         data: whose images are split again.
         seeds: seed of the split of each repeat.
     """
-    return [_fit_row({"split": seed}, recipe, random_splits(data, seed), test=True) for seed in seeds]
+    repeated = track(seeds, "repeating", "splits")
+    return [_fit_row({"split": seed}, recipe, random_splits(data, seed), test=True) for seed in repeated]
 
 
 def random_splits(data: Dataset, seed: int) -> Dataset:

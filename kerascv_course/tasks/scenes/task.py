@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
 from kerascv_course import plots
+from kerascv_course.core.progress import track
 from kerascv_course.data import DataInfo, Dataset, Split
 from kerascv_course.tasks.base import FittedTask, Trained
 from kerascv_course.tasks.classification.task import class_samples
@@ -104,7 +105,7 @@ class SceneTask(FittedTask[SceneRecipe]):
         train, validation = features.encode(data.train.images, "train"), features.encode(data.validation.images, "validation")
         name, settings = ("k", (float(config.k),)) if config.classifier == "knn" else ("penalty", config.penalties)
         fit, rows = classifier_fitter(config, train, data.train.targets, classes), []
-        for number, setting in enumerate(settings, 1):
+        for number, setting in enumerate(track(settings, "fitting classifiers", "settings"), 1):
             started = time.perf_counter()
             classify = fit(setting)
             row = {
