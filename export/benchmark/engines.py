@@ -26,7 +26,18 @@ from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.keras_file import load_keras
 from kerascv_course.core.progress import part_of
 
-__all__ = ["ENGINES", "FROM_KERAS", "FROM_ONNX", "Engine", "EngineSpec", "random_pixels", "serve", "take_turns", "time_calls"]
+__all__ = [
+    "ENGINES",
+    "FROM_KERAS",
+    "FROM_ONNX",
+    "TIMING",
+    "Engine",
+    "EngineSpec",
+    "random_pixels",
+    "serve",
+    "take_turns",
+    "time_calls",
+]
 
 #: An opened engine: uint8 pixels (N, height, width, channels) to scores, NumPy in and NumPy out.
 Engine = Callable[[np.ndarray], np.ndarray]
@@ -105,7 +116,7 @@ def take_turns(
             for key, turn in turns.items():
                 counted[key] += turn(repeats[key])
             rounds += 1
-            wait.to(before + int(time.perf_counter() - started))
+            wait.to(before + int(min(time.perf_counter() - started, whole)))
     return {key: np.array(times) for key, times in counted.items()}
 
 

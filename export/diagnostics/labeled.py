@@ -18,6 +18,7 @@ from export.diagnostics.report import Agreement, Defect, Diagnosis
 from export.diagnostics.runners import BrokenFileError, RawGraph, fit_images
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.images import Filter
+from kerascv_course.core.progress import track
 
 __all__ = ["LabeledSet", "diagnose_by_accuracy"]
 
@@ -138,7 +139,8 @@ def _test_changes(graph: RawGraph, given: LabeledSet, scores: np.ndarray, target
     wanted = {name: steps for name, steps in COMMON.items() if len(steps.mean or ()) in (1, channels)}
     if stated is not None and stated.mean is not None:
         wanted = {"the contract's normalization": stated, **wanted}
-    for one in pixel_hypotheses(pixels.shape[1:], {name: Affine.of(steps, channels) for name, steps in wanted.items()}):
+    hypotheses = pixel_hypotheses(pixels.shape[1:], {name: Affine.of(steps, channels) for name, steps in wanted.items()})
+    for one in track(hypotheses, "testing explanations", "explanations"):
         assert one.pixels is not None  # pixel hypotheses change pixels
         try:
             answers = _scores(graph.run(one.pixels(pixels))).argmax(axis=1)

@@ -22,6 +22,7 @@ from export.untrusted.screen import screen
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.images import COLORS, Filter, convert_image, resize_image
 from kerascv_course.core.lazy import keras
+from kerascv_course.core.progress import track
 
 __all__ = ["BATCH", "BrokenFileError", "KerasReference", "LayerRecord", "RawGraph", "resize_images"]
 
@@ -125,7 +126,8 @@ class RawGraph:
                 raise BrokenFileError("the graph takes only uint8")
             else:
                 values, session = pixels.astype(np.float32), self._float_session
-        batches = [self._call(session, values[i : i + BATCH]) for i in range(0, len(values), BATCH)]
+        starts = track(range(0, len(values), BATCH), "running the file", "batches")
+        batches = [self._call(session, values[i : i + BATCH]) for i in starts]
         return {name: np.concatenate([batch[name] for batch in batches]) for name in self.outputs}
 
     def _call(self, session: onnxruntime.InferenceSession, values: np.ndarray) -> dict[str, np.ndarray]:
@@ -237,7 +239,8 @@ class KerasReference:
             way: None: inference; else a wrong way to run batch normalization (`export.diagnostics.hypotheses`).
         """
         with self._batch_norm(way):
-            batches = [self._call(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)]
+            starts = track(range(0, len(pixels), BATCH), "running the Keras model", "batches")
+            batches = [self._call(pixels[i : i + BATCH]) for i in starts]
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
     def _call(self, pixels: np.ndarray) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 import numpy as np
 import onnx
 
-from export.benchmark.engines import take_turns, time_calls
+from export.benchmark.engines import TIMING, take_turns, time_calls
 from export.contract import Contract, Metric, Precision
 from export.files import describe, save_model
 from export.predictor import PROVIDERS, OnnxModel, Provider
@@ -41,10 +42,10 @@ from kerascv_course.core.errors import InputError
 from kerascv_course.core.images import Images
 from kerascv_course.core.progress import Wait, part_of
 
-#: What is shown of the whole.
-QUANTIZING = "quantizing"
-
 __all__ = ["LabeledImages", "QuantizeOptions", "accuracy", "measure_speeds", "quantize_model"]
+
+#: What is shown of the search.
+QUANTIZING = "quantizing"
 
 #: Batch sizes to measure speed at.
 BATCH_SIZES = (1, 64)
@@ -132,13 +133,14 @@ def quantize_model(
     if source.resolve() == target.resolve():
         raise InputError(f"the new file must not replace the float32 file; received {target} for both")
     passes = len(validation.images) * (1 + (len(CALIBRATION) if kind == "int8" else 1)) + 2 * len(test.images)
-    with tempfile.TemporaryDirectory() as folder, Wait(QUANTIZING, passes) as wait:
-        search = _Search(original, Path(folder), provider, answer, validation)
-        method, converter = search.choose_method(kind, calibration)
-        kept_nodes = search.choose_layers(method, converter, wait) if search.best.accuracy < search.float32 - AIM else ()
-        reduced = search.open(converter, kept_nodes)
+    with tempfile.TemporaryDirectory() as folder:
+        with Wait(QUANTIZING, passes) as wait:
+            search = _Search(original, Path(folder), provider, answer, validation)
+            method, converter = search.choose_method(kind, calibration)
+            kept_nodes = search.choose_layers(method, converter, wait) if search.best.accuracy < search.float32 - AIM else ()
+            reduced = search.open(converter, kept_nodes)
+            accuracies = [accuracy(model, test, answer) for model in (original, reduced)]
         speeds = measure_speeds(original, reduced, test.images, batch_sizes)
-        accuracies = [accuracy(model, test, answer) for model in (original, reduced)]
         report = PrecisionReport(
             source=str(source),
             path=str(target),
@@ -184,15 +186,16 @@ def measure_speeds(
     original: OnnxModel, reduced: OnnxModel, images: Images, batch_sizes: Sequence[int]
 ) -> tuple[SpeedPair, ...]:
     """Time two files in turns on the same images."""
-    speeds = []
-    for size in batch_sizes:
-        pixels = images[np.arange(size) % len(images)]
-        turns = {
-            name: partial(time_calls, partial(model.session.run, None, {model.contract.input.name: model.feed(pixels)}))
-            for name, model in (("float32", original), ("reduced", reduced))
-        }
-        medians = {name: 1e3 * float(np.median(times)) for name, times in take_turns(turns, seconds=SECONDS).items()}
-        speeds.append(SpeedPair(size, medians["float32"], medians["reduced"]))
+    speeds, files = [], {"float32": original, "reduced": reduced}
+    with Wait(TIMING, math.ceil(SECONDS * len(files) * len(batch_sizes)), "seconds"):
+        for size in batch_sizes:
+            pixels = images[np.arange(size) % len(images)]
+            turns = {
+                name: partial(time_calls, partial(model.session.run, None, {model.contract.input.name: model.feed(pixels)}))
+                for name, model in files.items()
+            }
+            medians = {name: 1e3 * float(np.median(times)) for name, times in take_turns(turns, seconds=SECONDS).items()}
+            speeds.append(SpeedPair(size, medians["float32"], medians["reduced"]))
     return tuple(speeds)
 
 

@@ -10,6 +10,8 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable
 
+from kerascv_course.core.progress import say
+
 __all__ = ["CourseError", "DataError", "InputError", "UnknownNameError", "nearest_names", "run_cli", "shell_word", "suggest"]
 
 #: A missing module of these packages is a defect, not an incomplete installation.
@@ -73,21 +75,21 @@ def run_cli(main: Callable[[], int | None]) -> None:
     try:
         code = main() or 0
     except CourseError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         code = error.exit_code
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] in OUR_PACKAGES:
             raise
-        print(
+        say(
             f"error: this command needs the package {error.name!r}, which is not installed (predict and inspect of python -m export "
             "work without it): install kerascv_course with its dependencies",
-            file=sys.stderr,
+            sys.stderr,
         )
         code = 1
     except BrokenPipeError:  # the reader of the pipe, such as head, has exited
         sys.stderr.close()
         code = 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", sys.stderr)
         code = 130
     sys.exit(code)

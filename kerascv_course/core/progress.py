@@ -101,12 +101,12 @@ class Wait:
     def _share(self) -> float:
         return min(1.0, self.done / max(self.total or 0, 1))
 
-    def bar(self) -> str:
-        """The bar, `BAR` characters; empty where the whole is not known."""
+    def bar(self, width: int = BAR) -> str:
+        """The bar, so many characters; empty where the whole is not known."""
         if self.total is None:
             return ""
-        full = int(BAR * self._share())
-        return "█" * full + "░" * (BAR - full)
+        full = int(width * self._share())
+        return "█" * full + "░" * (width - full)
 
 
 def clock(seconds: float) -> str:
@@ -198,9 +198,12 @@ class Display:
             wait, stream = waits[0], self.stream or sys.stderr
             inner = f"; {waits[-1].what}: {waits[-1].describe(now).strip()}" if len(waits) > 1 else ""
             if stream.isatty() and os.environ.get("TERM") != "dumb":
-                bar = f"{wait.bar()} " if (stream.encoding or "").lower().startswith("utf") else ""
-                text = f"{wait.what}  {bar}{wait.describe(now)}{inner}"
-                self._write(f"\r{text[: shutil.get_terminal_size().columns - 1]}\x1b[K")
+                columns, text = shutil.get_terminal_size().columns - 1, f"{wait.describe(now)}{inner}"
+                # on a narrow terminal the bar gives way to the numbers
+                width = min(BAR, (columns - len(f"{wait.what}   {text}")) // 5 * 5)
+                drawable = width > 0 and (stream.encoding or "").lower().startswith("utf")
+                bar = f"{wait.bar(width)} " if drawable and wait.total is not None else ""
+                self._write(f"\r{f'{wait.what}  {bar}{text}'[:columns]}\x1b[K")
                 self._drawn = True
             elif now - self._last_line >= LINES:
                 self._write(f"{wait.what}: {wait.describe(now).strip()}{inner}\n")
@@ -228,11 +231,11 @@ def hide() -> None:
     _display.hidden = True
 
 
-def say(text: str) -> None:
-    """Print a line in place of the bar, which moves down."""
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print a line in place of the bar, which moves down; `stream`: None is standard output."""
     with _display.printing():
         _display.erase()
-        print(text, flush=True)
+        print(text, file=stream, flush=True)
 
 
 @contextlib.contextmanager

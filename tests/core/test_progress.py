@@ -11,6 +11,7 @@ import threading
 import pytest
 
 from kerascv_course.core import progress
+from kerascv_course.core.errors import InputError, run_cli
 from kerascv_course.core.progress import Display, LogHandler, Wait, clock, part_of, say, track
 
 
@@ -103,6 +104,17 @@ def test_a_wait_is_shown(display, now):
         assert later == "reading: 50 %, 5 of 10 images, 0:13 left\n"
 
 
+def test_on_a_narrow_terminal_the_bar_gives_way_to_the_numbers(display, now, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    with Wait("reading", 10) as wait:
+        now[0] = 103.0
+        wait.advance(5)
+        text = shown(display, now, 103.0).strip("\r\n").removesuffix("\x1b[K")
+    assert text.endswith("50 %, 5 of 10 images, 0:03 left")
+    if isinstance(display.stream, Terminal):
+        assert len(text) <= 49 and "█" in text
+
+
 def test_a_wait_of_unknown_length_shows_its_time(display, now):
     with Wait("converting"):
         assert "converting" in (text := shown(display, now, 104.0)) and "0:04" in text
@@ -146,6 +158,20 @@ def test_lines_are_said_in_place_of_the_bar(display, now, capsys):
         assert capsys.readouterr().out == "one page\n"
         if isinstance(display.stream, Terminal):
             assert display.stream.getvalue().endswith("\r\x1b[K")
+
+
+def test_an_error_takes_the_place_of_the_bar(display, now, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", display.stream)
+
+    def command():
+        with Wait("reading", 10):
+            shown(display, now, 103.0)
+            raise InputError("no such file")
+
+    with pytest.raises(SystemExit):
+        run_cli(command)
+    text = display.stream.getvalue()
+    assert text.endswith("\r\x1b[Kerror: no such file\n" if isinstance(display.stream, Terminal) else "error: no such file\n")
 
 
 def test_waits_are_shown_where_libraries_are_silenced(tmp_path):
