@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 # The registries are filled by importing these.
 from export.converter import layers as _layers  # noqa: F401
+from export.converter import recurrent as _recurrent  # noqa: F401
 from export.converter.graph import GraphConstant, GraphTensor, GraphWriter, natural, onnx_type
 from export.converter.native import Converter
 from export.converter.operations import elementwise, images, linear, reductions, shapes  # noqa: F401

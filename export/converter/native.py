@@ -8,7 +8,8 @@ have one too (`export.converter.layers`). So custom layers and subclassed models
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -17,7 +18,7 @@ import numpy as np
 from export.converter.graph import GraphConstant, GraphTensor, GraphWriter, Operand
 from export.converter.trace import NotConvertible, OpenArray, Step, Symbol, trace
 
-__all__ = ["ACTIVATIONS", "LAYERS", "OPERATIONS", "Converter", "layer", "operation"]
+__all__ = ["ACTIVATIONS", "LAYERS", "OPERATIONS", "Converter", "layer", "operation", "traceable"]
 
 #: Converters of operations by the name of their class, of layers by the class that defines their `call`.
 OPERATIONS: dict[str, Callable[..., Any]] = {}
@@ -186,12 +187,30 @@ class Converter:
 
         call.__self__ = what  # type: ignore[attr-defined]
         try:
-            return self.call(call, *args, **kwargs)
+            with traceable(what):
+                return self.call(call, *args, **kwargs)
         except NotConvertible:
             raise
         except Exception as error:
             text = str(error).strip().split("\n")[0][:300]
             raise NotConvertible(f"its call does more than operations of keras.ops: {type(error).__name__}: {text}") from error
+
+
+@contextmanager
+def traceable(*layers: Any) -> Iterator[None]:
+    """Give layers activation functions that accept symbolic tensors, in the place of those that do not."""
+    before = [(vars(one), name, value) for one in layers for name, value in vars(one).items() if _is_opaque(value)]
+    try:
+        for attributes, name, value in before:
+            attributes[name] = ACTIVATIONS[value]
+        yield
+    finally:
+        for attributes, name, value in before:
+            attributes[name] = value
+
+
+def _is_opaque(value: Any) -> bool:
+    return inspect.isroutine(value) and value in ACTIVATIONS
 
 
 def _leaves(function: Callable[[Any], Any], value: Any) -> Any:
