@@ -39,7 +39,7 @@ from kerascv_course.core.provenance import is_current, outdated, record_current
 from kerascv_course.core.schema import to_json
 from kerascv_course.data import Dataset, load
 from kerascv_course.data.other import load_other
-from kerascv_course.data.record import FILE, check_fingerprint, read_record, to_record
+from kerascv_course.data.record import FILE, check_fingerprint, check_labels, read_record, to_record
 from kerascv_course.run_page import write_run_page
 from kerascv_course.tasks.base import FittedTask, TrainedTask, get_task
 from kerascv_course.training.callbacks import Monitors, describe_result
@@ -188,8 +188,10 @@ class Experiment:
             other: Dataset = self.task.label(load_other(self.recipe.data, data_dir, labels, record), run.path)
             return other
         data: Dataset = self.task.label(load(self.recipe.data, data_dir, record), run.path)
-        if fingerprint := record.fingerprint if record else run.fingerprint():
+        if fingerprint := record.fingerprint if record else _fingerprint(run):
             check_fingerprint(run.path, data.info, fingerprint, files=bool(record and record.parts))
+        if record is None and self.task.closed_set and (run / METRICS).is_file():
+            check_labels(run.path, data.info, run.labels())
         return data
 
     @functools.cached_property
@@ -553,6 +555,12 @@ def _digest(path: Path) -> str:
         return ""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fingerprint(run: Run) -> str:
+    """Fingerprint of the data of a run without a record: of the evaluation, else of the checkpoint; empty: there is neither."""
+    checkpoint = run / "last.npz"
+    return run.fingerprint() or (read_progress(checkpoint).fingerprint if checkpoint.is_file() else "")
 
 
 def _trainable(model: keras.Model) -> int:

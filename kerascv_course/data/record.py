@@ -26,6 +26,7 @@ __all__ = [
     "FILE",
     "DataRecord",
     "check_fingerprint",
+    "check_labels",
     "count_images",
     "digests",
     "find_again",
@@ -227,6 +228,16 @@ def _renamed(missing: Sequence[Path], added: set[str]) -> str:
 def count_images(count: int, what: str = "image") -> str:
     """Such as ``1 image`` or ``2,000 images``."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def check_labels(run: Path, info: DataInfo, labels: tuple[str, ...]) -> None:
+    """Compare the classes that were read with those of a run without a record.
+
+    Raises:
+        DataError: they are others, or in another order.
+    """
+    if info.labels != labels:
+        raise DataError(f"{run} was made with other classes ({', '.join(labels)}; now {', '.join(info.labels)}): {REMEDY}")
 
 
 def check_fingerprint(run: Path, info: DataInfo, fingerprint: str, *, files: bool) -> None:

@@ -117,6 +117,20 @@ def test_runs_of_older_versions_are_compared_by_their_fingerprint(pets):
         Experiment.open(run.path, data).export()
 
 
+def test_runs_of_older_versions_are_compared_by_their_checkpoint_and_class_names(pets):
+    run, data = pets
+    (run / "data.json").unlink()
+    (data / "cat").rename(data / "bat")  # the same order, so that pixels and targets are the same
+    before = content(run)
+    with pytest.raises(InputError, match=r"other classes \(cat, dog; now bat, dog\): give the run's own data"):
+        Experiment.open(run.path, data).export()
+    (run / "metrics.json").unlink()  # as after --train-only
+    (data / "bat").rename(data / "zcat")
+    with pytest.raises(InputError, match=r"was made with other data \(sha256:.*; now sha256:.*\): give the run's own data"):
+        Experiment.open(run.path, data).evaluate()
+    assert content(run).items() <= before.items()
+
+
 def test_other_data_is_measured_with_the_labels_of_the_run_and_nothing_is_written(pets, tmp_path, capsys):
     run, data = pets
     other = tmp_path / "other"
