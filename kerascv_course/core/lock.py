@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import logging
 import os
@@ -142,6 +143,7 @@ def _created(path: Path, *, numbered: bool = False) -> Iterator[Path]:
         raise InputError(f"{path} is a file, not a folder: choose another")
     try:
         if numbered:
+            _remove_abandoned(path)
             path = make_free_folder(path)
             missing = [path, *missing]
         else:
@@ -154,6 +156,18 @@ def _created(path: Path, *, numbered: bool = False) -> Iterator[Path]:
         for folder in missing:
             with contextlib.suppress(OSError):  # it has content
                 folder.rmdir()
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove folders of this name and its numbers that have nothing but the lock of a process that was killed at its start."""
+    for folder in (path, *path.parent.glob(f"{glob.escape(path.name)}-[0-9]*")):
+        with contextlib.suppress(OSError):  # another process holds it, or has removed it
+            # a lock file without text is of a process that is about to lock it
+            if [item.name for item in folder.iterdir()] == [LOCK] and (folder / LOCK).stat().st_size:
+                with (folder / LOCK).open("r+b") as file:
+                    if _lock(file):
+                        (folder / LOCK).unlink()
+                        folder.rmdir()
 
 
 def _take(folder: Path) -> IO[bytes] | None:
@@ -182,8 +196,8 @@ def _take(folder: Path) -> IO[bytes] | None:
         file.close()  # the process that held it has removed it in the meantime
 
 
-def _lock(file: IO[bytes]) -> None:
-    """Lock an open file without waiting.
+def _lock(file: IO[bytes]) -> bool:
+    """Lock an open file without waiting; False: the file system has no locks.
 
     Raises:
         BlockingIOError: another process holds it.
@@ -194,7 +208,7 @@ def _lock(file: IO[bytes]) -> None:
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         except OSError as error:
             raise BlockingIOError from error
-        return
+        return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -203,6 +217,8 @@ def _lock(file: IO[bytes]) -> None:
         log.warning(
             "%s is on a file system without locks: make sure that no other process writes there", Path(file.name).parent
         )
+        return False
+    return True
 
 
 def _release(file: IO[bytes], path: Path) -> None:

@@ -76,6 +76,23 @@ def test_many_processes_get_folders_of_their_own(tmp_path):
         pytest.fail("overwritten")
 
 
+def test_a_name_that_a_killed_process_has_taken_is_free_again(tmp_path):
+    path = tmp_path / "run"
+    with hold(f"new_folder(Path({str(path)!r}), '', numbered=True)") as other:
+        other.stdout.readline()
+        with new_folder(path, "", numbered=True) as second:
+            assert second.name == "run-2", "it is held"
+        other.kill()
+    assert [item.name for item in path.iterdir()] == [LOCK]
+    (tmp_path / "run-3").mkdir()  # not ours
+    (tmp_path / "run-4").mkdir()
+    (tmp_path / "run-4" / LOCK).touch()  # of a process that is about to lock it
+    with new_folder(path, "", numbered=True) as again:
+        assert again == path
+        (again / "recipe.json").touch()
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["run", "run-3", "run-4"]
+
+
 def test_a_new_folder_that_stays_empty_is_removed(tmp_path):
     with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "runs" / "one", "choose another"):
         assert (tmp_path / "runs" / "one" / LOCK).is_file()
