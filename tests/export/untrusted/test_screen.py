@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import export
 from export.contract import ContractError
 from export.predictor import OnnxModel
-from export.untrusted.screen import read_contract, screen
+from export.untrusted.operators import REPEATING_OR_RANDOM, STANDARD, allowed
+from export.untrusted.screen import TRUST, read_contract, screen
 
 INT64_MAX = 2**63 - 1
 
@@ -67,7 +72,7 @@ def test_reading_a_contract_runs_nothing(tiny_run, tmp_path, monkeypatch):
 
 REFUSED = {
     "sizes that make onnxruntime spin": (proto(sizes=("batch", INT64_MAX)), "a size of 9,223,372,036,854,775,807"),
-    "too many elements": (proto(sizes=(60_000, 60_000)), "3,600,000,000 elements is declared"),
+    "too many elements": (proto(sizes=(60_000, 60_000)), "3,600,000,000 elements or more is declared"),
     "strides of nothing": (
         proto(helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[2], strides=[0])),
         "strides of 0; it is 1 or more",
@@ -96,12 +101,71 @@ REFUSED = {
     "chance": (proto(helper.make_node("RandomNormal", [], ["y"], shape=[1])), "or answers by chance"),
     "a stranger's operator": (proto(domain="evil"), "of the domain 'evil', which is none of ONNX's"),
     "a shape without values": (
-        proto(stored=[TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2**20, 2**20])]),
+        proto(stored=[TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2**15, 2**20])]),
         "without its values",
     ),
     "fewer bytes than values": (
         proto(stored=[TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[5], raw_data=b"1234")]),
         "with 4 bytes in place of 20",
+    ),
+    "shapes beyond all files": (
+        proto(stored=[TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2**62] * 30)]),
+        r"a stored tensor of the shape \[4611686018427387904, .*\] …",
+    ),
+    "an empty shape beyond all files": (
+        proto(stored=[TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[0, 2**60])]),
+        r"a stored tensor of the shape \[0, 1152921504606846976\]",
+    ),
+    "100,000 dimensions that are stored": (
+        proto(stored=[TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2] * 100_000)]),
+        r"a stored tensor of the shape \[2, 2, 2, 2, 2, 2, 2, 2\] …",
+    ),
+    "100,000 dimensions that are declared": (proto(sizes=[2**20] * 100_000), "a tensor of 100,000 dimensions"),
+    "300 dimensions of a large size": (proto(sizes=[2**20] * 30), "1,099,511,627,776 elements or more is declared"),
+    "a negative number of batch dimensions": (
+        proto(helper.make_node("GatherND", ["x", "w"], ["y"], batch_dims=-(2**31)), stored=[constant([0], [1])]),
+        "batch_dims of -2,147,483,648; it is 0 or more",
+    ),
+    "an axis beyond all tensors": (proto(helper.make_node("Softmax", ["x"], ["y"], axis=2**31)), "axis of 2,147,483,648"),
+    "an attribute that nobody checks": (proto(helper.make_node("Softmax", ["x"], ["y"], any=-(2**62))), "any of -4,6"),
+    "a product of padding": (
+        proto(helper.make_node("Pad", ["x", "w"], ["y"]), stored=[constant(*[2000] * 6)]),
+        "Pad asks for 6.4e\\+10 elements",
+    ),
+    "a product of repeats": (
+        proto(helper.make_node("Tile", ["x", "w"], ["y"]), stored=[constant(*[4096] * 4)]),
+        "Tile asks for 2.81e\\+14 elements",
+    ),
+    "a product of expansions": (
+        proto(helper.make_node("Expand", ["x", "w"], ["y"]), stored=[constant(*[4096] * 4)]),
+        "Expand asks for 2.81e\\+14 elements",
+    ),
+    "a product of sizes": (
+        proto(helper.make_node("Resize", ["x", "", "", "w"], ["y"]), stored=[constant(*[4096] * 4)]),
+        "Resize asks for 2.81e\\+14 elements",
+    ),
+    "a product of strides": (
+        proto(helper.make_node("ConvTranspose", ["x", "w"], ["y"], strides=[4096, 4096])),
+        "strides of 4096, 4096: the product is at most 4,096",
+    ),
+    "a range of tiny steps": (
+        proto(
+            helper.make_node("Range", ["a", "b", "c"], ["y"]),
+            stored=[
+                constant(0.0, name="a", dtype=np.float32),
+                constant(1.0, name="b", dtype=np.float32),
+                constant(1e-12, name="c", dtype=np.float32),
+            ],
+        ),
+        "Range asks for 1e\\+12 elements",
+    ),
+    "parameters without values": (
+        proto(helper.make_node("OneHot", ["x", "w", "v"], ["y"]), stored=[constant(), constant(0, 1, name="v")]),
+        "OneHot with a constant without values",
+    ),
+    "reductions over no axes": (
+        proto(helper.make_node("ReduceL2", ["x", "w"], ["y"]), stored=[constant()]),
+        "ReduceL2 with a constant without values",
     ),
     "a negative shape": (
         proto(stored=[TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[-5])]),
@@ -115,6 +179,80 @@ def test_what_harms_onnxruntime_is_refused(case, saved):
     model, message = REFUSED[case]
     with pytest.raises(ContractError, match=message):
         screen(saved(model))
+
+
+@pytest.mark.parametrize("listed", [[4096] * 4, [2**14, 2**13]])
+def test_sizes_from_constants_of_any_kind_are_refused_by_their_product(listed, saved):
+    """As a node's numbers, by way of other nodes, and as a sum over nodes."""
+    numbers = helper.make_node("Constant", [], ["w"], value_ints=listed)
+    parts = [helper.make_node("Constant", [], [f"w{i}"], value_int=size) for i, size in enumerate(listed)]
+    lifted = [helper.make_node("Unsqueeze", [f"w{i}", "zero"], [f"v{i}"]) for i in range(len(listed))]
+    joined = helper.make_node("Concat", [f"v{i}" for i in range(len(listed))], ["w"], axis=0)
+    zero = helper.make_node("Constant", [], ["zero"], value_ints=[0])
+    expand = helper.make_node("Expand", ["x", "w"], ["y"])
+    for nodes in ([numbers, expand], [*parts, zero, *lifted, joined, expand]):
+        model = proto()
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        with pytest.raises(ContractError, match=r"Expand asks for \S+ elements"):
+            screen(saved(model))
+    model = proto(helper.make_node("ConstantOfShape", ["w"], ["y"]), stored=[constant(2**25)])
+    screen(saved(model))
+    model.graph.node.extend([model.graph.node[0]] * 3)
+    with pytest.raises(ContractError, match=r"ConstantOfShape asks for 1.01e\+08 elements"):
+        screen(saved(model))
+
+
+def test_a_stored_tensor_is_not_an_image_though_it_is_called_an_input(saved):
+    """A Loop may run once for each image; the number of rows of a stored tensor is any number."""
+    model = proto(helper.make_node("Shape", ["x"], ["count"]), stored=[constant(0, name="other")])
+    model.graph.node.add().CopyFrom(helper.make_node("Loop", ["count", ""], ["y"]))
+    screen(saved(model))
+    model.graph.initializer.add().CopyFrom(constant(*range(5), name="x", dtype=np.float32))
+    with pytest.raises(ContractError, match="the operator 'Loop', which repeats"):
+        screen(saved(model))
+
+
+def test_operators_that_nobody_needs_are_named_and_refused_unless_trusted(saved, monkeypatch):
+    model = proto(helper.make_node("MaxRoiPool", ["x", "x"], ["y"], pooled_shape=[1, 1]))
+    model.graph.node.add().CopyFrom(helper.make_node("Unique", ["x"], ["z"]))
+    with pytest.raises(ContractError, match="usual vision network has: MaxRoiPool, Unique; --trust"):
+        screen(saved(model))
+    assert screen(saved(model), trust=True).operators["Unique"] == 1
+    monkeypatch.setenv(TRUST, "1")
+    screen(saved(model))
+
+
+def test_every_operator_that_our_code_writes_is_allowed():
+    """By the names in its sources, so that a new conversion is seen here."""
+    known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
+    sources = [path for path in Path(export.__path__[0]).rglob("*.py") if "untrusted" not in path.parts]
+    words = {
+        node.value
+        for path in sources
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    written = (words & known) - REPEATING_OR_RANDOM
+    assert {"Conv", "LSTM", "Einsum", "DequantizeLinear"} <= written
+    assert sorted(name for name in written if not allowed(name, "")) == []
+    assert sorted(STANDARD - known) == []
+
+
+def test_a_file_that_is_cut_short_while_it_is_read_is_refused(tiny_run, saved, monkeypatch):
+    path = saved((tiny_run / "model.onnx").read_bytes())
+    opened, size = Path.open, path.stat().st_size
+    monkeypatch.setattr(Path, "open", lambda self, *args, **more: (os.truncate(self, size), opened(self, *args, **more))[1])
+    stat = os.fstat
+    monkeypatch.setattr("os.fstat", lambda file: (stat(file), os.truncate(path, size // 2))[0])
+    with pytest.raises(ContractError, match="it was cut short while it was read"):
+        screen(path)
+
+
+def test_walking_through_a_file_is_bounded(saved, monkeypatch):
+    monkeypatch.setattr("export.untrusted.screen.MAX_FIELDS", 1000)
+    with pytest.raises(ContractError, match=r"more than 1,000 (fields|numbers)"):
+        screen(saved(proto(sizes=("batch",), stored=[TensorProto(name="w", dims=[1] * 2000)])))
 
 
 def test_texts_that_are_no_texts_are_refused(saved):
