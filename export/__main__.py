@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import functools
+import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from export.commands import COMMANDS
-from export.untrusted.guard import run_guarded
+from export.untrusted.guard import Command, guarding
 from kerascv_course.core.cli import Parser
 from kerascv_course.core.errors import InputError, nearest_names, run_cli
 
-#: Commands that open untrusted files without TensorFlow; they run in a child process with limits.
-GUARDED = ("predict", "inspect", "embed")
+#: Of ``--trust``, which every command has that runs files.
+TRUST_HELP = "accept all of ONNX's operators in the files, not only those of exported files and usual vision networks"
 
 
 def build_parser(command: str | None = None) -> Parser:
@@ -26,6 +26,8 @@ def build_parser(command: str | None = None) -> Parser:
         if name == command:
             add = getattr(importlib.import_module(f"export.commands.{module}"), f"add_{name.replace('-', '_')}")
             add(subparser)
+            if hasattr(subparser.get_default("call"), "guarded"):
+                subparser.add_argument("--trust", action="store_true", help=TRUST_HELP)
     return parser
 
 
@@ -35,6 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         InputError: the first word is neither a command nor a path that exists.
     """
+    return _call(argv, lambda command: command)
+
+
+def guarded_main(argv: Sequence[str] | None = None) -> int:
+    """`main`, in a child process where the command opens untrusted files (`export.untrusted.guard.guarded`)."""
+    return _call(argv, guarding)
+
+
+def _call(argv: Sequence[str] | None, wrap: Callable[[Command], Command]) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words:
         build_parser().print_help()
@@ -43,9 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not Path(words[0]).exists():
             raise InputError(f"no such file or folder: {words[0]}{_suggest(words[0])}")
         words = ["run", *words]
-    arguments = build_parser(words[0]).parse_args(words)
-    code: int | None = arguments.call(arguments)
-    return code or 0
+    arguments: argparse.Namespace = build_parser(words[0]).parse_args(words)
+    return wrap(arguments.call)(arguments) or 0
 
 
 def _suggest(word: str) -> str:
@@ -54,12 +64,6 @@ def _suggest(word: str) -> str:
         return ""
     near = nearest_names(word, COMMANDS)
     return f"; did you mean the command {' or '.join(near)}?" if near else f"; commands: {', '.join(COMMANDS)}"
-
-
-def guarded_main(argv: Sequence[str] | None = None) -> int:
-    """`main`, in a child process where the command opens untrusted files."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    return run_guarded(functools.partial(main, words)) if words[:1] and words[0] in GUARDED else main(words)
 
 
 if __name__ == "__main__":

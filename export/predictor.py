@@ -15,7 +15,7 @@ from PIL import Image
 
 from export.contract import Contract, ContractError, parse_contract
 from export.serving import preprocess
-from export.untrusted.guard import alive
+from export.untrusted.guard import alive, running
 from export.untrusted.screen import screen
 from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.images import ImageError, convert_image, image_suffixes, read_image, resize_image
@@ -81,6 +81,7 @@ def open_session(
     threads: int = 0,
     arena: bool = True,
     screened: bool = False,
+    trust: bool = False,
 ) -> onnxruntime.InferenceSession:
     """Open an ONNX file in onnxruntime.
 
@@ -91,6 +92,7 @@ def open_session(
         threads: per call; 0: one per core.
         arena: let onnxruntime keep CPU memory between calls, as much as the largest needed.
         screened: the file went through `export.untrusted.screen` already.
+        trust: accept all of ONNX's operators (`export.untrusted.screen.screen`).
 
     Raises:
         ContractError: missing, or not an ONNX model that onnxruntime can run.
@@ -98,7 +100,7 @@ def open_session(
     """
     path = Path(path)
     if not screened:
-        screen(path)
+        screen(path, trust=trust)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
@@ -109,7 +111,8 @@ def open_session(
     if wanted not in onnxruntime.get_available_providers():
         raise ProviderError(f"this onnxruntime has no {wanted}: install onnxruntime-gpu, or use --provider cpu")
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
+        with running():
+            session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise ContractError(
             f"{path} is not an ONNX model that can be run: cut short, damaged or not ONNX ({_first_line(error)})"
@@ -307,7 +310,8 @@ class OnnxModel:
 
     def _run_batch(self, pixels: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
         try:
-            arrays = self.session.run(names, {self.contract.input.name: self.feed(pixels)})
+            with running():
+                arrays = self.session.run(names, {self.contract.input.name: self.feed(pixels)})
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise ContractError(f"{self.path} fails on images of {pixels.shape[1:]}: {_first_line(error)}") from None
         alive()

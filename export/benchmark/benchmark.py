@@ -274,7 +274,8 @@ class EngineProcess:
             self.process.stdin.flush()
         except BrokenPipeError:
             pass  # readline returns nothing then
-        line = self.process.stdout.readline()
+        with running():
+            line = self.process.stdout.readline()
         if not line:
             self._errors.seek(0)
             last = self._errors.read()[-500:].strip()

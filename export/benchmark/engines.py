@@ -246,6 +246,8 @@ def serve(requests: TextIO, answers: TextIO) -> None:
     try:
         started = time.perf_counter()
         spec = EngineSpec(**json.loads(requests.readline()))
+        if spec.keras is None and spec.provider == "cpu":
+            bound_memory(Path(spec.onnx), images=IMAGES)
         engine = _open(spec)
         load = time.perf_counter() - started
         pixels = random_pixels(spec, 8)
@@ -267,6 +269,7 @@ def serve(requests: TextIO, answers: TextIO) -> None:
 
 def main() -> None:
     """Serve on standard input and output, with everything that engines print moved to standard error."""
+    die_with_parent(os.getppid())
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
         with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):

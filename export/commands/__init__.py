@@ -6,9 +6,7 @@ and ``--help`` answers at once.
 
 from __future__ import annotations
 
-import json
-
-__all__ = ["COMMANDS", "printable"]
+__all__ = ["COMMANDS"]
 
 #: Commands: the module whose function ``add_COMMAND`` adds the options to a parser, and a line of help.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -27,7 +25,3 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "benchmark": ("benchmark", "latency, throughput, memory, size and load time beside other engines"),
 }
 
-
-def printable(text: str) -> str:
-    """A text with control characters escaped, which could move the cursor of a terminal or forge a line."""
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)

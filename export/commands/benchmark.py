@@ -8,6 +8,7 @@ from pathlib import Path
 
 from export.benchmark.benchmark import benchmark
 from export.commands.paths import model_file
+from export.untrusted.guard import guarded, limit_memory
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.io import atomic_write, write_text
 
@@ -40,12 +41,15 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(call=_benchmark)
 
 
+@guarded(always=False)
 def _benchmark(arguments: argparse.Namespace) -> None:
     if not arguments.seconds > 0:
         raise InputError(f"--seconds must be above 0; received {arguments.seconds}")
     if arguments.plot and arguments.plot.suffix.lower() != ".png":
         raise InputError(f"--plot must end in .png; received {arguments.plot}")
     models = [model_file(path) for path in arguments.models]
+    if arguments.provider == "cpu":
+        limit_memory(*models)
     keras_file = (arguments.run or models[0].parent) / "best.keras"
     if arguments.run and not keras_file.is_file():
         raise InputError(f"{arguments.run} is not a finished run: it has no best.keras")

@@ -13,6 +13,7 @@ import numpy as np
 from export.commands.images import read_folder, spread
 from export.commands.paths import containing_run, model_file, run_folder
 from export.diagnostics.doctor import diagnose
+from export.untrusted.guard import guarded
 from kerascv_course.core.environment import start_tensorflow
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.images import read_image
@@ -56,6 +57,7 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(call=_doctor)
 
 
+@guarded(always=False)
 def _doctor(arguments: argparse.Namespace) -> int:
     model = model_file(arguments.model)
     against = _reference_of(model, arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from export.predictor import OnnxModel, expand_paths
 from export.untrusted.guard import alive
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.images import ImageError
+from kerascv_course.core.output import printable
 from kerascv_course.core.progress import Wait, track
 
 __all__ = ["SkippedImages", "find_images", "load_batches", "read_folder", "spread"]
@@ -27,11 +29,19 @@ def find_images(words: Iterable[str]) -> list[Path]:
         ImageError: see `export.predictor.expand_paths`.
         InputError: no paths.
     """
-    lines = (word for given in words for word in (sys.stdin.read().splitlines() if given == "-" else [given]))
+    lines = (word for given in words for word in (_listed() if given == "-" else [given]))
     paths = expand_paths(line for line in lines if line)
     if not paths:
         raise InputError("no images to predict: the list on standard input is empty")
     return paths
+
+
+def _listed() -> list[str]:
+    """The lines of standard input; bytes that are no UTF-8 stay those of file names."""
+    if sys.stdin is None:
+        raise InputError("no images to predict: standard input is closed")
+    data = sys.stdin.buffer.read() if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode()
+    return [os.fsdecode(line.removesuffix(b"\r")) for line in data.split(b"\n")]
 
 
 def spread(count: int, limit: int) -> list[int]:
@@ -79,7 +89,7 @@ class SkippedImages:
         try:
             return call(path)
         except ImageError as error:
-            self.reasons.append(str(error))
+            self.reasons.append(printable(str(error)))
             return None
 
     def check(self) -> None:

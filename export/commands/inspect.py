@@ -8,12 +8,12 @@ import json
 import math
 from pathlib import Path
 
-from export.commands import printable
 from export.commands.paths import model_file
 from export.contract import Contract
 from export.contract_schema import contract_schema
-from export.untrusted.guard import limit_memory
+from export.untrusted.guard import guarded, limit_memory
 from export.untrusted.screen import read_contract
+from kerascv_course.core.output import printable
 from kerascv_course.core.schema import to_json
 
 __all__ = ["add_inspect", "add_schema"]
@@ -37,12 +37,13 @@ def add_schema(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(call=lambda _: print(json.dumps(contract_schema(), indent=2, ensure_ascii=False)))
 
 
+@guarded()
 def _inspect(arguments: argparse.Namespace) -> None:
     model = model_file(arguments.model)
     limit_memory(model)
     contract = read_contract(model)
     if arguments.json:
-        print(to_json(contract), end="")
+        print(printable(to_json(contract), lines=True), end="")
         return
     lines = {**describe_contract(contract), "file": f"{model.stat().st_size:,} bytes"}
     lines["graph"] = _describe_graph(model)
@@ -74,10 +75,10 @@ def describe_contract(contract: Contract) -> dict[str, str]:
     optional = {
         "labels": contract.labels and f"{len(contract.labels)}: {_shorten(contract.labels)}",
         "gallery": known and f"{len(contract.gallery)} images of {len(known)}: {_shorten(known)}",
-        "measured": ", ".join(f"{m.split} {m.name} {m.value:.4f}" for m in contract.metrics),
+        "measured": ", ".join(f"{printable(m.split)} {printable(m.name)} {m.value:.4f}" for m in contract.metrics),
         "parity": _describe_parity(contract),
         "precision": _describe_precision(contract),
-        "data": ", ".join(f"{key} {printable(value)}" for key, value in contract.data.items()),
+        "data": ", ".join(f"{printable(key)} {printable(value)}" for key, value in contract.data.items()),
     }
     lines |= {name: str(text) for name, text in optional.items() if text}
     lines["made by"] = ", ".join(f"{printable(name)} {printable(version)}" for name, version in contract.versions.items())

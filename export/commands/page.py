@@ -7,6 +7,7 @@ from pathlib import Path
 
 from export.commands.paths import model_file
 from export.web.page import write_page
+from export.untrusted.guard import guarded, limit_memory
 from kerascv_course.core.errors import shell_word
 
 __all__ = ["add_page"]
@@ -28,9 +29,12 @@ def add_page(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(call=_page)
 
 
+@guarded()
 def _page(arguments: argparse.Namespace) -> None:
+    model = model_file(arguments.model)
+    limit_memory(model)
     page = write_page(
-        model_file(arguments.model),
+        model,
         arguments.output,
         runtime=arguments.runtime_dir,
         samples=arguments.samples,

@@ -12,13 +12,13 @@ import numpy as np
 from PIL import Image
 
 from export.batch.cluster import predict_many
-from export.commands import printable
 from export.commands.images import SkippedImages, find_images, load_batches
 from export.commands.paths import model_file
 from export.predictor import OnnxModel
-from export.untrusted.guard import alive, limit_memory
+from export.untrusted.guard import alive, guarded, limit_memory
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.io import atomic_write
+from kerascv_course.core.output import printable
 from kerascv_course.core.progress import Wait, say, track
 
 __all__ = ["add_predict", "add_predict_many"]
@@ -54,6 +54,7 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(call=_predict)
 
 
+@guarded()
 def _predict(arguments: argparse.Namespace) -> None:
     if arguments.top < 1:
         raise InputError(f"--top must be 1 or more; received {arguments.top}")
@@ -69,9 +70,12 @@ def _predict(arguments: argparse.Namespace) -> None:
     else:
         answer = {"rank": _nearest, "embed": _embeddings}.get(task, _classes)
         answers = (one for images in load_batches(model, paths) for one in answer(model, images, arguments.top))
-    width = max(len(str(path)) for path in paths)
+    width = max(len(printable(str(path))) for path in paths)
     for path, plain, text in answers:
-        say(json.dumps({"file": str(path), **plain}, ensure_ascii=False) if arguments.json else f"{path!s:<{width}}  {text}")
+        if arguments.json:
+            say(printable(json.dumps({"file": str(path), **plain}, ensure_ascii=False)))
+        else:
+            say(f"{printable(str(path)):<{width}}  {text}")
 
 
 def _classes(model: OnnxModel, images: dict[Path, np.ndarray], top: int) -> Iterator[Answer]:
@@ -114,7 +118,7 @@ def _colorize(model: OnnxModel, paths: list[Path], arguments: argparse.Namespace
         options: dict[str, Any] = {"quality": 95} if target.suffix.lower() in (".jpg", ".jpeg") else {}
         with atomic_write(target) as temporary:
             Image.fromarray(colored).save(temporary, **options)
-        yield path, {"output": str(target), "height": colored.shape[0], "width": colored.shape[1]}, f"->  {target}"
+        yield path, {"output": str(target), "height": colored.shape[0], "width": colored.shape[1]}, f"->  {printable(str(target))}"
     skipped.check()
 
 

@@ -14,6 +14,7 @@ from export.commands.paths import MODEL, check_exists, containing_run, model_fil
 from export.predictor import OnnxModel
 from export.quantization.quantize import LabeledImages, quantize_model
 from export.quantization.report import PrecisionReport, RefusedError
+from export.untrusted.guard import guarded
 from kerascv_course.core.environment import start_tensorflow
 from kerascv_course.core.errors import CourseError, InputError, shell_word
 from kerascv_course.core.lock import sole_writer
@@ -57,6 +58,7 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(call=_quantize)
 
 
+@guarded(always=False)
 def _quantize(arguments: argparse.Namespace) -> None:
     try:
         _convert_source(arguments)

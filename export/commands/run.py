@@ -11,6 +11,7 @@ import numpy as np
 from export.commands.images import read_folder
 from export.commands.paths import check_exists, containing_run, model_file, run_folder
 from export.gallery.retriever import NEAREST, build_retriever, enroll
+from export.untrusted.guard import guarded
 from kerascv_course.core.environment import package_versions, quiet_stderr, source_commit, start_tensorflow
 from kerascv_course.core.errors import InputError, shell_word
 from kerascv_course.core.images import read_image
@@ -91,6 +92,7 @@ def add_check(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(call=_check)
 
 
+@guarded(always=False)
 def _run(arguments: argparse.Namespace) -> None:
     check_exists(arguments.run)
     given = [name for name in MODEL_OPTIONS if getattr(arguments, name) is not None]
@@ -117,6 +119,7 @@ def _run(arguments: argparse.Namespace) -> None:
             experiment.report()
 
 
+@guarded(always=False)
 def _check(arguments: argparse.Namespace) -> None:
     given: Path = arguments.run
     run = run_folder(given, f"name the run that it was made from, python -m export check RUN --file {shell_word(given)}")

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from export.commands import printable
 from export.commands.images import find_images, load_batches
 from export.commands.paths import model_file
 from export.contract import ContractError
 from export.gallery.disk_index import VectorFile, nearest_on_disk, write_vectors
 from export.gallery.ivf_index import IvfIndex, IvfSearcher, load_index, recall, save_index, train_index
 from export.predictor import OnnxModel
-from export.untrusted.guard import limit_memory
+from export.untrusted.guard import guarded, limit_memory
 from kerascv_course.core.errors import DataError, InputError
 from kerascv_course.core.io import atomic_write
+from kerascv_course.core.output import printable
 from kerascv_course.core.progress import Wait, say
 from kerascv_course.core.ranking import Distance, Nearest
 
@@ -71,6 +71,7 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", type=int, default=256, metavar="MIB", help="memory for vectors, MiB (default: 256)")
 
 
+@guarded()
 def _embed(arguments: argparse.Namespace) -> None:
     if arguments.output.suffix != ".npy":
         raise InputError(f"--output must be a .npy file; received {arguments.output}")
@@ -105,6 +106,7 @@ def _embed(arguments: argparse.Namespace) -> None:
         raise skipped[0]
 
 
+@guarded(always=False)
 def _index(arguments: argparse.Namespace) -> None:
     if arguments.output.suffix != ".npz" or arguments.queries < 1:
         raise InputError(
@@ -144,6 +146,7 @@ def _print_recall(index: IvfIndex, gallery: VectorFile, count: int, budget: int)
         print(f"  --probes {probes:<4} {recall(found, exact):.4f}")
 
 
+@guarded(always=False)
 def _search(arguments: argparse.Namespace) -> None:
     if arguments.top < 1:
         raise InputError(f"--top must be 1 or more; received {arguments.top}")
@@ -177,7 +180,7 @@ def _line(title: str, rows: list[tuple[str, float, int]], *, as_json: bool) -> s
     """A query's name with the name, distance and number of each neighbor."""
     if as_json:
         entries = [{"name": name, "distance": round(d, 6), "entry": i} for name, d, i in rows]
-        return json.dumps({"query": title, "nearest": entries}, ensure_ascii=False)
+        return printable(json.dumps({"query": title, "nearest": entries}, ensure_ascii=False))
     return f"{printable(title)}  " + "   ".join(f"{printable(name)} {d:.3f}" for name, d, _ in rows)
 
 

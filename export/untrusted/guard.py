@@ -6,25 +6,50 @@ only, and the command ends with an error of ours. Where the system cannot fork (
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import ctypes
 import os
 import select
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
+from export.untrusted.screen import TRUST, screen
 from kerascv_course.core.errors import CourseError, run_cli
 
-__all__ = ["SECONDS", "GuardError", "alive", "bound_memory", "limit_memory", "run_guarded"]
+__all__ = [
+    "SECONDS",
+    "GuardError",
+    "alive",
+    "bound_memory",
+    "die_with_parent",
+    "guarded",
+    "guarding",
+    "limit_memory",
+    "run_guarded",
+    "running",
+]
 
 #: Longest time without a sign of life (one batch or tile, or opening a file), seconds.
 SECONDS = 300.0
 
 #: Memory beyond the program itself, bytes, and for each byte of the file (weights, and their copies in another order).
 MEMORY, PER_BYTE = 900 * 2**20, 4
+
+#: Signal that Linux sends to a process whose parent has ended: the number of the request (prctl).
+PR_SET_PDEATHSIG = 1
+
+#: What a child writes: a sign of life; it begins and ends to run a file.
+ALIVE, BEGIN, END = b".", b"(", b")"
+
+Command = Callable[[argparse.Namespace], int | None]
+AnyCommand = TypeVar("AnyCommand", bound=Command)
 
 
 class GuardError(CourseError):
@@ -37,70 +62,159 @@ _pipe: int | None = None
 
 def alive() -> None:
     """Tell the guard that the command makes progress."""
+    _tell(ALIVE)
+
+
+@contextlib.contextmanager
+def running() -> Iterator[None]:
+    """Within it a file is opened or run: it must end in time, also in a command that may otherwise take as long as it likes."""
+    _tell(BEGIN)
+    try:
+        yield
+    finally:
+        _tell(END)
+
+
+def _tell(message: bytes) -> None:
     if _pipe is not None:
         with contextlib.suppress(OSError):
-            os.write(_pipe, b".")
+            os.write(_pipe, message)
 
 
-def limit_memory(path: Path) -> None:
-    """In a guarded command, allow as much memory as a file of this size needs; elsewhere do nothing."""
-    if _pipe is not None:
-        bound_memory(path)
-
-
-def bound_memory(path: Path, *, images: int = 1) -> None:
-    """Limit the memory of this process to what a file of this size needs; does nothing where the system is not Linux.
+def guarded(*, always: bool = True) -> Callable[[AnyCommand], AnyCommand]:
+    """Decorate a command that opens files of strangers: it runs in a child process (`run_guarded`), and takes ``--trust``.
 
     Args:
-        path: the file.
+        always: all of it must make progress; False: it also trains, validates or the like, and only running a file is timed.
+    """
+
+    def mark(command: AnyCommand) -> AnyCommand:
+        command.guarded = always  # type: ignore[attr-defined]
+        return command
+
+    return mark
+
+
+def guarding(command: Command) -> Command:
+    """A command as it was decorated: in a child process, or as it is."""
+    always = getattr(command, "guarded", None)
+    if always is None:
+        return command
+
+    def run(arguments: argparse.Namespace) -> int:
+        if getattr(arguments, "trust", False):
+            os.environ[TRUST] = "1"
+        return run_guarded(lambda: command(arguments), always=always)
+
+    return run
+
+
+def limit_memory(*files: Path, images: int = 1) -> None:
+    """In a guarded command, allow as much memory as files of these sizes need; elsewhere do nothing."""
+    if _pipe is not None:
+        bound_memory(*files, images=images)
+
+
+def bound_memory(*files: Path, images: int = 1) -> None:
+    """Limit the memory of this process to what these files need; does nothing where the system is not Linux.
+
+    Args:
+        files: ONNX files; those that hold their weights count as well, all by the blocks that they have on the disk. Walking through
+            a file (`screen`) is itself under the limit.
         images: number of images decoded at the same time, by threads.
+
+    Raises:
+        ContractError: a file is missing or refused by `screen`.
     """
     if not sys.platform.startswith("linux"):
         return
+    _set_limit(files, images)
+    weights = {file.parent / name for file in files for name in screen(file).external}
+    if weights:
+        _set_limit([*files, *weights], images)
+
+
+def _set_limit(files: Iterable[Path], images: int) -> None:
     import resource
 
     status = Path("/proc/self/status").read_text()
     used = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData"))
-    with contextlib.suppress(OSError, ValueError):
-        files = [path, *path.parent.glob(f"{path.name}*")]
-        limit = used + MEMORY * images + PER_BYTE * sum(file.stat().st_size for file in set(files))
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    size = 0
+    for file in files:
+        with contextlib.suppress(OSError):
+            stat = file.stat()
+            size += min(stat.st_size, 512 * stat.st_blocks)  # what a sparse file lacks takes no memory
+    most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    limit = used + MEMORY * images + PER_BYTE * size
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
 
 
-def run_guarded(main: Callable[[], int | None], *, seconds: float = SECONDS) -> int:
-    """Run a command line in a child process and give its exit code.
+def die_with_parent(parent: int) -> None:
+    """End this process when its parent ends, in whatever way. Linux; elsewhere nothing (see `_die_with`)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it has ended already
+            os._exit(1)
+
+
+def _die_with(reader: int) -> None:
+    """End this process when the other end of a pipe is closed: its holder has ended."""
+
+    def wait() -> None:
+        os.read(reader, 1)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def run_guarded(main: Callable[[], int | None], *, seconds: float = SECONDS, always: bool = True) -> int:
+    """Run a command line in a child process and give its exit code. The child ends with this process, however that ends.
 
     Args:
         main: the command.
         seconds: it is killed after this time without a sign of life (`alive`).
+        always: False: only within `running`.
 
     Raises:
         GuardError: it crashed or hung.
+        KeyboardInterrupt: Ctrl-C was pressed twice: the first asks the command to end, the second ends it.
     """
     global _pipe
     if not hasattr(os, "fork"):
         return main() or 0
     reader, writer = os.pipe()
+    life, held = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
         os.close(reader)
+        os.close(held)
         _pipe = writer
+        if sys.platform.startswith("linux"):
+            die_with_parent(parent)
+        else:
+            _die_with(life)
         os._exit(_call(main))
     os.close(writer)
+    os.close(life)
     previous = signal.signal(signal.SIGTERM, lambda *_: _end(child))
     try:
-        if not _watch(reader, seconds):
+        finished, interrupted = _watch(reader, seconds, always)
+        if not finished:
             _end(child)
-            os.waitpid(child, 0)
-            raise GuardError(
-                f"no progress for {seconds:g} s, so it was killed: the file is damaged, hostile or far too slow here"
-            )
         _, status = os.waitpid(child, 0)
     finally:
         signal.signal(signal.SIGTERM, previous)
         os.close(reader)
+        os.close(held)
+    if interrupted > 1:
+        raise KeyboardInterrupt
+    if not finished:
+        raise GuardError(
+            f"no progress for {seconds:g} s, so it was killed: the file is damaged, hostile or far too slow here"
+        )
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
         raise GuardError(f"the file made the program crash ({name}) or needs more memory than is available: damaged or hostile")
@@ -124,19 +238,27 @@ def _call(main: Callable[[], int | None]) -> int:
     return code if isinstance(code, int) else 1
 
 
-def _watch(reader: int, seconds: float) -> bool:
-    """Wait until the child closes the pipe; False after so many seconds without a sign of life."""
-    last = time.monotonic()
+def _watch(reader: int, seconds: float, always: bool) -> tuple[bool, int]:
+    """Wait until the child closes the pipe: whether it did so in time, and how often Ctrl-C was pressed.
+
+    It is late after so many seconds without a sign of life, or where Ctrl-C was pressed twice.
+    """
+    last, depth, interrupted = time.monotonic(), int(always), 0
     while True:
         try:
-            ready, _, _ = select.select([reader], [], [], max(0.0, last + seconds - time.monotonic()))
-        except KeyboardInterrupt:  # the child has it too, and ends by itself
-            continue
-        if not ready:
-            return False
-        if not os.read(reader, 4096):
-            return True
-        last = time.monotonic()
+            left = max(0.0, last + seconds - time.monotonic()) if depth else None
+            ready, _, _ = select.select([reader], [], [], left)
+            if not ready:
+                return False, interrupted
+            message = os.read(reader, 4096)
+            if not message:
+                return True, interrupted
+            depth += message.count(BEGIN) - message.count(END)
+            last = time.monotonic()
+        except KeyboardInterrupt:  # the child has it too, and ends by itself, unless the file keeps it busy
+            interrupted += 1
+            if interrupted > 1:
+                return False, interrupted
 
 
 def _end(child: int) -> None:
