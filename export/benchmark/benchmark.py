@@ -22,6 +22,7 @@ from scipy.special import softmax
 
 from export.benchmark.engines import ENGINES, FROM_KERAS, FROM_ONNX, TIMING, EngineSpec, take_turns
 from export.predictor import PROVIDERS, OnnxModel, Provider
+from export.untrusted.guard import running
 from kerascv_course.core.environment import core_count, package_versions, processor_name
 from kerascv_course.core.errors import CourseError, InputError, UnknownNameError
 from kerascv_course.core.progress import Wait

@@ -16,10 +16,12 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 import numpy as np
 
+from export.untrusted.guard import bound_memory, die_with_parent, free_memory
 from export.untrusted.screen import read_contract
 from kerascv_course.core.environment import peak_memory
 from kerascv_course.core.errors import CourseError, InputError
@@ -50,6 +52,9 @@ TURN = 0.2
 
 #: What is shown of the timing.
 TIMING = "timing"
+
+#: Times the memory of one image that a process of an ONNX file may need: for large batches of large images.
+MEMORY_FACTOR = 4
 
 #: Most calls in a turn.
 MAX_CALLS = 1000
@@ -246,8 +251,9 @@ def serve(requests: TextIO, answers: TextIO) -> None:
     try:
         started = time.perf_counter()
         spec = EngineSpec(**json.loads(requests.readline()))
+        free_memory()
         if spec.keras is None and spec.provider == "cpu":
-            bound_memory(Path(spec.onnx), images=IMAGES)
+            bound_memory(Path(spec.onnx), images=MEMORY_FACTOR)
         engine = _open(spec)
         load = time.perf_counter() - started
         pixels = random_pixels(spec, 8)

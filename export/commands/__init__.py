@@ -24,4 +24,3 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "quantize": ("quantize", "write an int8 or float16 file, kept only if it is as accurate and faster here"),
     "benchmark": ("benchmark", "latency, throughput, memory, size and load time beside other engines"),
 }
-

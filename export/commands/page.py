@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from export.commands.paths import model_file
-from export.web.page import write_page
 from export.untrusted.guard import guarded, limit_memory
+from export.web.page import write_page
 from kerascv_course.core.errors import shell_word
 
 __all__ = ["add_page"]

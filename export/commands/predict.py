@@ -118,7 +118,11 @@ def _colorize(model: OnnxModel, paths: list[Path], arguments: argparse.Namespace
         options: dict[str, Any] = {"quality": 95} if target.suffix.lower() in (".jpg", ".jpeg") else {}
         with atomic_write(target) as temporary:
             Image.fromarray(colored).save(temporary, **options)
-        yield path, {"output": str(target), "height": colored.shape[0], "width": colored.shape[1]}, f"->  {printable(str(target))}"
+        yield (
+            path,
+            {"output": str(target), "height": colored.shape[0], "width": colored.shape[1]},
+            f"->  {printable(str(target))}",
+        )
     skipped.check()
 
 

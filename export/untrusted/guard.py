@@ -29,6 +29,7 @@ __all__ = [
     "alive",
     "bound_memory",
     "die_with_parent",
+    "free_memory",
     "guarded",
     "guarding",
     "limit_memory",
@@ -102,11 +103,16 @@ def guarding(command: Command) -> Command:
         return command
 
     def run(arguments: argparse.Namespace) -> int:
-        if getattr(arguments, "trust", False):
-            os.environ[TRUST] = "1"
-        return run_guarded(lambda: command(arguments), always=always)
+        return run_guarded(lambda: _trusting(command, arguments), always=always)
 
     return run
+
+
+def _trusting(command: Command, arguments: argparse.Namespace) -> int | None:
+    """Run a command in a process of its own, where ``--trust`` holds for this process and those that it starts."""
+    if getattr(arguments, "trust", False):
+        os.environ[TRUST] = "1"
+    return command(arguments)
 
 
 def limit_memory(*files: Path, images: int = 1) -> None:
@@ -147,6 +153,15 @@ def _set_limit(files: Iterable[Path], images: int) -> None:
     most = resource.getrlimit(resource.RLIMIT_DATA)[1]
     limit = used + MEMORY * images + PER_BYTE * size
     resource.setrlimit(resource.RLIMIT_DATA, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
+
+
+def free_memory() -> None:
+    """Undo a limit that this process inherits from a guarded command."""
+    if sys.platform.startswith("linux"):
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 def die_with_parent(parent: int) -> None:
@@ -212,9 +227,7 @@ def run_guarded(main: Callable[[], int | None], *, seconds: float = SECONDS, alw
     if interrupted > 1:
         raise KeyboardInterrupt
     if not finished:
-        raise GuardError(
-            f"no progress for {seconds:g} s, so it was killed: the file is damaged, hostile or far too slow here"
-        )
+        raise GuardError(f"no progress for {seconds:g} s, so it was killed: the file is damaged, hostile or far too slow here")
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
         raise GuardError(f"the file made the program crash ({name}) or needs more memory than is available: damaged or hostile")

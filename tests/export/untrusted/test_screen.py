@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -309,46 +307,3 @@ def test_weights_in_another_file_stand_beside_the_model(in_a_node, saved, tmp_pa
     for more in ({"offset": 4}, {"offset": -4}, {"length": 10**12}, {"length": 4}, {"offset": "x"}):
         with pytest.raises(ContractError, match=r"a reference (beyond|to a file with an offset)"):
             screen(saved(model(outside("weights.bin", **more))))
-
-
-# --- the guard ---
-
-GUARDED = """
-import os, signal, sys, time
-from export.untrusted import guard
-from kerascv_course.core.errors import InputError, run_cli
-
-def crash(): os.kill(os.getpid(), signal.SIGSEGV)
-def hang(): time.sleep(60)
-def fill():
-    guard.limit_memory(__import__("pathlib").Path(sys.executable))
-    bytearray(8 << 30)
-def refuse(): raise InputError("no such thing")
-def work():
-    for _ in range(5):
-        time.sleep(0.1)
-        guard.alive()
-    print("worked")
-def defect(): 1 / 0
-
-guard.PER_BYTE = 0
-run_cli(lambda: guard.run_guarded(globals()[sys.argv[1]], seconds=0.4 if sys.argv[1] in ("hang", "work") else 20))
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and limits memory as Linux does")
-@pytest.mark.parametrize(
-    ("what", "code", "words"),
-    [
-        ("crash", 1, r"error: the file made the program crash (SIGSEGV)"),
-        ("hang", 1, "error: no progress for 0.4 s"),
-        ("fill", 1, "error: the file needs more memory"),
-        ("refuse", 2, "error: no such thing"),
-        ("work", 0, "worked"),
-        ("defect", 1, "ZeroDivisionError"),
-    ],
-)
-def test_what_happens_in_a_guarded_command_stays_there(what, code, words):
-    ended = subprocess.run([sys.executable, "-c", GUARDED, what], capture_output=True, text=True, timeout=60)
-    assert ended.returncode == code and words in ended.stdout + ended.stderr
-    assert ("Traceback" in ended.stderr) == (what == "defect")
