@@ -213,7 +213,10 @@ class GraphWriter:
         if shape is None:
             shape = self.result.shape
             if None in shape:  # some layers of Keras state less than they know
-                shape = _broadcast([item.shape for item in inputs if isinstance(item, (GraphTensor, GraphConstant))])
+                wide = _broadcast([item.shape for item in inputs if isinstance(item, (GraphTensor, GraphConstant))])
+                shape = (
+                    tuple(a if b is None else b for a, b in zip(wide, shape, strict=True)) if len(wide) == len(shape) else wide
+                )
         axes = like.axes if axes is None and like is not None else axes
         flattened = None if like is None else like.flattened
         return self.tensor(value, shape, self.result.dtype if dtype is None else dtype, axes, flattened)

@@ -38,23 +38,24 @@ def _dense(c: Converter, what: Any, x: Operand) -> Any:
     return c.activate(what.activation, dense(c, x, kernel, _bias(c, what)))
 
 
-@layer(layers.Conv2D)
+@layer(layers.Conv1D, layers.Conv2D, layers.Conv3D)
 def _conv(c: Converter, what: Any, x: Operand) -> Any:
-    base: Any = next(kind for kind in type(what).__mro__ if kind.__name__ == "BaseConv")
-    own: Any = type(what)
-    if own.convolution_op is not base.convolution_op:  # a subclass that changes its kernel
-        return NotImplemented
     kernel = c.weight(what._kernel if not what.lora_enabled else what.kernel)
-    return c.activate(what.activation, convolution(c, x, kernel, _bias(c, what), **_options(what)))
+    options = _options(what)
+    if what.padding == "causal":  # of one dimension
+        before = (0, 0) if what.data_format == "channels_first" else ()
+        pads = [(0, 0), *[before] * bool(before), (what.dilation_rate[0] * (what.kernel_size[0] - 1), 0), (0, 0)][: x.rank]
+        x, options["padding"] = c.call(lambda x: keras.ops.pad(x, pads), x), "valid"
+    return c.activate(what.activation, convolution(c, x, kernel, _bias(c, what), **options))
 
 
-@layer(layers.DepthwiseConv2D)
+@layer(layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 def _depthwise(c: Converter, what: Any, x: Operand) -> Any:
     y = depthwise(c, x, c.weight(what.kernel), _bias(c, what), **_options(what))
     return c.activate(what.activation, y)
 
 
-@layer(layers.SeparableConv2D)
+@layer(layers.SeparableConv1D, layers.SeparableConv2D)
 def _separable(c: Converter, what: Any, x: Operand) -> Any:
     one = dict.fromkeys(("strides", "dilation_rate"), 1)
     result = c.graph.result
@@ -68,7 +69,7 @@ def _separable(c: Converter, what: Any, x: Operand) -> Any:
     return c.activate(what.activation, convolution(c, y, kernels[1], _bias(c, what), **options))
 
 
-@layer(layers.Conv2DTranspose)
+@layer(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 def _conv_transpose(c: Converter, what: Any, x: Operand) -> Any:
     options = _options(what, "output_padding")
     return c.activate(what.activation, convolution_transpose(c, x, c.weight(what.kernel), _bias(c, what), **options))
@@ -193,16 +194,13 @@ def _upsampling(c: Converter, what: Any, x: Operand) -> Any:
     return enlarge(c, x, [1, *size, 1] if last else [1, 1, *size])
 
 
-@layer(layers.AdditiveAttention)
-def _additive_attention(c: Converter, what: Any, inputs: Any, mask: Any = None, **kwargs: Any) -> Any:
-    if mask is not None or kwargs.get("use_causal_mask") or kwargs.get("return_attention_scores"):
-        raise NotConvertible("AdditiveAttention with a mask or returned scores")
-    scale = c.weight(what.scale) if what.use_scale else None
-    ops = keras.ops
+@layer(*(getattr(layers, name) for name in ["Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"]))
+def _merge(c: Converter, what: Any, inputs: Any) -> Any:
+    """Inputs of fewer axes get axes of size 1 after the batch; the layer's call asks for the number of axes as a tensor."""
+    rank = max(x.rank for x in inputs)
 
-    def compute(query: Any, value: Any, key: Any) -> Any:
-        both = ops.tanh(ops.expand_dims(query, -2) + ops.expand_dims(key, -3))
-        scores = ops.sum(both if scale is None else both * scale.array, axis=-1)
-        return ops.matmul(ops.softmax(scores), value)
+    def compute(*inputs: Any) -> Any:
+        shapes = [(*x.shape[:1], *(1,) * (rank - len(x.shape)), *x.shape[1:]) for x in inputs]
+        return what._merge_function([keras.ops.reshape(x, shape) for x, shape in zip(inputs, shapes, strict=True)])
 
-    return c.call(compute, inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else inputs[1])
+    return NotImplemented if all(x.rank == rank for x in inputs) else c.call(compute, *inputs)

@@ -8,7 +8,7 @@ have one too (`export.converter.layers`). So custom layers and subclassed models
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from export.converter.trace import NotConvertible, OpenArray, Step, Symbol, trac
 
 __all__ = ["ACTIVATIONS", "LAYERS", "OPERATIONS", "Converter", "layer", "operation", "traceable"]
 
-#: Converters of operations by the name of their class, of layers by the class that defines their `call`.
+#: Converters of operations by the name of their class, of layers by their class.
 OPERATIONS: dict[str, Callable[..., Any]] = {}
 LAYERS: dict[type, Callable[..., Any]] = {}
 
@@ -47,15 +47,29 @@ def layer(*kinds: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the converter of layers: ``f(converter, layer, *args, **kwargs)``; `NotImplemented` leaves it to the tracing."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        LAYERS.update({_defining_class(kind): function for kind in kinds})
+        LAYERS.update(dict.fromkeys(kinds, function))
         return function
 
     return register
 
 
-def _defining_class(kind: type) -> type:
-    """The class that defines what a layer does: its call, or what preprocessing layers, which share one, do to images."""
-    return next(base for base in kind.__mro__ if {"call", "transform_images"} & vars(base).keys())
+#: What a class derived from a layer may define without changing what the layer does to tensors in inference.
+_HARMLESS = frozenset(
+    {"__init__", "build", "get_config", "from_config", "compute_output_shape", "get_build_config", "build_from_config"}
+)
+
+
+def _layer_converter(kind: type) -> Callable[..., Any] | None:
+    """The converter of a layer's class: Keras's own, or one derived from it that changes nothing that counts."""
+    for base in kind.__mro__:
+        if base in LAYERS:
+            return LAYERS[base]
+        if (
+            base.__module__.startswith("keras.src.")
+            or {n for n in vars(base) if callable(getattr(base, n)) or isinstance(vars(base)[n], property)} - _HARMLESS
+        ):
+            return None
+    return None
 
 
 class Converter:
@@ -99,6 +113,12 @@ class Converter:
         Returns:
             The structure with an `Operand` for each tensor.
         """
+        return self.call_masked(function, args, kwargs, ())
+
+    def call_masked(
+        self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any], masks: Sequence[tuple[Operand, Operand]]
+    ) -> Any:
+        """As `call`, with masks that Keras attaches to tensors."""
         known: dict[Symbol, Operand] = {}
 
         def symbol(value: Any) -> Any:
@@ -111,7 +131,8 @@ class Converter:
             return value
 
         inside = isinstance(getattr(function, "__self__", None), (keras.Model, keras.Sequential))
-        steps, result = trace(function, _leaves(symbol, args), _leaves(symbol, kwargs), self.trials)
+        pairs = [(symbol(x), symbol(mask)) for x, mask in masks if isinstance(x, GraphTensor)]
+        steps, result = trace(function, _leaves(symbol, args), _leaves(symbol, kwargs), self.trials, pairs)
         for step in steps:
             outputs = self._step(step, known, named=inside)
             known.update(zip(step.outputs, outputs, strict=True))
@@ -139,7 +160,7 @@ class Converter:
             if step.outputs:
                 graph.result = step.outputs[0]
             try:
-                result = self._layer(what, args, kwargs) if is_layer else self._operation(step, args, kwargs)
+                result = self._layer(step, args, kwargs, known) if is_layer else self._operation(step, args, kwargs)
             except NotConvertible as error:
                 if "\n" in str(error):
                     raise
@@ -164,10 +185,11 @@ class Converter:
             return self.call(what.call, *args, **kwargs)
         raise NotConvertible(f"the operation {type(what).__name__} of keras.ops has no converter")
 
-    def _layer(self, what: Any, args: Any, kwargs: Any) -> Any:
+    def _layer(self, step: Step, args: Any, kwargs: Any, known: Mapping[Symbol, Operand]) -> Any:
+        what = step.operations[0]
         if getattr(what, "quantization_mode", None) is not None:
             raise NotConvertible("the layer is quantized by Keras: export the model before, and quantize the file")
-        converter = LAYERS.get(_defining_class(type(what)))
+        converter = _layer_converter(type(what))
         if converter is not None:
             stated = {k: v for k, v in kwargs.items() if v is not None and not (k == "training" and not v)}
             result = converter(self, what, *args, **stated)
@@ -179,7 +201,10 @@ class Converter:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             def cast(x: Any) -> Any:
-                return what.dtype_policy.convert_input(x, what.autocast, what.input_dtype)
+                y = what.dtype_policy.convert_input(x, what.autocast, what.input_dtype)
+                if y is not x and (mask := getattr(x, "_keras_mask", None)) is not None:
+                    y._keras_mask = mask
+                return y
 
             if what._convert_input_args:
                 args, kwargs = keras.tree.map_structure(cast, (args, kwargs))
@@ -188,7 +213,8 @@ class Converter:
         call.__self__ = what  # type: ignore[attr-defined]
         try:
             with traceable(what):
-                return self.call(call, *args, **kwargs)
+                masks = [(known[x], known[mask]) for x, mask in step.masks]
+                return self.call_masked(call, args, kwargs, masks)
         except NotConvertible:
             raise
         except Exception as error:
@@ -233,12 +259,8 @@ def _flat(value: Any) -> list[Any]:
 
 
 def _described(item: Operand, symbol: Symbol) -> Operand:
-    """An operand with the shape and dtype that Keras states."""
+    """An operand with the dtype that Keras states; some layers state wrong shapes, or less than they know."""
     if isinstance(item, GraphConstant):
         return item
-    shape = symbol.shape
-    if len(shape) != item.rank:
-        shape = item.shape
-    elif None in shape:  # some layers of Keras state less than they know
-        shape = tuple(own if stated is None else stated for stated, own in zip(shape, item.shape, strict=True))
+    shape = symbol.shape if None in item.shape and len(symbol.shape) == item.rank else item.shape
     return GraphTensor(shape, symbol.dtype, item.value, item.axes, item.flattened)

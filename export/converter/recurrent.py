@@ -35,7 +35,7 @@ _FORMS: dict[type, tuple[str, tuple[int, ...], tuple[str, ...]]] = {
 _DEFAULTS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
 
 
-@layer(layers.RNN, layers.SimpleRNN, layers.LSTM, layers.GRU, layers.ConvLSTM2D)
+@layer(layers.RNN, layers.SimpleRNN, layers.LSTM, layers.GRU, layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
 def _recurrent(c: Converter, what: Any, x: Operand, initial_state: Any = None, mask: Any = None, training: bool = False) -> Any:
     if training:
         raise NotConvertible("a recurrent layer in training: call it without training=True")

@@ -19,6 +19,13 @@ import numpy as np
 __all__ = ["NotConvertible", "OpenArray", "Size", "Step", "Symbol", "clean_up", "common", "trace"]
 
 
+#: Python's operators of two values.
+_OPERATORS = [
+    f"__{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
+]
+_OPERATORS += [f"__{name}__" for name in ("lt", "le", "gt", "ge", "eq", "ne")]
+
+
 class NotConvertible(Exception):
     """There is no converter for what a layer does; the text tells what it is."""
 
@@ -59,12 +66,14 @@ class Step:
         args: positional arguments; tensors are instances of `Symbol`, numbers may be instances of `Size`.
         kwargs: keyword arguments.
         outputs: what the operation returns, flattened.
+        masks: for tensors among the arguments of a layer, the masks that Keras attaches to them.
     """
 
     operations: tuple[Any, ...]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     outputs: tuple[Symbol, ...]
+    masks: tuple[tuple[Symbol, Symbol], ...] = ()
 
     @property
     def kind(self) -> str:
@@ -78,7 +87,13 @@ class Step:
         return common([getattr(operation, name) for operation in self.operations])
 
 
-def trace(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], trials: int) -> tuple[list[Step], Any]:
+def trace(
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    trials: int,
+    masks: Sequence[tuple[Symbol, Symbol]] = (),
+) -> tuple[list[Step], Any]:
     """Call a function with symbolic tensors.
 
     Args:
@@ -86,6 +101,7 @@ def trace(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, A
         args: with a `Symbol` for each tensor.
         kwargs: likewise.
         trials: number of trials.
+        masks: of tensors among the arguments, as Keras attaches them to tensors.
 
     Returns:
         The steps in order, and the result with a `Symbol` for each tensor.
@@ -93,7 +109,7 @@ def trace(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, A
     Raises:
         NotConvertible: the function does different things for different sizes.
     """
-    runs = [_Trial(trial) for trial in range(trials)]
+    runs = [_Trial(trial, dict(masks)) for trial in range(trials)]
     results = [run.call(function, args, kwargs) for run in runs]
     if len({tuple(type(node.operation) for node in run.nodes) for run in runs}) != 1:
         raise NotConvertible("its operations depend on the size of the batch or of the image")
@@ -107,14 +123,13 @@ def trace(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, A
 
     steps = []
     for nodes in zip(*(run.nodes for run in runs), strict=True):
-        arguments = [(node.arguments.args, node.arguments.kwargs) for node in nodes]
-        args_, kwargs_ = common(arguments, symbol)
+        args_, kwargs_, masks_ = common([run.arguments(node) for run, node in zip(runs, nodes, strict=True)], symbol)
         outputs = []
         for tensors in zip(*(node.outputs for node in nodes), strict=True):
             outputs.append(Symbol(common([tuple(tensor.shape) for tensor in tensors]), tensors[0].dtype))
             for tensor, run in zip(tensors, runs, strict=True):
                 run.symbols[id(tensor)] = outputs[-1]
-        steps.append(Step(tuple(node.operation for node in nodes), args_, kwargs_, tuple(outputs)))
+        steps.append(Step(tuple(node.operation for node in nodes), args_, kwargs_, tuple(outputs), masks_))
     result = common(results, symbol)
     for run in runs:
         for node in reversed(run.nodes):
@@ -130,17 +145,47 @@ class _Trial:
         symbols: what the symbolic tensors of this trial stand for, by their id.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, masks: dict[Symbol, Symbol]) -> None:
         self.number = number
+        self._masks = masks
+        self._calls: dict[int, tuple[Any, ...]] = {}  # of layers, by the id of their first output
         self.nodes: list[Any] = []
         self.symbols: dict[int, Symbol] = {}
         self._leaves: dict[int, Any] = {}  # which also keeps the ids from being used again
 
     def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call the function with symbolic tensors."""
-        result = function(*_mapped(self._symbolic, tuple(args)), **_mapped(self._symbolic, kwargs))
-        self.nodes = _nodes(result, self._leaves.values())
+        with _recorded(self._calls):
+            result = function(*_mapped(self._symbolic, tuple(args)), **_mapped(self._symbolic, kwargs))
+        self.nodes = self._nodes(result)
         return result
+
+    def arguments(self, node: Any) -> tuple[Any, Any, Any]:
+        """Positional and keyword arguments of a node's call, and the masks of the tensors among them."""
+        call = self._calls.get(id(node.outputs[0])) if node.outputs else None
+        return (node.arguments.args, node.arguments.kwargs, ()) if call is None else call
+
+    def _nodes(self, result: Any) -> list[Any]:
+        """Keras's nodes between the leaves and a result, each after those that it depends on."""
+        stop = {id(leaf) for leaf in self._leaves.values()}
+        order: list[Any] = []
+        seen: set[int] = set()
+        todo = [(tensor, False) for tensor in reversed(_tensors(result))]
+        while todo:
+            item, done = todo.pop()
+            if done:
+                order.append(item)
+                continue
+            history = getattr(item, "_keras_history", None)
+            if id(item) in stop or history is None or history.operation is None:
+                continue
+            node = history.operation._inbound_nodes[history.node_index]
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            todo.append((node, True))
+            todo += [(tensor, False) for tensor in reversed(_tensors(self.arguments(node)))]
+        return order
 
     def _symbolic(self, value: Any) -> Any:
         if isinstance(value, Size):
@@ -152,10 +197,16 @@ class _Trial:
         if id(value) not in self._leaves:
             self._leaves[id(value)] = keras.KerasTensor(self._shape(value.shape), value.dtype)
             self.symbols[id(self._leaves[id(value)])] = value
+            if value in self._masks:
+                self._leaves[id(value)]._keras_mask = self._symbolic(self._masks[value])
         return self._leaves[id(value)]
 
     def _shape(self, shape: Sequence[int | Size]) -> list[int]:
         return [size.at(self.number) if isinstance(size, Size) else size for size in shape]
+
+
+def _tensors(value: Any) -> list[Any]:
+    return [tensor for tensor in keras.tree.flatten(value) if isinstance(tensor, keras.KerasTensor)]
 
 
 def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
@@ -218,27 +269,45 @@ def _common_array(arrays: Sequence[np.ndarray]) -> np.ndarray | OpenArray:
     return OpenArray(np.ascontiguousarray(small), shape)
 
 
-def _nodes(result: Any, leaves: Any) -> list[Any]:
-    """Keras's nodes between the leaves and a result, each after those that it depends on."""
-    stop = {id(leaf) for leaf in leaves}
-    order: list[Any] = []
-    seen: set[int] = set()
-    todo = [(tensor, False) for tensor in reversed(keras.tree.flatten(result)) if isinstance(tensor, keras.KerasTensor)]
-    while todo:
-        item, done = todo.pop()
-        if done:
-            order.append(item)
-            continue
-        history = getattr(item, "_keras_history", None)
-        if id(item) in stop or history is None or history.operation is None:
-            continue
-        node = history.operation._inbound_nodes[history.node_index]
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        todo.append((node, True))
-        todo += [(tensor, False) for tensor in reversed(node.arguments.keras_tensors)]
-    return order
+@contextmanager
+def _recorded(calls: dict[int, tuple[Any, ...]]) -> Iterator[None]:
+    """Note the calls of layers with symbolic tensors, and let variables stand left of symbolic tensors.
+
+    Keras's nodes lack the masks that it attaches to tensors, and passes on unseen; `keras.layers.MultiHeadAttention` takes them off
+    its inputs when it runs, which is done here as well. ``variable * tensor`` leaves Keras's functions at once for the backend's.
+    """
+    original = keras.Layer.symbolic_call
+
+    def symbolic_call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        masks = tuple((x, mask) for x in _tensors((args, kwargs)) if (mask := getattr(x, "_keras_mask", None)) is not None)
+        outputs = original(layer, *args, **kwargs)
+        if isinstance(layer, keras.layers.EinsumDense) and None in outputs.shape:  # it states less than it knows
+            operands = [keras.KerasTensor(x.shape) for x in (*_tensors((args, kwargs))[:1], layer.kernel)]
+            outputs = keras.KerasTensor(keras.ops.einsum(layer.equation, *operands).shape, outputs.dtype)
+        if isinstance(layer, keras.layers.MultiHeadAttention):
+            for tensor, _ in masks:
+                tensor._keras_mask = None
+        for tensor in keras.tree.flatten(outputs)[:1]:
+            calls[id(tensor)] = (args, kwargs, masks)
+        return outputs
+
+    def left_of(operator: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        def apply(variable: Any, other: Any) -> Any:
+            return NotImplemented if isinstance(other, keras.KerasTensor) else operator(variable, other)
+
+        return apply
+
+    base = next(kind for kind in keras.Variable.__mro__ if "__mul__" in vars(kind))
+    replaced: list[tuple[Any, str, Any]] = [(keras.Layer, "symbolic_call", original)]
+    replaced += [(base, name, vars(base)[name]) for name in _OPERATORS if name in vars(base)]
+    try:
+        keras.Layer.symbolic_call = symbolic_call
+        for kind, name, operator in replaced[1:]:
+            setattr(kind, name, left_of(operator))
+        yield
+    finally:
+        for kind, name, method in replaced:
+            setattr(kind, name, method)
 
 
 def _forget(node: Any) -> None:

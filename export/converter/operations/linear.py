@@ -80,7 +80,7 @@ def _einsum_node(c: Converter, subscripts: str, operands: list[Operand]) -> Grap
         if result is not None:
             return result
     shape = c.graph.result.shape
-    if None in shape and "->" in subscripts and "." not in subscripts:
+    if "->" in subscripts and "." not in subscripts:  # Keras states wrong shapes for some
         inputs, output = subscripts.split("->")
         letters = "".join(inputs.split(","))
         sizes = dict(zip(letters, (size for x in operands for size in x.shape), strict=True))
