@@ -21,9 +21,12 @@ __all__ = ["NotConvertible", "OpenArray", "Size", "Step", "Symbol", "clean_up", 
 
 #: Python's operators of two values.
 _OPERATORS = [
-    f"__{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
+    f"__{name}__"
+    for name in (
+        *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"),
+        *("lt", "le", "gt", "ge", "eq", "ne"),
+    )
 ]
-_OPERATORS += [f"__{name}__" for name in ("lt", "le", "gt", "ge", "eq", "ne")]
 
 
 class NotConvertible(Exception):
