@@ -32,7 +32,8 @@ def build_parser(command: str | None = None) -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and run; a first word that is not a command is a run folder or a .keras file. Without words the commands are listed.
+    """Parse and run; a first word that is not a command is a run folder or a .keras file, and so is a single word that names a run
+    folder. Without words the commands are listed.
 
     Raises:
         InputError: the first word is neither a command nor a path that exists.
@@ -53,6 +54,8 @@ def _call(argv: Sequence[str] | None, wrap: Callable[[Command], Command]) -> int
     if not words[0].startswith("-") and words[0] not in COMMANDS:
         if not Path(words[0]).exists():
             raise InputError(f"no such file or folder: {words[0]}{_suggest(words[0])}")
+        words = ["run", *words]
+    elif len(words) == 1 and (Path(words[0]) / "recipe.json").is_file():  # a run that is called like a command
         words = ["run", *words]
     arguments: argparse.Namespace = build_parser(words[0]).parse_args(words)
     return wrap(arguments.call)(arguments) or 0

@@ -123,6 +123,15 @@ def test_a_path_that_does_not_exist_is_called_that(words, tmp_path, monkeypatch)
         assert refused(*words[:1], path, *words[1:]).startswith(f"no such file or folder: {path}")
 
 
+@pytest.mark.parametrize("name", ["run", "check"])
+def test_a_run_that_is_called_like_a_command_is_exported(name, tiny_run, tmp_path, monkeypatch, printed):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_run.path, name)
+    (Path(name) / "model.onnx").unlink()
+    assert f"{name}/model.onnx" in printed(name)
+    assert (Path(name) / "model.onnx").is_file()
+
+
 def test_a_word_that_is_neither_path_nor_command_is_answered_with_commands():
     assert refused("quantise", "x.onnx") == "no such file or folder: quantise; did you mean the command quantize?"
     assert refused("nowhere") == f"no such file or folder: nowhere; commands: {', '.join(COMMANDS)}"
