@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from export.converter.trace import NotConvertible, OpenArray, Size, Symbol
 
-__all__ = ["GraphConstant", "GraphTensor", "GraphWriter", "Operand", "channels_first", "natural", "onnx_type"]
+__all__ = ["GraphConstant", "GraphTensor", "GraphWriter", "Operand", "channels_first", "natural", "onnx_type", "stored_dtype"]
 
 #: Keras dtypes of 16-bit floating point, which files hold as float32.
 HALVES = ("float16", "bfloat16")

@@ -153,19 +153,7 @@ _ONLY_IN_TRAINING = [
 def _augmentation(c: Converter, what: Any, x: Any, training: bool = False, **kwargs: Any) -> Any:
     if training:
         raise NotConvertible("augmentation that is switched on: call the layer without training=True")
-    if type(what).__name__ == "RandomCrop":
-        return _random_crop(c, what, x)
     return cast(c, x, c.graph.result.dtype)
-
-
-def _random_crop(c: Converter, what: Any, x: Operand) -> Any:
-    last = what.data_format == "channels_last"
-    options = {"crop_to_aspect_ratio": True, "data_format": what.data_format}
-    height, width = (x.shape[-3], x.shape[-2]) if last else (x.shape[-2], x.shape[-1])
-    if (height, width) == (what.height, what.width):
-        return cast(c, x, c.graph.result.dtype)
-    x = cast(c, x, c.graph.result.dtype)
-    return c.call(lambda x: keras.ops.image.resize(x, (what.height, what.width), **options), x)
 
 
 @layer(layers.Softmax)

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from export.converter.graph import GraphConstant, GraphTensor, GraphWriter, Operand
+from export.converter.graph import GraphConstant, GraphTensor, GraphWriter, Operand, stored_dtype
 from export.converter.trace import NotConvertible, OpenArray, Step, Symbol, trace
 
 __all__ = ["ACTIVATIONS", "LAYERS", "OPERATIONS", "Converter", "layer", "operation", "traceable"]
@@ -259,8 +259,9 @@ def _flat(value: Any) -> list[Any]:
 
 
 def _described(item: Operand, symbol: Symbol) -> Operand:
-    """An operand with the dtype that Keras states; some layers state wrong shapes, or less than they know."""
+    """An operand with the 16-bit dtype that Keras states; some layers state wrong shapes, or less than they know."""
     if isinstance(item, GraphConstant):
         return item
     shape = symbol.shape if None in item.shape and len(symbol.shape) == item.rank else item.shape
-    return GraphTensor(shape, symbol.dtype, item.value, item.axes, item.flattened)
+    dtype = symbol.dtype if stored_dtype(symbol.dtype) == stored_dtype(item.dtype) else item.dtype
+    return GraphTensor(shape, dtype, item.value, item.axes, item.flattened)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -267,11 +268,13 @@ def _batch_norm(c: Converter, step: Step, x: Operand, *parts: Any, **named: Any)
 def _resize(c: Converter, step: Step, x: Operand) -> Any:
     if step.crop_to_aspect_ratio or step.pad_to_aspect_ratio:
         return _with_aspect_ratio(c, step, x)
-    size = [int(n) for n in step.size]
+    size = [n if isinstance(n, Size) else int(n) for n in step.size]
     return resize(c, x, size, step.interpolation, antialias=step.antialias, last=_is_last(step.data_format))
 
 
-def resize(c: Converter, x: Operand, size: Sequence[int], interpolation: str, *, antialias: bool, last: bool) -> GraphTensor:
+def resize(
+    c: Converter, x: Operand, size: Sequence[int | Size], interpolation: str, *, antialias: bool, last: bool
+) -> GraphTensor:
     """Images (batch, height, width, channels), or one without a batch, in another size; half-pixel centers, as in TensorFlow."""
     dtype = c.graph.result.dtype
     x = c.graph.as_tensor(x)
@@ -286,7 +289,7 @@ def resize(c: Converter, x: Operand, size: Sequence[int], interpolation: str, *,
         x if interpolation == "nearest" else c.graph.as_tensor(cast(c, x, "float32" if "float" not in x.dtype else x.dtype))
     )
     shape = tuple(size[(rows, columns).index(axis)] if axis in (rows, columns) else n for axis, n in enumerate(x.shape))
-    shrinks = any(isinstance(x.shape[axis], Size) or n < x.shape[axis] for axis, n in zip((rows, columns), size, strict=True))  # type: ignore[operator]
+    shrinks = any(_shrinks(x.shape[axis], n) for axis, n in zip((rows, columns), size, strict=True))
     if interpolation in ("lanczos3", "lanczos5") or (antialias and shrinks and interpolation != "nearest"):
         result = _by_matrices(c, working, size, interpolation, antialias=antialias, last=last)
     else:
@@ -305,7 +308,7 @@ def resize(c: Converter, x: Operand, size: Sequence[int], interpolation: str, *,
                 [first.shape[0], first.shape[3 if last else 1]]  # type: ignore[list-item]
             )
         )
-        sizes = c.graph.emit("Concat", [head, c.graph.ints(size)], 1, {"axis": 0})[0]
+        sizes = c.graph.emit("Concat", [head, c.graph.sizes(size)], 1, {"axis": 0})[0]
         result = c.graph.node("Resize", [first, None, None, sizes], shape=shape, dtype=working.dtype, axes=first.axes, **modes)
     if "float" not in dtype and dtype != result.dtype:
         result = c.graph.node("Round", [result], shape=shape, dtype=result.dtype, axes=result.axes)
@@ -315,11 +318,20 @@ def resize(c: Converter, x: Operand, size: Sequence[int], interpolation: str, *,
     return c.graph.as_tensor(cast(c, result, dtype))
 
 
-def _by_matrices(c: Converter, x: GraphTensor, size: Sequence[int], kind: str, *, antialias: bool, last: bool) -> GraphTensor:
+def _shrinks(before: int | Size, after: int | Size) -> bool:
+    """Whether an axis gets shorter, for some image at least."""
+    if isinstance(before, Size) and isinstance(after, Size):
+        return any(b < a for a, b in zip(before.trials, after.trials, strict=True))
+    return isinstance(before, Size) or (isinstance(after, int) and after < before)
+
+
+def _by_matrices(
+    c: Converter, x: GraphTensor, size: Sequence[int | Size], kind: str, *, antialias: bool, last: bool
+) -> GraphTensor:
     """Resizing as a product with a matrix for the rows and one for the columns."""
     x = _turned(c, x, last=last)
     height, width = _space(x, last=last)
-    if isinstance(height, Size) or isinstance(width, Size):
+    if any(isinstance(n, Size) for n in (height, width, *size)):
         raise NotConvertible(f"resizing images of any size with {kind} and antialias={antialias}")
     channels = x.shape[-1] if last else x.shape[1]
     shape = (x.shape[0], size[0], size[1], channels) if last else (x.shape[0], channels, *size)
@@ -329,7 +341,7 @@ def _by_matrices(c: Converter, x: GraphTensor, size: Sequence[int], kind: str, *
     return c.graph.node("MatMul", [middle, right], shape=shape, dtype=x.dtype, axes=x.axes)
 
 
-def interpolation_matrix(before: int, after: int, kind: str, *, antialias: bool) -> np.ndarray:
+def interpolation_matrix(before: Any, after: Any, kind: str, *, antialias: bool) -> np.ndarray:
     """Weights with which each new pixel adds up the old ones, float32 (after, before): half-pixel centers, weights that sum to 1."""
     scale = before / after
     stretch = max(scale, 1.0) if antialias else 1.0
@@ -345,7 +357,7 @@ def interpolation_matrix(before: int, after: int, kind: str, *, antialias: bool)
         radius = float(kind[-1])
         weights = np.where(distance < radius, np.sinc(distance) * np.sinc(distance / radius), 0)
     total = weights.sum(axis=1, keepdims=True)
-    return (weights / np.where(np.abs(total) > 1e-6, total, 1)).astype(np.float32)
+    return np.asarray(weights / np.where(np.abs(total) > 1e-6, total, 1), np.float32)
 
 
 def _with_aspect_ratio(c: Converter, step: Step, x: Operand) -> Any:
@@ -414,13 +426,13 @@ def _pad_images(c: Converter, step: Step, x: Operand) -> Any:
     return c.call(lambda x: x[key], x)
 
 
-@operation("ExtractPatches")
+@operation("ExtractPatches", "ExtractPatches3D")
 def _extract_patches(c: Converter, step: Step, x: Operand) -> Any:
     last = _is_last(step.data_format)
-    height, width = _numbers(step.size, 2)
-    channels = int(x.shape[-1] if last else x.shape[-3])  # type: ignore[arg-type]
-    kernel = np.eye(height * width * channels, dtype=np.float32).reshape(height, width, channels, -1)
-    strides = (height, width) if step.strides is None else step.strides
+    size = _numbers(step.size, 3 if step.kind.endswith("3D") else 2)
+    channels = int(x.shape[-1] if last else x.shape[-1 - len(size)])  # type: ignore[arg-type]
+    kernel = np.eye(math.prod(size) * channels, dtype=np.float32).reshape(*size, channels, -1)
+    strides = tuple(size) if step.strides is None else step.strides
 
     def compute(x: Any) -> Any:
         return keras.ops.conv(x, kernel, strides, step.padding, step.data_format, step.dilation_rate)

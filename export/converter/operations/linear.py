@@ -172,3 +172,8 @@ def _as_shape(part: Any, shape: Any, default: float) -> GraphConstant:
     if part is None:
         return GraphConstant(np.full(shape, default, np.float32))
     return GraphConstant(part.array.reshape(shape), part.name)
+
+
+@operation("Det")
+def _det(c: Converter, step: Step, x: Operand) -> Any:
+    return c.graph.node("Det", [c.graph.plain(cast(c, x, c.graph.result.dtype))])

@@ -9,7 +9,7 @@ import numpy as np
 
 from export.converter.graph import GraphTensor, Operand
 from export.converter.native import Converter, operation
-from export.converter.operations.elementwise import cast, number
+from export.converter.operations.elementwise import binary, cast, number
 from export.converter.trace import NotConvertible, Step
 
 __all__ = ["reduce"]
@@ -52,7 +52,11 @@ REDUCTIONS = {
 @operation(*REDUCTIONS)
 def _reduction(c: Converter, step: Step, x: Operand) -> Any:
     kind, dtype = REDUCTIONS[step.kind], c.graph.result.dtype
-    if getattr(step.operations[0], "initial", None) is not None:
+    initial = getattr(step.operations[0], "initial", None)
+    if initial is not None and kind in ("ReduceMax", "ReduceMin"):
+        found = reduce_as(c, kind, cast(c, x, dtype), step, dtype)
+        return binary(c, kind.removeprefix("Reduce"), found, initial)
+    if initial is not None:
         raise NotConvertible("a reduction with an initial value")
     if dtype == "bool":
         return cast(c, reduce_as(c, kind, cast(c, x, "int32"), step, "int32"), "bool")
@@ -95,7 +99,7 @@ def _composed(c: Converter, step: Step, x: Operand, weights: Any = None) -> Any:
     kind, axis, ops = step.kind, step.axis, keras.ops
     keepdims = getattr(step.operations[0], "keepdims", False)
     if weights is not None:
-        raise NotConvertible("an average with weights")
+        return _weighted_average(c, step, x, weights)
 
     def compute(x: Any) -> Any:
         if kind == "Average":
@@ -111,13 +115,25 @@ def _composed(c: Converter, step: Step, x: Operand, weights: Any = None) -> Any:
             return ops.sqrt(ops.sum(x * x, axis=axis, keepdims=keepdims))
         if step.ord == 1:
             return ops.sum(absolute, axis=axis, keepdims=keepdims)
-        return ops.max(absolute, axis=axis, keepdims=keepdims)
+        if abs(step.ord) == float("inf"):
+            return (ops.max if step.ord > 0 else ops.min)(absolute, axis=axis, keepdims=keepdims)
+        return ops.power(ops.sum(ops.power(absolute, step.ord), axis=axis, keepdims=keepdims), 1 / step.ord)
 
-    if kind == "Norm" and step.ord not in (None, 1, 2, "fro", float("inf")):
+    if kind == "Norm" and (step.ord == 0 or (isinstance(step.ord, str) and step.ord != "fro")):
         raise NotConvertible(f"a norm of order {step.ord}")
     if kind == "Norm" and step.ord not in (None, "fro") and np.ndim(axis) and np.size(axis) > 1:
         raise NotConvertible("a norm of matrices")
     return c.call(compute, cast(c, x, c.graph.result.dtype))
+
+
+def _weighted_average(c: Converter, step: Step, x: Operand, weights: Operand) -> Any:
+    def compute(x: Any, weights: Any) -> Any:
+        if len(weights.shape) != len(x.shape):  # one weight for each place along the axis
+            weights = keras.ops.reshape(weights, [-1 if a == step.axis % len(x.shape) else 1 for a in range(len(x.shape))])
+        weights = weights + keras.ops.zeros_like(x)
+        return keras.ops.sum(x * weights, axis=step.axis) / keras.ops.sum(weights, axis=step.axis)
+
+    return c.call(compute, cast(c, x, c.graph.result.dtype), cast(c, weights, c.graph.result.dtype))
 
 
 @operation("Argmax", "Argmin")
@@ -126,9 +142,11 @@ def _argmax(c: Converter, step: Step, x: Operand) -> Any:
     x = c.graph.plain(x)
     if x.dtype in ("bool", "int16", "uint16", "uint32", "uint64"):
         x = cast(c, x, "int32")
-    if step.axis is None:
-        raise NotConvertible("argmax without an axis")
     shape = c.graph.result.shape
+    if step.axis is None:
+        function = keras.ops.argmax if kind == "ArgMax" else keras.ops.argmin
+        found = c.call(lambda x: function(keras.ops.reshape(x, (-1,)), axis=0), x)
+        return found if not shape else c.call(lambda x: keras.ops.reshape(x, shape), found)
     best = c.graph.node(kind, [x], shape=shape, dtype="int64", axis=step.axis % x.rank, keepdims=int(step.keepdims))
     return cast(c, best, c.graph.result.dtype)
 
@@ -158,7 +176,7 @@ def _sort(c: Converter, step: Step, x: Operand) -> Any:
 @operation("Cumsum")
 def _cumsum(c: Converter, step: Step, x: Operand) -> Any:
     if step.axis is None:
-        raise NotConvertible("cumsum without an axis")
+        return c.call(lambda x: keras.ops.cumsum(keras.ops.reshape(x, (-1,)), axis=0), x)
     x = cast(c, c.graph.plain(x), c.graph.result.dtype)
     return c.graph.node("CumSum", [x, c.graph.constant(np.int64(step.axis % x.rank))])
 
@@ -178,12 +196,13 @@ def _normalize(c: Converter, step: Step, x: Operand) -> Any:
     ops, axis, order = keras.ops, step.axis, step.order
     epsilon = step.epsilon if step.epsilon is not None else keras.config.epsilon()
     if order != 2:
-        raise NotConvertible(f"normalize with order={order}")
+        return c.call(lambda x: x / ops.maximum(ops.norm(x, ord=order, axis=axis, keepdims=True), epsilon), x)
     return c.call(lambda x: x / ops.sqrt(ops.maximum(ops.sum(x * x, axis=axis, keepdims=True), epsilon * epsilon)), x)
 
 
-@operation("IsIn", "Size", "Ndim")
-def _constant(c: Converter, step: Step, *args: Any, **kwargs: Any) -> Any:
+@operation("Size", "Ndim")
+def _size(c: Converter, step: Step, x: Operand) -> Any:
     if step.kind == "Ndim":
-        return number(args[0].rank, c.graph.result.dtype)
-    raise NotConvertible(f"the operation {step.kind} of keras.ops has no converter")
+        return number(x.rank, c.graph.result.dtype)
+    sizes = c.graph.node("ReduceProd", [c.graph.sizes(x.shape)], shape=(), dtype="int64", keepdims=0)
+    return cast(c, sizes, c.graph.result.dtype)

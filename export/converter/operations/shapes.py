@@ -8,12 +8,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from export.converter.graph import GraphConstant, GraphTensor, Operand, channels_first, natural, stored_dtype
+from export.converter.graph import GraphConstant, GraphTensor, Operand, channels_first, natural
 from export.converter.native import Converter, operation
 from export.converter.operations.elementwise import cast, number
 from export.converter.trace import NotConvertible, Size, Step
 
-__all__ = ["enlarge", "reshape"]
+__all__ = ["concatenate", "enlarge", "flat_shape", "reshape"]
 
 #: A bound beyond every axis.
 END = 2**31 - 1
@@ -49,6 +49,14 @@ def _target(c: Converter, before: tuple[int | Size, ...], shape: tuple[int | Siz
     if not others and sum(kept) == 1 and 0 not in [s for s in shape if isinstance(s, int)]:
         return c.graph.ints([-1 if isinstance(size, Size) else size for size in shape])
     return c.graph.ints([0 if kept[i] else -1 if isinstance(size, Size) else size for i, size in enumerate(shape)])
+
+
+def flat_shape(c: Converter, x: Operand) -> tuple[int | Size, ...]:
+    """The shape of all values in one axis."""
+    sizes = []
+    for trial in range(c.trials):
+        sizes.append(int(np.prod([size.at(trial) if isinstance(size, Size) else size for size in x.shape])))
+    return (sizes[0] if len(set(sizes)) == 1 else Size(tuple(sizes)),)
 
 
 @operation("Reshape", "Ravel")
@@ -136,12 +144,21 @@ def _joined(c: Converter, step: Step, items: Sequence[Operand]) -> Any:
     return concatenate(c, [cast(c, item, c.graph.result.dtype) for item in items], axis)
 
 
-@operation("Split", "ArraySplit", "Unstack")
+@operation("Append")
+def _append(c: Converter, step: Step, x1: Operand, x2: Operand) -> Any:
+    parts = [cast(c, x, c.graph.result.dtype) for x in (x1, x2)]
+    if step.axis is None:
+        parts = [reshape(c, x, flat_shape(c, x)) for x in parts]
+    return concatenate(c, parts, 0 if step.axis is None else step.axis)
+
+
+@operation("Split", "ArraySplit", "Unstack", "Vsplit", "Hsplit", "Dsplit")
 def _split(c: Converter, step: Step, x: Operand) -> Any:
     x = c.graph.as_tensor(x)
     if x.flattened is not None:
         x = c.graph.as_tensor(c.graph.plain(x))
-    axis = step.axis % x.rank
+    axis = {"Vsplit": 0, "Hsplit": min(1, x.rank - 1), "Dsplit": 2}.get(step.kind)
+    axis = step.axis % x.rank if axis is None else axis
     place = x.place(axis)
     if step.kind == "Unstack":
         number_of = len(step.outputs)
@@ -290,8 +307,14 @@ def enlarge(c: Converter, x: Operand, times: Sequence[int]) -> GraphTensor:
 @operation("Repeat")
 def _repeat(c: Converter, step: Step, x: Operand) -> Any:
     x, times, axis = c.graph.as_tensor(x), step.repeats, step.axis
-    if axis is None or not isinstance(times, (int, np.integer)):
-        raise NotConvertible("repeat without an axis, or with a number for each value")
+    if axis is None:
+        x, axis = reshape(c, x, flat_shape(c, x)), 0
+    if not isinstance(times, (int, np.integer)):
+        size = x.shape[axis]
+        if isinstance(size, Size):
+            raise NotConvertible("repeat with a number for each value of an open dimension")
+        places = np.repeat(np.arange(size), np.asarray(times))
+        return c.call(lambda x: keras.ops.take(x, places, axis=axis), x)
     if x.flattened is not None:
         x = c.graph.as_tensor(c.graph.plain(x))
     axis %= x.rank
@@ -323,58 +346,10 @@ def _broadcast_to(c: Converter, step: Step, x: Operand) -> Any:
     return c.graph.node("Expand", [x, c.graph.sizes(c.graph.result.shape)])
 
 
-@operation("Take")
-def _take(c: Converter, step: Step, x: Operand, indices: Any) -> Any:
-    axis = step.axis
-    if axis is None:
-        x, axis = reshape(c, x, _flat_shape(c, x)), 0
-    x = c.graph.plain(x)
-    indices = indices if isinstance(indices, (GraphTensor, GraphConstant)) else GraphConstant(np.asarray(indices, np.int64))
-    indices = cast(c, c.graph.plain(indices), "int64" if indices.dtype not in ("int32", "int64") else indices.dtype)
-    return c.graph.node("Gather", [x, indices], axis=axis % x.rank)
-
-
-def _flat_shape(c: Converter, x: Operand) -> tuple[int | Size, ...]:
-    sizes = []
-    for trial in range(c.trials):
-        sizes.append(int(np.prod([size.at(trial) if isinstance(size, Size) else size for size in x.shape])))
-    return (sizes[0] if len(set(sizes)) == 1 else Size(tuple(sizes)),)
-
-
-@operation("TakeAlongAxis")
-def _take_along_axis(c: Converter, step: Step, x: Operand, indices: Operand) -> Any:
-    x, indices = c.graph.plain(x), cast(c, c.graph.plain(indices), "int64")
-    if step.axis is None or any(
-        a != b for i, (a, b) in enumerate(zip(x.shape, indices.shape, strict=True)) if i != step.axis % x.rank
-    ):
-        raise NotConvertible("take_along_axis with broadcasting")
-    return c.graph.node("GatherElements", [x, indices], axis=step.axis % x.rank)
-
-
-@operation("OneHot")
-def _one_hot(c: Converter, step: Step, x: Operand) -> Any:
-    x = cast(c, c.graph.plain(x), "int64")
-    classes = GraphConstant(np.asarray([step.num_classes], np.int64))
-    dtype = c.graph.result.dtype
-    # an index beyond the classes gives zeros in Keras; ONNX counts a negative one from the end
-    index = c.graph.node(
-        "Where",
-        [
-            c.graph.node("Less", [x, number(0, "int64")], shape=x.shape, dtype="bool"),
-            GraphConstant(np.asarray(step.num_classes, np.int64)),
-            x,
-        ],
-        shape=x.shape,
-        dtype="int64",
-    )
-    values = c.graph.constant(np.asarray([0, 1], stored_dtype(dtype)))
-    return c.graph.node("OneHot", [index, classes, values], axis=step.axis)
-
-
 @operation("Roll")
 def _roll(c: Converter, step: Step, x: Operand) -> Any:
     if step.axis is None:
-        raise NotConvertible("roll without an axis")
+        return c.call(lambda x: keras.ops.reshape(keras.ops.roll(keras.ops.reshape(x, (-1,)), step.shift, axis=0), x.shape), x)
     x = c.graph.as_tensor(x)
     if x.flattened is not None:
         x = c.graph.as_tensor(c.graph.plain(x))
