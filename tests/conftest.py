@@ -226,3 +226,10 @@ def command(tmp_path):
         )
 
     return run
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of this suite."""
+    parser.addoption(
+        "--all-networks", action="store_true", help="go over every network of keras.applications, not one a family"
+    )
