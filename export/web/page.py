@@ -280,7 +280,9 @@ def _check_whole(path: Path, data: bytes) -> None:
 
 def _samples(folder: Path, *, required: bool) -> dict[str, bytes]:
     """Images to try, by name."""
-    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in SAMPLE_SUFFIXES and path.is_file())
+    found = sorted(
+        path for path in folder.glob("*") if path.suffix.lower() in SAMPLE_SUFFIXES and path.is_file() and not path.is_symlink()
+    )
     if required and not found:
         raise PageError(f"no images ({', '.join(SAMPLE_SUFFIXES)}) in {folder}")
     small = [path for path in found if path.stat().st_size <= MAX_SAMPLE_BYTES]

@@ -104,10 +104,11 @@ def read_image(
         ImageError: missing, not an image, damaged, or larger than `MAX_PIXELS`.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ImageError(f"no such image: {path}")
     try:
+        if not path.is_file():
+            raise ImageError(f"no such image: {path}")
         Image.init()
+        _check_icon(path)
         with Image.open(path, formats=sorted({*FORMATS}.intersection(Image.OPEN))) as image:  # those that Pillow was built with
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{path} has {image.width}×{image.height} pixels; the limit is {MAX_PIXELS:,}: shrink it")
@@ -120,10 +121,32 @@ def read_image(
         raise ImageError(f"{path} is not an image that Pillow can read (PNG, JPEG, BMP, GIF, TIFF, WebP …)") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{path} has far more pixels than the limit of {MAX_PIXELS:,}: shrink it") from None
+    except PermissionError:
+        raise ImageError(f"{path} may not be read: permission denied") from None
     except MemoryError:
         raise ImageError(f"{path} needs more memory than is available: shrink it") from None
     except Exception as error:  # Pillow's readers raise many types for damaged files
         raise ImageError(f"{path} is a damaged image: {str(error)[:200]}") from None
+
+
+def _check_icon(path: Path) -> None:
+    """Refuse an icon with an image beyond `MAX_PIXELS`: Pillow decodes it when it opens the file, and its own header may lie.
+
+    Raises:
+        ImageError: there is one.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"\0\0\1\0":
+            return
+        for entry in range(int.from_bytes(file.read(2), "little")):
+            file.seek(6 + 16 * entry + 12)
+            file.seek(int.from_bytes(file.read(4), "little"))
+            head = file.read(24)
+            png = head.startswith(b"\x89PNG")  # else a bitmap, whose height counts its mask
+            order: Literal["big", "little"] = "big" if png else "little"
+            width, height = (int.from_bytes(head[at : at + 4], order, signed=True) for at in ((16, 20) if png else (4, 8)))
+            if abs(width * height) > (MAX_PIXELS if png else 2 * MAX_PIXELS):
+                raise ImageError(f"{path} holds {width}×{height} pixels; the limit is {MAX_PIXELS:,}: shrink it")
 
 
 def convert_image(image: Image.Image, channels: int) -> Image.Image:

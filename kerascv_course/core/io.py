@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kerascv_course.core.errors import CourseError, InputError
 
-__all__ = ["LOCK", "WriteError", "atomic_write", "check_new_folder", "make_free_folder", "write_text"]
+__all__ = ["LOCK", "WriteError", "atomic_write", "check_links", "check_new_folder", "make_free_folder", "write_text"]
 
 #: File by which a process holds a folder (`kerascv_course.core.lock`).
 LOCK = ".lock"
@@ -65,6 +65,19 @@ def make_free_folder(path: Path) -> Path:
             free.mkdir(parents=True)
             return free
     raise AssertionError
+
+
+def check_links(folder: Path) -> None:
+    """Refuse a folder with a link to somewhere else: a stranger's could have our files read into a page, or others written.
+
+    Raises:
+        InputError: there is one.
+    """
+    inside = folder.resolve()
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place, name) for name in (*folders, *files)):
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                raise InputError(f"{path} is a link out of {folder}, which is neither followed nor written to: remove it")
 
 
 def check_new_folder(path: Path, remedy: str) -> None:

@@ -1,17 +1,25 @@
-"""Load untrusted .keras files."""
+"""Load untrusted .keras files and other archives."""
 
 from __future__ import annotations
 
+import math
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
+
+import numpy as np
 
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.lazy import keras
 
-__all__ = ["check_archive", "load_keras", "load_model", "save_model"]
+__all__ = ["check_archive", "load_keras", "load_model", "read_arrays", "save_model"]
 
 #: Largest allowed ratio of unpacked to packed size of an archive member (weights hardly compress), and bytes that are always allowed.
 MAX_RATIO, ALWAYS_ALLOWED = 100, 16 * 2**20
+
+#: Most members of an archive, and bytes that all of them together may unpack to in any case.
+MAX_MEMBERS, ALL_ALLOWED = 100_000, 64 * 2**20
 
 #: Largest JSON member, in bytes.
 MAX_CONFIG = 64 * 2**20
@@ -76,7 +84,8 @@ def check_archive(path: Path) -> None:
         raise InputError(f"no such file: {path}")
     try:
         with zipfile.ZipFile(path) as archive:
-            for part in archive.infolist():
+            parts = archive.infolist()
+            for part in parts:
                 if part.file_size > max(ALWAYS_ALLOWED, MAX_RATIO * part.compress_size):
                     sizes = f"{part.compress_size:,} to {part.file_size:,} bytes"
                     raise InputError(f"{path} is a decompression bomb: {part.filename[:80]!r} unpacks from {sizes}")
@@ -84,8 +93,48 @@ def check_archive(path: Path) -> None:
                     raise InputError(
                         f"{path}: {part.filename[:80]!r} has {part.file_size:,} bytes; at most {MAX_CONFIG:,} are read"
                     )
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
+            packed, unpacked = (sum(getattr(part, name) for part in parts) for name in ("compress_size", "file_size"))
+            if unpacked > max(ALL_ALLOWED, MAX_RATIO * packed) or len(parts) > MAX_MEMBERS:
+                raise InputError(f"{path} is a decompression bomb: {len(parts):,} members unpack to {unpacked:,} bytes")
+    except InputError:
+        raise
+    except Exception as error:  # zipfile raises many types for a damaged archive
         kind = "a Keras model" if path.suffix == ".keras" else "weights"
         raise InputError(f"{path} cannot be opened as {kind}: not a {path.suffix} archive, or damaged: {error}") from None
+
+
+def read_arrays(path: Path, wanted: Callable[[str], bool] = lambda _: True) -> dict[str, np.ndarray]:
+    """Arrays of a .npz file by name, each of exactly the size that its header states; nothing larger than the file is unpacked.
+
+    Args:
+        path: the file.
+        wanted: whether to read the array of a name.
+
+    Raises:
+        InputError: missing, damaged, a decompression bomb, or with Python objects.
+    """
+    check_archive(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            arrays = {}
+            for part in archive.infolist():
+                name = part.filename.removesuffix(".npy")
+                if wanted(name):
+                    with archive.open(part) as file:
+                        arrays[name] = _read_array(file, part.file_size)
+            return arrays
+    except Exception as error:  # zipfile and NumPy raise many types for damaged files
+        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise InputError(f"{path} is damaged, or no archive of arrays: {reason}") from None
+
+
+def _read_array(file: IO[bytes], size: int) -> np.ndarray:
+    """An array in NumPy's format of so many bytes, header included."""
+    version = np.lib.format.read_magic(file)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+    shape, fortran, dtype = read_header(file)
+    header = file.tell()
+    if dtype.hasobject or dtype.itemsize * math.prod(shape) != size - header:
+        raise ValueError(f"an array of {dtype} {shape} in {size - header:,} bytes")
+    values = np.frombuffer(bytearray(file.read()), dtype) if size > header else np.empty(0, dtype)
+    return values.reshape(shape, order="F" if fortran else "C")

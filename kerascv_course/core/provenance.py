@@ -35,7 +35,7 @@ def weights_digest(folder: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as weights:
             return f"sha256:{hashlib.file_digest(weights, 'sha256').hexdigest()}"  # type: ignore[arg-type]
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile raises many types for a damaged archive
         raise InputError(f"{path} is damaged: {error}") from None
 
 
@@ -72,10 +72,12 @@ def _read(folder: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        recorded: dict[str, str] = json.loads(path.read_bytes())
-        return recorded
-    except ValueError as error:
+        recorded = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}") from None
+    if not isinstance(recorded, dict):
+        raise InputError(f"{path} is damaged: it holds no object")
+    return {str(name): str(digest) for name, digest in recorded.items()}
 
 
 def _write(folder: Path, recorded: dict[str, str]) -> None:

@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import socket
-import tokenize
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from kerascv_course.core.errors import DataError, InputError
-from kerascv_course.core.keras_file import ALWAYS_ALLOWED, MAX_RATIO, check_archive
+from kerascv_course.core.errors import CourseError, DataError, InputError
+from kerascv_course.core.keras_file import ALL_ALLOWED, ALWAYS_ALLOWED, MAX_RATIO, check_archive, read_arrays
 
 __all__ = ["Arrays", "is_run", "read_source"]
 
@@ -77,8 +76,11 @@ def read_source(source: str | Path) -> Arrays:
         )
     try:
         arrays = reader(path)
-    except (OSError, ValueError, KeyError, EOFError, tokenize.TokenError, zipfile.BadZipFile) as error:
-        raise DataError(f"{str(path)!r} cannot be read as {path.suffix.lstrip('.')} weights: {error}") from error
+    except CourseError:
+        raise
+    except Exception as error:  # h5py, zipfile and NumPy raise many types for damaged files
+        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise DataError(f"{str(path)!r} cannot be read as {path.suffix.lstrip('.')} weights: {reason}") from error
     if not arrays:
         raise DataError(f"{str(path)!r} holds no weights")
     return arrays
@@ -107,17 +109,21 @@ def _read_safetensors(path: Path) -> Arrays:
 
 
 def _read_npz(path: Path) -> Arrays:
-    check_archive(path)
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    return read_arrays(path)
 
 
 def _read_h5(path: Path | io.BytesIO) -> Arrays:
     import h5py
 
     size = path.getbuffer().nbytes if isinstance(path, io.BytesIO) else path.stat().st_size
+    arrays, total, most = {}, 0, max(ALL_ALLOWED, MAX_RATIO * size)
     with h5py.File(path, "r") as file:
-        return dict(_variables(file, size))
+        for name, dataset in _variables(file, size):
+            total += dataset.nbytes
+            if total > most:
+                raise ValueError(f"its arrays unpack to more than {most:,} bytes")
+            arrays[name] = np.asarray(dataset)
+    return arrays
 
 
 def _read_keras(path: Path) -> Arrays:
@@ -126,7 +132,7 @@ def _read_keras(path: Path) -> Arrays:
         return _read_h5(io.BytesIO(archive.read("model.weights.h5")))
 
 
-def _variables(group: Any, size: int, top: bool = True) -> Iterator[tuple[str, np.ndarray]]:
+def _variables(group: Any, size: int, top: bool = True) -> Iterator[tuple[str, Any]]:
     """Keras's layout: a group ``vars``, with the layer's name as an attribute, holds the layer's variables, numbered from 0.
 
     Args:
@@ -146,7 +152,7 @@ def _variables(group: Any, size: int, top: bool = True) -> Iterator[tuple[str, n
             continue
         layer = child.attrs.get("name", group.name.rsplit("/", 1)[-1])
         for number in child:
-            yield f"{layer}/{number}", np.asarray(_own(child, number, size))
+            yield f"{layer}/{number}", _own(child, number, size)
 
 
 def _own(group: Any, key: str, size: int) -> Any:

@@ -5,7 +5,6 @@ A run that has not been evaluated (``--train-only``, or interrupted) has its val
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -179,8 +178,7 @@ def read_history(run: Run) -> list[dict[str, float]]:
     path = run / "history.csv"
     if not path.is_file():
         raise InputError(f"{path} is missing: the run has no validation yet")
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    rows = run.history()
     if not rows:
         raise InputError(f"{path} is empty: the run has no validation yet")
     return rows

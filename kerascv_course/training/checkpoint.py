@@ -9,8 +9,6 @@ commits them together.
 from __future__ import annotations
 
 import json
-import tokenize
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import keras
 import numpy as np
 
 from kerascv_course.core.errors import InputError
+from kerascv_course.core.keras_file import read_arrays
 from kerascv_course.core.schema import convert, parse_json
 from kerascv_course.core.tables import csv_table
 from kerascv_course.training.precision import seed_states
@@ -119,8 +118,7 @@ def read_progress(path: Path) -> Progress:
 
 def _read(path: Path, *, variables: bool = True) -> tuple[Progress, dict[str, np.ndarray]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files if variables or not name.startswith("variable_")}
+        arrays = read_arrays(path, lambda name: variables or not name.startswith("variable_"))
         plain = parse_json(str(arrays.pop("progress")), what=f"{path}: progress", allow_nan=True)
         found = plain["format"]
         if not isinstance(found, int) or found <= FORMAT:
@@ -128,16 +126,7 @@ def _read(path: Path, *, variables: bool = True) -> tuple[Progress, dict[str, np
             progress = convert(Progress, {**plain, "steps": steps}, what=f"{path}: progress")
             if steps.ndim != 2 or steps.shape[1] != len(STEP_COLUMNS):
                 raise ValueError(f"steps of shape {steps.shape}")
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        NotImplementedError,
-        tokenize.TokenError,
-        zipfile.BadZipFile,
-    ) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"the checkpoint {path} is damaged or not ours: {error}; start a new run (best.keras beside it may still be intact)"
         ) from None

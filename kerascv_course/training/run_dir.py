@@ -6,6 +6,7 @@ A reader finds each file complete or not at all, even after a ``kill -9`` or on 
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import logging
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kerascv_course.config import Recipe, read_recipe
 from kerascv_course.core.environment import describe_command
 from kerascv_course.core.errors import CourseError, InputError, shell_word
-from kerascv_course.core.io import atomic_write, check_new_folder, write_text
+from kerascv_course.core.io import atomic_write, check_links, check_new_folder, write_text
 from kerascv_course.core.lock import new_folder, remove_partial, sole_writer
 from kerascv_course.core.schema import to_json
 
@@ -26,6 +27,21 @@ __all__ = ["METRICS", "Run"]
 
 #: File of a run with the metrics of its best weights.
 METRICS = "metrics.json"
+
+#: What readers rely on in files of a run: the type of a value, of the values in an object, or of the entries of a list.
+NUMBER = (int, float)
+FORMS: dict[str, dict[str, Any]] = {
+    METRICS: {
+        "data": {"fingerprint": str, "labels": list, "sizes": dict, "source": str, "citation": str},
+        "headline": dict,
+        "test": dict,
+        "trainable_parameters": int,
+        "training_seconds": NUMBER,
+        "epochs": NUMBER,
+        "best_epoch": NUMBER,
+    },
+    "parity.json": {"ok": bool, "images": int, "tolerance": NUMBER, "failures": list, "rows": [dict]},
+}
 
 log = logging.getLogger("kerascv_course")
 
@@ -96,6 +112,7 @@ class Run:
         """
         if not (path / "recipe.json").is_file():
             raise InputError(f"{path} is not a run folder (it has no recipe.json)")
+        check_links(path)
         return cls(path)
 
     def __truediv__(self, name: str) -> Path:
@@ -158,10 +175,33 @@ class Run:
                 f"{path} is missing because the run is unfinished: resume it with --resume {shell_word(self.path)}"
             )
         try:
-            content: dict[str, Any] = json.loads(path.read_bytes())
+            content = json.loads(path.read_bytes())
+            if not isinstance(content, dict):
+                raise TypeError("it holds no object")
+            _check_form(content, FORMS.get(name, {}))
             return content
-        except ValueError as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{path} is damaged: {error}") from None
+
+    def history(self) -> list[dict[str, float]]:
+        """Rows of history.csv, one per validation; empty without the file.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        path = self / "history.csv"
+        if not path.is_file():
+            return []
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = csv.reader(file, strict=True)
+            try:
+                head = next(lines, [])
+                rows = [dict(zip(head, map(float, line), strict=True)) for line in lines]
+                if rows and "epoch" not in head:
+                    raise ValueError("it has no column epoch")
+                return rows
+            except (ValueError, csv.Error) as error:
+                raise InputError(f"{path}, line {max(lines.line_num, 1)}, is damaged: {error}") from None
 
     def write_text(self, name: str, text: str) -> None:
         """Write a UTF-8 text file."""
@@ -190,6 +230,27 @@ class Run:
         finally:
             log.removeHandler(handler)
             handler.close()
+
+
+def _check_form(value: Any, form: Any, where: str = "") -> None:
+    """Check the types that readers rely on (`FORMS`).
+
+    Raises:
+        TypeError: a value is missing or of another type.
+    """
+    if isinstance(form, dict):
+        if not isinstance(value, dict):
+            raise TypeError(f"{where} is no object")
+        for key, inner in form.items():
+            if key not in value:
+                raise TypeError(f"{where}{'.' if where else ''}{key} is missing")
+            _check_form(value[key], inner, f"{where}{'.' if where else ''}{key}")
+    elif isinstance(form, list):
+        _check_form(value, list, where)
+        for item in value:
+            _check_form(item, form[0], f"an entry of {where}")
+    elif not isinstance(value, form) or (isinstance(value, bool) and form is not bool):
+        raise TypeError(f"{where} is {json.dumps(value)[:60]}")
 
 
 def _remedy(path: Path) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import typing
 from typing import Literal
 
@@ -163,3 +164,42 @@ def test_image_files_are_files_of_readable_formats(tmp_path):
 def test_recipes_and_images_have_the_same_filters():
     hint = typing.get_type_hints(recipe.Data)["resize"]
     assert hint == images.Filter == Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+def test_an_icon_is_refused_by_the_images_that_it_holds(tmp_path, monkeypatch):
+    """Its own header says 16×16; Pillow would decode what lies behind it when it opens the file."""
+    Image.fromarray(RGB).resize((48, 48)).save(tmp_path / "x.ico", sizes=[(48, 48)])
+    data = bytearray((tmp_path / "x.ico").read_bytes())
+    data[6:8] = 16, 16
+    (tmp_path / "x.ico").write_bytes(data)
+    assert read_image(tmp_path / "x.ico", 2, 2, 3).shape == (2, 2, 3)
+    monkeypatch.setattr(images, "MAX_PIXELS", 48 * 48 - 1)
+    with pytest.raises(ImageError, match="holds 48×48 pixels"):
+        read_image(tmp_path / "x.ico", 2, 2, 3)
+    Image.fromarray(RGB).resize((48, 48)).save(tmp_path / "y.ico", sizes=[(48, 48)], bitmap_format="bmp")
+    with pytest.raises(ImageError, match="holds 48×96 pixels"):
+        read_image(tmp_path / "y.ico", 2, 2, 3)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rights as POSIX has them")
+def test_an_image_that_may_not_be_read_is_not_called_damaged(tmp_path):
+    path = save(tmp_path / "a.png", RGB)
+    path.chmod(0)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:  # as a user whom the rights hold back
+        message = b""
+        try:
+            os.seteuid(65534) if os.geteuid() == 0 else None
+            tmp_path.parent.chmod(0o755) if os.geteuid() != 65534 else None
+            read_image(path, 2, 2, 3)
+        except BaseException as error:
+            message = str(error).encode()
+        os.write(write, message)
+        os._exit(0)
+    os.close(write)
+    os.waitpid(child, 0)
+    message = os.read(read, 10_000).decode()
+    os.close(read)
+    assert message.lower().endswith("permission denied")
+    assert "damaged" not in message

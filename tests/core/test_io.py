@@ -8,7 +8,7 @@ import os
 import pytest
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.core.io import WriteError, atomic_write, check_new_folder, make_free_folder
+from kerascv_course.core.io import WriteError, atomic_write, check_links, check_new_folder, make_free_folder
 
 
 def test_atomic_write_is_all_or_nothing(tmp_path):
@@ -42,3 +42,18 @@ def test_check_new_folder(tmp_path):
         check_new_folder(tmp_path, "choose another")
     with pytest.raises(InputError, match="is a file, not a folder: choose another"):
         check_new_folder(tmp_path / "file", "choose another")
+
+
+def test_links_within_a_folder_are_followed_and_links_out_of_it_are_not(tmp_path):
+    folder = tmp_path / "run"
+    (folder / "plots").mkdir(parents=True)
+    (folder / "a").write_text("x")
+    (folder / "plots" / "b").symlink_to("../a")
+    (tmp_path / "link").symlink_to("run")
+    check_links(folder)
+    check_links(tmp_path / "link")
+    for name, target in (("plots/x.png", "/etc/passwd"), ("samples", ".."), ("log.txt", "../nothing")):
+        (folder / name).symlink_to(target)
+        with pytest.raises(InputError, match=f"{name} is a link out of .*: remove it"):
+            check_links(folder)
+        (folder / name).unlink()

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import zipfile
 
+import numpy as np
 import pytest
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.core.keras_file import check_archive, load_keras
+from kerascv_course.core.keras_file import check_archive, load_keras, read_arrays
 from kerascv_course.tasks.retrieval.losses import CosineLogits
 
 keras = pytest.importorskip("keras")
@@ -92,3 +93,46 @@ def test_this_package_s_own_layers_are_known_in_a_fresh_process(tmp_path):
         [sys.executable, "-c", code, str(tmp_path / "own.keras")], capture_output=True, text=True, timeout=120
     )
     assert done.stdout.splitlines()[-1:] == ["(None, 3)"], done.stderr[-2000:]
+
+
+def test_members_that_are_allowed_each_are_bounded_together(tmp_path):
+    path = tmp_path / "many.keras"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+        for number in range(50):
+            made.writestr(f"{number}.bin", bytes(2**21))
+    with pytest.raises(InputError, match="is a decompression bomb: 50 members unpack to 104,857,600 bytes"):
+        check_archive(path)
+
+
+def npy(header, data=b""):
+    text = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }", bytes(8)), "an array of float64"),
+        (npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", bytes(8)), "an array of object"),
+        (npy("{'descr': '<f8', 'fortran_order': False, 'shape': (-1,), }", bytes(8)), "an array of float64"),
+        (npy("{'descr': '<f8', 'fortran_order'", bytes(8)), "is damaged"),
+        (b"", "is damaged"),
+        (b"\x93NUMPY\x09\x00" + bytes(200), "is damaged"),
+    ],
+)
+def test_arrays_are_as_large_as_their_headers_state(tmp_path, content, reason):
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.arange(3), b=np.array("text"), c=np.empty((0, 4)), d=np.asfortranarray(np.ones((2, 3), np.float32)))
+    read = read_arrays(path)
+    assert all((read[name] == value).all() for name, value in np.load(path).items()) and str(read["b"]) == "text"
+    assert read["d"].shape == (2, 3) and read["d"].flags.writeable and list(read_arrays(path, "a".__eq__)) == ["a"]
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("e.npy", content)
+    with pytest.raises(InputError, match=reason):
+        read_arrays(path)
+
+
+def test_a_bomb_of_arrays_is_refused_before_it_is_unpacked(tmp_path):
+    np.savez_compressed(tmp_path / "b.npz", a=np.zeros(2**25, np.uint8))
+    with pytest.raises(InputError, match="is a decompression bomb"):
+        read_arrays(tmp_path / "b.npz")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import zipfile
 
 import numpy as np
@@ -78,3 +79,44 @@ def test_unreadable_npy_headers_are_rejected(tmp_path):
     (tmp_path / "palette.npy").write_bytes(content)
     with pytest.raises(InputError, match=r"the palette .* cannot be read"):
         load_palette(tmp_path / "palette.npy")
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras", ".npz"])
+def test_damaged_weights_are_one_of_our_errors_whatever_the_damage(tmp_path, suffix):
+    """Bytes are overwritten, cut off, repeated and left out, as scripts/fuzz.py does."""
+    keras = pytest.importorskip("keras")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.BatchNormalization()])
+    whole, path = tmp_path / f"whole{suffix}", tmp_path / f"x{suffix}"
+    if suffix == ".keras":
+        model.save(whole)
+    elif suffix == ".npz":
+        np.savez_compressed(whole, **{f"v{i}": value for i, value in enumerate(model.get_weights())})
+    else:
+        model.save_weights(whole)
+    data, read = whole.read_bytes(), 0
+    assert read_source(whole)
+    for number in range(150):
+        rng = random.Random(number)
+        damaged = bytearray(data)
+        for _ in range(rng.choice((1, 2, 8, 40))):
+            at = rng.randrange(len(damaged))
+            size = rng.choice((1, 2, 8))
+            if number % 5 == 0:
+                del damaged[at : at + size]
+            else:
+                damaged[at : at + size] = rng.randbytes(size)
+        path.write_bytes(damaged[: rng.randrange(len(damaged))] if number % 7 == 0 else damaged)
+        try:
+            read += bool(read_source(path))
+        except InputError as error:
+            assert "\n" not in str(error) and len(str(error)) < 1000
+    assert read < 150
+
+
+def test_arrays_that_are_allowed_each_are_bounded_together(tmp_path):
+    def many(file):
+        for number in range(1, 40):
+            file["layers/dense/vars"].create_dataset(f"{number}", (2**20,), "f4", chunks=(64,), compression="gzip")
+
+    with pytest.raises(InputError, match=r"its arrays unpack to more than .* bytes"):
+        read_source(write(tmp_path / "x.weights.h5", many))

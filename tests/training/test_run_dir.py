@@ -69,3 +69,61 @@ def test_open_refuses_other_folders(tmp_path, tiny_recipe):
     (run / "recipe.json").write_text('{"name": 3}')
     with pytest.raises(InputError, match=r"recipe\.json"):
         run.recipe()
+
+
+def test_a_run_with_a_link_to_elsewhere_is_not_opened(tmp_path, tiny_recipe):
+    run = Run.create(tmp_path / "run", tiny_recipe)
+    (run / "plots").mkdir()
+    (run / "plots" / "x.png").symlink_to("/etc/passwd")
+    with pytest.raises(InputError, match=r"x\.png is a link out of .*run, which is neither followed nor written to"):
+        Run.open(run.path)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "is damaged: Expecting value: line 1"),
+        ('{\n"a": 1,\n}', "is damaged: .*line 3"),
+        ("[" * 100_000, "is damaged"),
+        ("\udcff", "is damaged"),
+        ("[]", "is damaged: it holds no object"),
+        ("{}", r"is damaged: data is missing"),
+        ('{"data": 3}', "is damaged: data is no object"),
+        ('{"data": {"fingerprint": 3}}', "is damaged: data.fingerprint is 3"),
+    ],
+)
+def test_damaged_json_is_named_with_the_place(tmp_path, text, reason):
+    (tmp_path / "metrics.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(InputError, match=rf"metrics\.json {reason}"):
+        Run(tmp_path).read_json("metrics.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("epoch,loss\n1,2\n2,x\n", 3), ("epoch,loss\n1\n", 2), ("epoch,loss\n1,2,3\n", 2), ("a,b\n1,2\n", 2), ('epoch\n"1\n', 2)],
+)
+def test_a_damaged_history_is_named_with_the_line(tmp_path, text, line):
+    (tmp_path / "history.csv").write_text(text)
+    with pytest.raises(InputError, match=rf"history\.csv, line {line}, is damaged"):
+        Run(tmp_path).history()
+
+
+DAMAGED = {
+    "metrics.json": ["{", "[]", "{}", '{"data": null}', '{"test": 7}'],
+    "parity.json": ["{", "null", '{"ok": "yes"}', '{"ok": true, "rows": [3]}'],
+    "history.csv": ["epoch,loss\n1,x\n", "epoch\n1,2\n"],
+    "environment.json": ["{", "[]", '{"resumes": 3}', '{"versions": 3}'],
+    "provenance.json": ["{", "[]"],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_page_of_a_damaged_run_is_refused_in_one_line(tiny_run, tmp_path, name):
+    from kerascv_course.run_page import write_run_page
+
+    run = Run(shutil.copytree(tiny_run.path, tmp_path / "run"))
+    for text in DAMAGED[name]:
+        (run / name).write_text(text)
+        with pytest.raises(InputError, match="damaged") as caught:
+            write_run_page(run)
+        assert name in str(caught.value) and "\n" not in str(caught.value)
