@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import glob
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -16,6 +19,7 @@ from PIL import Image
 from export.contract import Contract, ContractError, parse_contract
 from export.serving import preprocess
 from export.untrusted.guard import alive, running
+from export.untrusted.isolated import IsolatedSession
 from export.untrusted.screen import screen
 from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.images import ImageError, convert_image, image_suffixes, read_image, resize_image
@@ -125,11 +129,17 @@ def open_session(
 class OnnxModel:
     """An exported file, ready to predict.
 
+    Threads may share it. It can be pickled, and used after a fork: the other process opens the file anew.
+
     Args:
         path: a file with our contract in its metadata.
         provider: ``"cpu"`` or ``"cuda"``.
         threads: per call; 0: one per core.
         arena: let onnxruntime keep CPU memory between calls, as much as the largest needed.
+        trust: accept all of ONNX's operators, not only those that exported files and usual vision networks have.
+        isolated: run the file in a process of its own, for files that nobody vouches for: a crash, an endless computation or too much
+            memory ends that process and is one of our errors here, and the next call starts another. A call costs a copy of the
+            pixels and answers, and calls of several threads take turns.
         opened: the file's session and contract, if already open; the other arguments are then ignored.
 
     Raises:
@@ -149,13 +159,18 @@ class OnnxModel:
         provider: Provider = "cpu",
         threads: int = 0,
         arena: bool = True,
-        opened: tuple[onnxruntime.InferenceSession, Contract] | None = None,
+        trust: bool = False,
+        isolated: bool = False,
+        opened: tuple[Any, Contract] | None = None,
     ) -> None:
-        if opened is None:
-            session = open_session(path, provider=provider, threads=threads, arena=arena)
-            opened = session, parse_contract(session.get_modelmeta().custom_metadata_map, what=str(path))
         self.path = Path(path)
+        self._options: dict[str, Any] = {"provider": provider, "threads": threads, "arena": arena, "trust": trust}
+        self._isolated = isolated
+        if opened is None:
+            session = self._open()
+            opened = session, parse_contract(session.get_modelmeta().custom_metadata_map, what=str(path))
         self.session, self.contract = opened
+        self._process = os.getpid()
         spec = self.contract.input
         self._dtype, self._size = np.dtype(spec.dtype), (spec.height, spec.width, spec.channels)
         self._shapes: dict[str, tuple[int | None, ...]] = {}
@@ -174,6 +189,12 @@ class OnnxModel:
         names = list(map(attrgetter("name"), self.session.get_outputs()))
         if names != list(self._shapes):
             raise ContractError(f"the contract of {path} promises other outputs than the graph has: {names}")
+
+    def _open(self) -> Any:
+        return IsolatedSession(self.path, **self._options) if self._isolated else open_session(self.path, **self._options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(OnnxModel, self.path.resolve(), **self._options, isolated=self._isolated), ()
 
     def predict(self, images: Any, *, batch_size: int = 64) -> Predictions:
         """Classify images.
@@ -309,6 +330,9 @@ class OnnxModel:
         return self._run_batch(pixels, list(self._shapes))
 
     def _run_batch(self, pixels: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
+        if self._process != os.getpid():  # forked: the threads of the session are in the other process
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.session))  # never destroyed, which would wait for them
+            self.session, self._process = self._open(), os.getpid()
         try:
             with running():
                 arrays = self.session.run(names, {self.contract.input.name: self.feed(pixels)})
