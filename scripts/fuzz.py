@@ -1,11 +1,13 @@
-"""Feed mutated files to the contract reader, the predictor and the inspector, and count what happens.
+"""Feed mutated files to the readers of files of strangers, and count what happens.
 
-    python scripts/fuzz.py --cases 12000 --seed 0 --json fuzz.json
+    python scripts/fuzz.py --cases 14000 --seed 0 --json fuzz.json
+    nice -n 19 python scripts/fuzz.py --cases 1000000 --log fuzz.log --found found/         # in the background; the same again resumes
 
-Every case is made from its number alone, so that one can be run again: ``--only KIND:NUMBER``. Cases run in a worker process, which is
-killed when it takes too long; a worker that dies of a native crash is counted and replaced. What crashes, hangs or fills the memory
-there is run once more by the command line, which has to end in one of our own errors (`export.untrusted.guard`). Exit code 1 if any
-case ended other than in an answer or in one of our own errors, took more than `SECONDS`, or more than `MAX_MEMORY`.
+Every case is made from its number alone, so that one can be run again: ``--only KIND:NUMBER``. Each runs in a child process of its own,
+forked from one that has imported everything, which is killed when it takes too long, and whose time and memory are measured. What
+crashes, hangs or fills the memory there is run once more by the command line where there is one, which has to end in one of our own
+errors (`export.untrusted.guard`), and is reduced to the smallest file that does the same (``--found``). Exit code 1 if any case ended
+other than in an answer or in one of our own errors, took more than `SECONDS`, or more than `MAX_MEMORY`.
 """
 
 from __future__ import annotations
@@ -15,16 +17,19 @@ import collections
 import contextlib
 import functools
 import io
+import itertools
 import json
 import os
 import platform
 import random
-import selectors
+import select
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -336,29 +341,251 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+@functools.cache
+def crashes() -> list[bytes]:
+    """Files that once crashed onnxruntime, hung or filled the memory: seeds of further ones."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    def file(node: Any, *stored: Any, sizes: Any = ("batch", 4)) -> bytes:
+        source, result = (helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes) for name in "xy")
+        graph = helper.make_graph([node], "g", [source], [result], list(stored))
+        data: bytes = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+        return data
+
+    def constant(values: Any, name: str = "w", dtype: Any = np.int64) -> Any:
+        return numpy_helper.from_array(np.array(values, dtype), name)
+
+    node, huge = helper.make_node, [4096] * 4
+    roi = node("MaxRoiPool", ["x", "w"], ["y"])
+    roi.attribute.append(onnx.AttributeProto(name="pooled_shape", type=onnx.AttributeProto.INTS))
+    return [
+        file(node("GatherND", ["x", "w"], ["y"], batch_dims=-(2**31)), constant([[0], [1]])),
+        file(node("Expand", ["x", "w"], ["y"]), constant(huge)),
+        file(node("ConstantOfShape", ["w"], ["y"]), constant(huge)),
+        file(node("Tile", ["x", "w"], ["y"]), constant([2048, 2048])),
+        file(node("OneHot", ["x", "w", "v"], ["y"], axis=31), constant([]), constant([0, 1], "v")),
+        file(node("ReduceL2", ["x"], ["y"], axes=[0]), constant([])),
+        file(
+            node("Range", ["a", "b", "c"], ["y"]), *(constant(v, n, np.float32) for v, n in ((0, "a"), (1e9, "b"), (1e-9, "c")))
+        ),
+        file(node("Identity", ["x"], ["y"]), TensorProto(name="x", data_type=1, dims=[0, 2**60])),
+        file(node("Identity", ["x"], ["y"]), sizes=[2**20] * 300),
+        file(node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], strides=[0, 0]), sizes=(1, 1, 4, 4)),
+        file(node("Resize", ["x", "", "w"], ["y"], mode="nearest"), constant([1, 9e9], dtype=np.float32)),
+        file(roi, constant([[0, 0, 0, 1, 1]], dtype=np.float32), sizes=(1, 1, 4, 4)),
+    ]
+
+
+def mutate_fields(data: bytes, rng: random.Random) -> bytes:
+    """Change any field of any message of an ONNX file by its type: the protobuf stays whole."""
+    import onnx
+
+    model = onnx.load_from_string(data)
+    for _ in range(rng.choice((1, 1, 2, 4, 8))):
+        messages = list(_messages(model))
+        message = rng.choice(messages)
+        field = rng.choice(message.DESCRIPTOR.fields)
+        kind = field.cpp_type
+        repeated = getattr(field, "is_repeated", None)
+        if repeated is None:
+            repeated = field.label == field.LABEL_REPEATED
+        with contextlib.suppress(ValueError, TypeError, IndexError):  # a number beyond the field's type
+            if repeated:
+                _mutate_list(getattr(message, field.name), kind == field.CPPTYPE_MESSAGE, messages, field, rng)
+            elif kind == field.CPPTYPE_MESSAGE:
+                same = [other for other in messages if other.DESCRIPTOR is field.message_type]
+                if same and rng.random() < 0.7:
+                    getattr(message, field.name).CopyFrom(rng.choice(same))
+                else:
+                    message.ClearField(field.name)
+            elif rng.random() < 0.1:
+                message.ClearField(field.name)
+            else:
+                setattr(message, field.name, _value(field, getattr(message, field.name), rng))
+    return bytes(model.SerializeToString())
+
+
+def _messages(message: Any) -> Iterator[Any]:
+    yield message
+    for field, value in message.ListFields():
+        if field.cpp_type == field.CPPTYPE_MESSAGE:
+            for inner in [value] if hasattr(value, "ListFields") else value:
+                yield from _messages(inner)
+
+
+def _mutate_list(values: Any, of_messages: bool, messages: list[Any], field: Any, rng: random.Random) -> None:
+    action = rng.randrange(4)
+    if action == 0 and values:
+        del values[rng.randrange(len(values))]
+    elif action == 1 and values and not of_messages:
+        at = rng.randrange(len(values))
+        values[at] = _value(field, values[at], rng)
+    elif of_messages:
+        same = [other for other in messages if other.DESCRIPTOR is field.message_type]
+        copy = values.add()
+        if same:
+            copy.CopyFrom(rng.choice(same))
+    else:
+        values.extend([_value(field, values[0] if values else None, rng)] * rng.choice((1, 1, 2, 40, 2000)))
+
+
+def _value(field: Any, old: Any, rng: random.Random) -> Any:
+    kind = field.cpp_type
+    if kind == field.CPPTYPE_STRING:
+        if field.type == field.TYPE_BYTES:
+            return mutate_bytes(old, rng) if old else rng.randbytes(rng.choice((0, 1, 8, 64)))
+        return rng.choice(
+            ("", "x", "image", "maps", "Tile", "Loop", "Einsum", "axis", "../../etc/passwd", "x" * 5000, "\x1b[2J")
+        )
+    if kind in (field.CPPTYPE_FLOAT, field.CPPTYPE_DOUBLE):
+        return rng.choice((0.0, -1.0, 1e-30, 1e30, float("nan"), float("inf"), 0.5))
+    return rng.choice(NUMBERS)
+
+
+def make_operator(rng: random.Random) -> bytes:
+    """A graph of one to three operators that the screen allows, with constants of odd values and shapes and attributes by the schema."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from export.untrusted.operators import STANDARD
+
+    types = (np.float32, np.float32, np.int64, np.int64, np.int32, np.uint8, np.bool_, np.float16, np.float64, np.int8)
+    shapes = ((), (0,), (1,), (1,), (2,), (4,), (8,), (2, 4), (1, 3, 3, 3), (5, 3, 3, 3), (0, 4), (3, 1, 1), (4, 8, 8, 3))
+    opset = rng.choice((13, 17, 17, 20))
+    stored, nodes, names = [], [], ["x"]
+    for number in range(rng.randrange(1, 4)):
+        schema = onnx.defs.get_schema(rng.choice(sorted(STANDARD - {"Loop", "If"})), max_inclusive_version=30)
+        inputs = []
+        for place in range(rng.randint(schema.min_input, min(schema.max_input, 8))):
+            if (place == 0 and rng.random() < 0.8) or rng.random() < 0.15:
+                inputs.append(rng.choice(names))
+            elif place and rng.random() < 0.1:
+                inputs.append("")
+            else:
+                name, shape = f"c{number}_{place}", rng.choice(shapes)
+                small = rng.random() < 0.7
+                values = [rng.choice((0, 1, -1, 2, 3)) if small else rng.choice(NUMBERS) for _ in range(int(np.prod(shape)))]
+                with np.errstate(all="ignore"):
+                    array = np.array(values, np.float64 if not small else np.int64).reshape(shape).astype(rng.choice(types))
+                stored.append(numpy_helper.from_array(array, name))
+                inputs.append(name)
+        node = helper.make_node(schema.name, inputs, [f"y{number}"])
+        for name, spec in schema.attributes.items():
+            if spec.required or rng.random() < 0.4:
+                attribute = node.attribute.add(name=name, type=int(spec.type))
+                odd = [rng.choice((0, 1, 1, 2, -1, 3, 4)) if rng.random() < 0.8 else rng.choice(NUMBERS) for _ in range(4)]
+                kind = str(spec.type).rsplit(".", 1)[-1]
+                if kind == "INT":
+                    attribute.i = odd[0]
+                elif kind == "INTS":
+                    attribute.ints.extend(odd[: rng.randrange(5)])
+                elif kind == "FLOAT":
+                    attribute.f = float(rng.choice((0.0, 1.0, -1.0, 1e30, float("nan"))))
+                elif kind == "FLOATS":
+                    attribute.floats.extend(map(float, odd[: rng.randrange(5)]))
+                elif kind == "STRING":
+                    attribute.s = rng.choice(
+                        (b"", b"x", b"SAME_UPPER", b"nearest", b"linear", b"ij->ji", b"...i,i", b"reflect", b"edge", b"wrap")
+                    )
+                elif kind == "TENSOR":
+                    attribute.t.CopyFrom(numpy_helper.from_array(np.zeros(rng.choice(shapes), rng.choice(types)), "t"))
+        nodes.append(node)
+        names.append(f"y{number}")
+    source = helper.make_tensor_value_info(
+        "x", rng.choice((TensorProto.FLOAT, TensorProto.INT64)), [None] * rng.choice((1, 2, 4))
+    )
+    result = onnx.ValueInfoProto(name=names[-1])
+    graph = helper.make_graph(nodes, "g", [source], [result], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+@functools.cache
+def archives() -> dict[str, bytes]:
+    """Small files of weights and vectors: HDF5, .npz, .keras, .npy."""
+    import h5py
+    import numpy as np
+
+    made, rng = {}, np.random.default_rng(0)
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        file["layers/dense/vars/0"] = rng.normal(size=(3, 2)).astype(np.float32)
+        file["layers/dense/vars"].create_dataset("1", data=np.zeros(64), chunks=(8,), compression="gzip")
+        file["layers/dense/vars"].attrs["name"] = "dense"
+        file["layers"].create_group("more/vars")
+    made[".weights.h5"] = stream.getvalue()
+    for name, save in ((".npz", np.savez), ("z.npz", np.savez_compressed)):
+        stream = io.BytesIO()
+        save(stream, progress=np.array('{"format": 1, "history": []}'), steps=np.empty((0, 4)), variable_00000=np.ones((2, 3)))
+        made[name] = stream.getvalue()
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("metadata.json", "{}")
+        archive.writestr("config.json", '{"class_name": "Sequential", "config": {"layers": []}}')
+        archive.writestr("model.weights.h5", made[".weights.h5"])
+    made[".keras"] = stream.getvalue()
+    stream = io.BytesIO()
+    np.save(stream, rng.normal(size=(5, 4)).astype(np.float32))
+    made[".npy"] = stream.getvalue()
+    return made
+
+
+def mutate_archive(suffix: str, data: bytes, rng: random.Random) -> bytes:
+    """Change members of a zip (their bytes, sizes, number) or, like any other file, its bytes; of HDF5 mostly bytes of its structure."""
+    if not zipfile.is_zipfile(io.BytesIO(data)) or rng.random() < 0.4:
+        return mutate_bytes(data, rng)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(stream, "w") as copy:
+        for part in source.infolist():
+            content, action = source.read(part), rng.randrange(6)
+            packing = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
+            if action == 0:
+                continue
+            if action < 3:
+                content = mutate_bytes(content, rng)
+            if action == 3:
+                content += bytes(rng.choice((1, 2**16, 2**22)))
+            for _ in range(2 if action == 4 else 1):
+                with contextlib.suppress(UserWarning):
+                    copy.writestr(rng.choice((part.filename, part.filename, "x", "../x", "/x")), content, packing)
+    return mutate_bytes(stream.getvalue(), rng) if rng.random() < 0.3 else stream.getvalue()
+
+
 def make_case(kind: str, number: int) -> bytes:
-    """The file of a case."""
+    """The file of a case; of an archive its suffix and a line break stand in front."""
+    import onnx
+
     rng = random.Random(f"{kind}:{number}")
     if kind == "picture":
         return mutate_bytes(rng.choice(list(pictures().values())), rng)
+    if kind == "archive":
+        suffix, data = rng.choice(list(archives().items()))
+        return suffix.encode() + b"\n" + mutate_archive(suffix, data, rng)
+    if kind == "operator":
+        return make_operator(rng)
     data = rng.choice(list(models().values()))
+    if kind == "fields":
+        return mutate_fields(rng.choice((data, data, rng.choice(crashes()))), rng)
     if kind == "graph":
         return mutate_graph(data, rng)
-    import onnx
-
+    model = onnx.load_from_string(data)
     if kind == "bytes":
         # structure rather than weights: a reader never looks at those
-        model = onnx.load_from_string(data)
         return mutate_bytes(model.SerializeToString(), rng)
-    model = onnx.load_from_string(data)
     model.metadata_props[0].value = _encodable(mutate_json(model.metadata_props[0].value, rng))
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
-KINDS = ("contract", "graph", "bytes", "picture")
+KINDS = ("contract", "graph", "bytes", "picture", "fields", "operator", "archive")
+
+#: Kinds that the commands predict and inspect can be run on.
+COMMANDED = ("contract", "graph", "bytes", "picture", "fields")
 
 
-# --- the worker -------------------------------------------------------------------------------------------------------
+# --- a case -------------------------------------------------------------------------------------------------------
 
 
 def run_case(kind: str, data: bytes, folder: Path) -> str:
@@ -396,88 +623,139 @@ def run_case(kind: str, data: bytes, folder: Path) -> str:
         else:
             model.run([picture])
 
-    if kind == "picture":
+    if kind == "archive":
+        suffix, content = data.split(b"\n", 1)
+        path = folder / f"case{suffix.decode()}"
+        path.write_bytes(content)
+        attempt(lambda: _read_archive(path))
+        path.unlink()
+    elif kind == "operator":
+        path = folder / "case.onnx"
+        path.write_bytes(data)
+        attempt(lambda: _run_operators(path))
+    elif kind == "picture":
         model, picture = folder / "whole.onnx", folder / "case.img"
         picture.write_bytes(data)
-        if not model.exists():
-            model.write_bytes(models()["classifier"])
+        model.write_bytes(models()["classifier"])
+        attempt(lambda: predict(model, picture))
     else:
         model, picture = folder / "case.onnx", folder / "whole.png"
         model.write_bytes(data)
-        if not picture.exists():
-            picture.write_bytes(pictures()["png"])
+        picture.write_bytes(pictures()["png"])
         attempt(lambda: inspect(model))
-    attempt(lambda: predict(model, picture))
+        attempt(lambda: predict(model, picture))
     return next((outcome for outcome in outcomes if outcome.startswith("ERROR")), outcomes[-1])
 
 
-def worker() -> None:
-    """Read ``KIND:NUMBER`` lines, run each, write ``outcome<TAB>peak bytes``."""
+def _read_archive(path: Path) -> None:
+    """Read weights, a checkpoint or vectors."""
+    from export.gallery.disk_index import VectorFile
+    from kerascv_course.core.keras_file import read_arrays
+    from kerascv_course.models.weight_files import read_source
+
+    if path.suffix == ".npy":
+        vectors = VectorFile(path)
+        vectors.rows([0])
+    else:
+        if path.suffix == ".npz":
+            read_arrays(path)
+        read_source(path)
+
+
+def _run_operators(path: Path) -> None:
+    """Open a file without a contract, and run it on images and on none."""
+    import numpy as np
+
+    from export.contract import ContractError
+    from export.predictor import open_session
+
+    session = open_session(path, threads=1)
+    (source,) = session.get_inputs()
+    dtype = np.float32 if source.type == "tensor(float)" else np.int64
+    for size in (2, 0):
+        try:
+            session.run(None, {source.name: np.ones([size] + [4] * (len(source.shape) - 1), dtype)})
+        except Exception as error:  # onnxruntime's exceptions share no base class; the predictor makes it one of ours
+            if type(error).__module__.partition(".")[0] not in ("onnxruntime", "builtins"):
+                raise
+            raise ContractError(str(error)[:200]) from None
+
+
+@functools.cache
+def prepare() -> None:
+    """Import what cases need, and make the seeds, once for all children. No session is opened, whose threads a fork would lose."""
+    import export.commands.inspect
+    import export.gallery.disk_index
+    import export.predictor  # noqa: F401
+    import kerascv_course.analysis
+    import kerascv_course.models.weight_files  # noqa: F401
+
+    models(), pictures(), crashes(), archives()
+
+
+def run_forked(kind: str, data: bytes, folder: Path, seconds: float = SECONDS) -> tuple[str, int, float]:
+    """Run a case in a child process: outcome, peak memory in bytes, and seconds."""
     import resource
 
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    answers = os.fdopen(os.dup(1), "w")
-    silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 1)
-    os.dup2(silent, 2)
-    with tempfile.TemporaryDirectory() as folder:
-        run_case("contract", models()["classifier"], Path(folder))
-        print("ready", file=answers, flush=True)
-        for line in sys.stdin:
-            kind, number = line.strip().split(":")
-            data = make_case(kind, int(number))
-            with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5")  # start the peak anew
-            outcome = run_case(kind, data, Path(folder))
-            print(json.dumps([outcome, _peak()]), file=answers, flush=True)
+    prepare()
+    reader, writer = os.pipe()
+    started = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            os.close(reader)
+            resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            silent = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silent, 1)
+            os.dup2(silent, 2)
+            os.write(writer, run_case(kind, data, folder).encode("utf-8", "replace")[:4000])
+        os._exit(0)
+    os.close(writer)
+    in_time = bool(select.select([reader], [], [], seconds)[0])
+    if not in_time:
+        os.kill(child, signal.SIGKILL)
+    outcome = os.read(reader, 4096).decode("utf-8", "replace")
+    os.close(reader)
+    _, status, usage = os.wait4(child, 0)
+    took = time.monotonic() - started
+    if not in_time:
+        outcome = f"HANG over {seconds:g} s"
+    elif not outcome:
+        outcome = f"CRASH {signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else status}"
+    return outcome, usage.ru_maxrss * 1024, took
 
 
-def _peak() -> int:
-    """Largest resident set since it was last reset, bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024
-    return 0
+def judge(outcome: str, peak: int) -> str:
+    """The outcome with the memory that was taken, where that is too much."""
+    return f"MEMORY {peak / 2**30:.1f} GiB, then {outcome}" if peak > MAX_MEMORY else outcome
 
 
-# --- the supervisor ---------------------------------------------------------------------------------------------------
+def is_bad(outcome: str) -> bool:
+    """Whether an outcome is neither an answer nor an error of ours."""
+    return outcome.split(" ")[0] in ("ERROR", "HANG", "CRASH", "MEMORY")
 
 
-class Worker:
-    """A worker process and the case it is at."""
+def reduce(data: bytes, same: Callable[[bytes], bool], most: int = 300) -> bytes:
+    """The smallest file found, by leaving out parts of half its size, then a quarter, …, that still does the same.
 
-    def __init__(self) -> None:
-        command = [sys.executable, __file__, "--worker"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.process.stdout.readline()  # it is ready: what importing takes is no case's
-
-    def run(self, case: str) -> tuple[str, int]:
-        """Outcome and peak memory of a case; a worker that has died or had to be killed is to be replaced."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(f"{case}\n")
-        self.process.stdin.flush()
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
-            if not selector.select(SECONDS):
-                self.stop()
-                return f"HANG over {SECONDS:g} s", 0
-        line = self.process.stdout.readline()
-        if not line:
-            return f"CRASH exit status {self.process.wait()}", 0
-        outcome, peak = json.loads(line)
-        return outcome, peak
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can take another case."""
-        return self.process.poll() is None
-
-    def stop(self) -> None:
-        """End it."""
-        self.process.kill()
-        self.process.wait()
+    Args:
+        data: the file.
+        same: whether a file does the same.
+        most: number of files to try.
+    """
+    size = max(1, len(data) // 2)
+    while size and most > 0:
+        at = 0
+        while at < len(data) and most > 0:
+            shorter = data[:at] + data[at + size :]
+            most -= 1
+            if same(shorter):
+                data = shorter
+            else:
+                at += size
+        size //= 2
+    return data
 
 
 def command_survives(case: str) -> str | None:
@@ -511,56 +789,94 @@ def _children_peak() -> int:
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 
 
-def fuzz(cases: list[str]) -> dict[str, Any]:
-    """Run cases one after the other: the figures."""
+def fuzz(cases: Iterable[str], log: Path | None = None, found: Path | None = None) -> dict[str, Any]:
+    """Run cases one after the other: the figures.
+
+    Args:
+        cases: ``KIND:NUMBER`` each.
+        log: JSON lines of the figures after every 1,000 cases; a run that finds one goes on behind it.
+        found: folder for the files of findings, as made and reduced.
+    """
     outcomes: dict[str, collections.Counter[str]] = {kind: collections.Counter() for kind in KINDS}
-    findings: list[dict[str, Any]] = []
-    caught: list[dict[str, Any]] = []
-    largest = 0
-    started = time.perf_counter()
-    current = Worker()
-    for case in cases:
-        if not current.alive:
-            current = Worker()
-        before = time.perf_counter()
-        outcome, peak = current.run(case)
-        largest = max(largest, peak)
-        kind = case.split(":")[0]
-        bad = outcome.split(" ")[0] in ("ERROR", "HANG", "CRASH")
-        if peak > MAX_MEMORY:
-            bad, outcome = True, f"MEMORY {peak / 2**30:.1f} GiB, then {outcome}"
-        outcomes[kind][outcome.split(" ")[0]] += 1
-        if bad:
-            finding = {"case": case, "outcome": outcome, "seconds": round(time.perf_counter() - before, 2)}
-            failure = outcome if outcome.startswith("ERROR") else command_survives(case)
-            print(f"{case}: {outcome}; {failure or 'an error of ours by the command line'}", file=sys.stderr, flush=True)
-            (findings if failure else caught).append({**finding, "failure": failure} if failure else finding)
-    current.stop()
-    return {
-        "cases": len(cases),
-        "outcomes": {kind: dict(count.most_common()) for kind, count in outcomes.items() if count},
-        "findings": findings,
-        "caught_by_the_guard": caught,
-        "peak_mib": round(largest / 2**20),
-        "seconds": round(time.perf_counter() - started, 1),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+    figures: dict[str, Any] = {
+        "cases": 0,
+        "findings": [],
+        "caught_by_the_guard": [],
+        "peak_mib": 0,
+        "slowest_s": 0.0,
+        "seconds": 0.0,
     }
+    if log and log.is_file() and (lines := log.read_text(encoding="utf-8").splitlines()):
+        figures = json.loads(lines[-1])
+        for kind, counts in figures.pop("outcomes").items():
+            outcomes[kind].update(counts)
+    skipped, before, started = figures["cases"], figures["seconds"], time.perf_counter()
+
+    def state() -> dict[str, Any]:
+        seconds = round(before + time.perf_counter() - started, 1)
+        return {
+            **figures,
+            "outcomes": {kind: dict(count.most_common()) for kind, count in outcomes.items() if count},
+            "seconds": seconds,
+        }
+
+    with tempfile.TemporaryDirectory() as folder:
+        for number, case in enumerate(cases):
+            if number < skipped:
+                continue
+            kind, _, index = case.partition(":")
+            data = make_case(kind, int(index))
+            outcome, peak, took = run_forked(kind, data, Path(folder))
+            outcome = judge(outcome, peak)
+            figures["cases"] += 1
+            figures["peak_mib"] = max(figures["peak_mib"], round(peak / 2**20))
+            figures["slowest_s"] = max(figures["slowest_s"], round(took, 2))
+            outcomes[kind][outcome.split(" ")[0]] += 1
+            if is_bad(outcome):
+                _record(case, data, outcome, figures, found)
+            if log and figures["cases"] % 1000 == 0:
+                with log.open("a", encoding="utf-8") as file:
+                    print(json.dumps(state(), ensure_ascii=False), file=file)
+    return {**state(), "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"}
+
+
+def _record(case: str, data: bytes, outcome: str, figures: dict[str, Any], found: Path | None) -> None:
+    """Add a bad outcome to the figures; what the guard of the command line turns into an error of ours is apart."""
+    kind = case.partition(":")[0]
+    survives = kind in COMMANDED and not outcome.startswith("ERROR")
+    failure = command_survives(case) if survives else outcome
+    print(f"{case}: {outcome}; {failure or 'an error of ours by the command line'}", file=sys.stderr, flush=True)
+    finding = {"case": case, "outcome": outcome}
+    figures["findings" if failure else "caught_by_the_guard"].append({**finding, "failure": failure} if failure else finding)
+    if found is None:
+        return
+    found.mkdir(parents=True, exist_ok=True)
+    name = case.replace(":", "-")
+    (found / f"{name}.bin").write_bytes(data)
+    sort = " ".join(outcome.split(" ")[:2])
+    with tempfile.TemporaryDirectory() as folder:
+
+        def same(shorter: bytes) -> bool:
+            with contextlib.suppress(ValueError):  # an archive without the line in front
+                result, peak, _ = run_forked(kind, shorter, Path(folder))
+                return " ".join(judge(result, peak).split(" ")[:2]) == sort
+            return False
+
+        (found / f"{name}.reduced.bin").write_bytes(reduce(data, same))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--cases", type=int, default=12_000, help="files in all, shared evenly by the kinds (default: 12000)")
+    parser.add_argument("--cases", type=int, default=14_000, help="files in all, shared evenly by the kinds (default: 14000)")
     parser.add_argument("--seed", type=int, default=0, help="first number of the cases (default: 0)")
     parser.add_argument("--only", nargs="+", metavar="KIND:NUMBER", help="these cases alone")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--log", type=Path, help="write the figures every 1,000 cases; the same command goes on from there")
+    parser.add_argument("--found", type=Path, help="folder for the files of findings, as they were and reduced")
     arguments = parser.parse_args()
-    if arguments.worker:
-        worker()
-        return 0
-    share = arguments.cases // len(KINDS)
-    cases = arguments.only or [f"{kind}:{arguments.seed + i}" for i in range(share) for kind in KINDS]
-    figures = fuzz(cases)
+    share = -(-arguments.cases // len(KINDS))
+    numbered = (f"{kind}:{arguments.seed + i}" for i in range(share) for kind in KINDS)
+    figures = fuzz(arguments.only or itertools.islice(numbered, arguments.cases), arguments.log, arguments.found)
     text = json.dumps(figures, indent=2, ensure_ascii=False)
     if arguments.json:
         arguments.json.write_text(text + "\n", encoding="utf-8")

@@ -28,7 +28,8 @@ __all__ = ["METRICS", "Run"]
 #: File of a run with the metrics of its best weights.
 METRICS = "metrics.json"
 
-#: What readers rely on in files of a run: the type of a value, of the values in an object, or of the entries of a list.
+#: What readers rely on in files of a run: the type of a value, of the values in an object (``?``: it may be missing), or of the entries
+#: of a list.
 NUMBER = (int, float)
 FORMS: dict[str, dict[str, Any]] = {
     METRICS: {
@@ -40,6 +41,7 @@ FORMS: dict[str, dict[str, Any]] = {
         "epochs": NUMBER,
         "best_epoch": NUMBER,
     },
+    "environment.json": {"resumes?": [{"command": str}], "versions?": dict},
     "parity.json": {"ok": bool, "images": int, "tolerance": NUMBER, "failures": list, "rows": [dict]},
 }
 
@@ -241,7 +243,10 @@ def _check_form(value: Any, form: Any, where: str = "") -> None:
     if isinstance(form, dict):
         if not isinstance(value, dict):
             raise TypeError(f"{where} is no object")
-        for key, inner in form.items():
+        for name, inner in form.items():
+            key = name.removesuffix("?")
+            if key not in value and name != key:
+                continue
             if key not in value:
                 raise TypeError(f"{where}{'.' if where else ''}{key} is missing")
             _check_form(value[key], inner, f"{where}{'.' if where else ''}{key}")

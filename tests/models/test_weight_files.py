@@ -74,7 +74,7 @@ def test_unreadable_npy_headers_are_rejected(tmp_path):
     content = buffer.getvalue().replace(b"False, 'shape'", b"False, ('hape'")
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         archive.writestr("a.npy", content)
-    with pytest.raises(InputError, match="cannot be read as npz weights"):
+    with pytest.raises(InputError, match=r"x\.npz is damaged, or no archive of arrays"):
         read_source(tmp_path / "x.npz")
     (tmp_path / "palette.npy").write_bytes(content)
     with pytest.raises(InputError, match=r"the palette .* cannot be read"):
