@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import copy
 import functools
 import io
 import itertools
@@ -28,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -42,6 +44,22 @@ ADDRESS_SPACE = 6 * 2**30
 
 #: Numbers that break readers.
 NUMBERS = [0, 1, -1, 2, 7, 127, 128, 255, 65535, 2**20, 2**31 - 1, 2**31, -(2**31), 2**32, 2**40, 2**62, 2**63 - 1, -(2**63)]
+
+#: Texts of attributes.
+TEXTS = (
+    b"",
+    b"x",
+    b"SAME_UPPER",
+    b"nearest",
+    b"linear",
+    b"cubic",
+    b"ij->ji",
+    b"...i,i",
+    b"reflect",
+    b"edge",
+    b"wrap",
+    b"\xff" * 9,
+)
 
 
 # --- seeds ------------------------------------------------------------------------------------------------------------
@@ -397,7 +415,7 @@ def mutate_fields(data: bytes, rng: random.Random) -> bytes:
             elif kind == field.CPPTYPE_MESSAGE:
                 same = [other for other in messages if other.DESCRIPTOR is field.message_type]
                 if same and rng.random() < 0.7:
-                    getattr(message, field.name).CopyFrom(rng.choice(same))
+                    getattr(message, field.name).CopyFrom(copy.deepcopy(rng.choice(same)))  # it may contain the place
                 else:
                     message.ClearField(field.name)
             elif rng.random() < 0.1:
@@ -424,9 +442,10 @@ def _mutate_list(values: Any, of_messages: bool, messages: list[Any], field: Any
         values[at] = _value(field, values[at], rng)
     elif of_messages:
         same = [other for other in messages if other.DESCRIPTOR is field.message_type]
-        copy = values.add()
-        if same:
-            copy.CopyFrom(rng.choice(same))
+        chosen = copy.deepcopy(rng.choice(same)) if same else None
+        added = values.add()
+        if chosen is not None:
+            added.CopyFrom(chosen)
     else:
         values.extend([_value(field, values[0] if values else None, rng)] * rng.choice((1, 1, 2, 40, 2000)))
 
@@ -445,7 +464,7 @@ def _value(field: Any, old: Any, rng: random.Random) -> Any:
 
 
 def make_operator(rng: random.Random) -> bytes:
-    """A graph of one to three operators that the screen allows, with constants of odd values and shapes and attributes by the schema."""
+    """A graph of one to three operators that the screen allows, with odd constants, and attributes by the schema."""
     import numpy as np
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -487,9 +506,7 @@ def make_operator(rng: random.Random) -> bytes:
                 elif kind == "FLOATS":
                     attribute.floats.extend(map(float, odd[: rng.randrange(5)]))
                 elif kind == "STRING":
-                    attribute.s = rng.choice(
-                        (b"", b"x", b"SAME_UPPER", b"nearest", b"linear", b"ij->ji", b"...i,i", b"reflect", b"edge", b"wrap")
-                    )
+                    attribute.s = rng.choice(TEXTS)
                 elif kind == "TENSOR":
                     attribute.t.CopyFrom(numpy_helper.from_array(np.zeros(rng.choice(shapes), rng.choice(types)), "t"))
         nodes.append(node)
@@ -534,11 +551,11 @@ def archives() -> dict[str, bytes]:
 
 
 def mutate_archive(suffix: str, data: bytes, rng: random.Random) -> bytes:
-    """Change members of a zip (their bytes, sizes, number) or, like any other file, its bytes; of HDF5 mostly bytes of its structure."""
+    """Change members of a zip (their bytes, sizes, names, number) or, like any other file, its bytes."""
     if not zipfile.is_zipfile(io.BytesIO(data)) or rng.random() < 0.4:
         return mutate_bytes(data, rng)
     stream = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(stream, "w") as copy:
+    with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(stream, "w") as target:
         for part in source.infolist():
             content, action = source.read(part), rng.randrange(6)
             packing = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
@@ -549,8 +566,9 @@ def mutate_archive(suffix: str, data: bytes, rng: random.Random) -> bytes:
             if action == 3:
                 content += bytes(rng.choice((1, 2**16, 2**22)))
             for _ in range(2 if action == 4 else 1):
-                with contextlib.suppress(UserWarning):
-                    copy.writestr(rng.choice((part.filename, part.filename, "x", "../x", "/x")), content, packing)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # two members of one name are what is wanted
+                    target.writestr(rng.choice((part.filename, part.filename, "x", "../x", "/x")), content, packing)
     return mutate_bytes(stream.getvalue(), rng) if rng.random() < 0.3 else stream.getvalue()
 
 
@@ -693,8 +711,8 @@ def prepare() -> None:
     models(), pictures(), crashes(), archives()
 
 
-def run_forked(kind: str, data: bytes, folder: Path, seconds: float = SECONDS) -> tuple[str, int, float]:
-    """Run a case in a child process: outcome, peak memory in bytes, and seconds."""
+def run_forked(kind: str, make: Callable[[], bytes], folder: Path, seconds: float = SECONDS) -> tuple[str, int, float]:
+    """Make and run a case in a child process: outcome, peak memory in bytes, and seconds."""
     import resource
 
     prepare()
@@ -709,7 +727,7 @@ def run_forked(kind: str, data: bytes, folder: Path, seconds: float = SECONDS) -
             silent = os.open(os.devnull, os.O_WRONLY)
             os.dup2(silent, 1)
             os.dup2(silent, 2)
-            os.write(writer, run_case(kind, data, folder).encode("utf-8", "replace")[:4000])
+            os.write(writer, run_case(kind, make(), folder).encode("utf-8", "replace")[:4000])
         os._exit(0)
     os.close(writer)
     in_time = bool(select.select([reader], [], [], seconds)[0])
@@ -825,22 +843,21 @@ def fuzz(cases: Iterable[str], log: Path | None = None, found: Path | None = Non
             if number < skipped:
                 continue
             kind, _, index = case.partition(":")
-            data = make_case(kind, int(index))
-            outcome, peak, took = run_forked(kind, data, Path(folder))
+            outcome, peak, took = run_forked(kind, functools.partial(make_case, kind, int(index)), Path(folder))
             outcome = judge(outcome, peak)
             figures["cases"] += 1
             figures["peak_mib"] = max(figures["peak_mib"], round(peak / 2**20))
             figures["slowest_s"] = max(figures["slowest_s"], round(took, 2))
             outcomes[kind][outcome.split(" ")[0]] += 1
             if is_bad(outcome):
-                _record(case, data, outcome, figures, found)
+                _record(case, outcome, figures, found)
             if log and figures["cases"] % 1000 == 0:
                 with log.open("a", encoding="utf-8") as file:
                     print(json.dumps(state(), ensure_ascii=False), file=file)
     return {**state(), "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"}
 
 
-def _record(case: str, data: bytes, outcome: str, figures: dict[str, Any], found: Path | None) -> None:
+def _record(case: str, outcome: str, figures: dict[str, Any], found: Path | None) -> None:
     """Add a bad outcome to the figures; what the guard of the command line turns into an error of ours is apart."""
     kind = case.partition(":")[0]
     survives = kind in COMMANDED and not outcome.startswith("ERROR")
@@ -851,6 +868,7 @@ def _record(case: str, data: bytes, outcome: str, figures: dict[str, Any], found
     if found is None:
         return
     found.mkdir(parents=True, exist_ok=True)
+    data = make_case(kind, int(case.partition(":")[2]))
     name = case.replace(":", "-")
     (found / f"{name}.bin").write_bytes(data)
     sort = " ".join(outcome.split(" ")[:2])
@@ -858,7 +876,7 @@ def _record(case: str, data: bytes, outcome: str, figures: dict[str, Any], found
 
         def same(shorter: bytes) -> bool:
             with contextlib.suppress(ValueError):  # an archive without the line in front
-                result, peak, _ = run_forked(kind, shorter, Path(folder))
+                result, peak, _ = run_forked(kind, lambda: shorter, Path(folder))
                 return " ".join(judge(result, peak).split(" ")[:2]) == sort
             return False
 
