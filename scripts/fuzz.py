@@ -667,13 +667,15 @@ def run_case(kind: str, data: bytes, folder: Path) -> str:
 
 def _read_archive(path: Path) -> None:
     """Read weights, a checkpoint or vectors."""
+    import numpy as np
+
     from export.gallery.disk_index import VectorFile
     from kerascv_course.core.keras_file import read_arrays
     from kerascv_course.models.weight_files import read_source
 
     if path.suffix == ".npy":
         vectors = VectorFile(path)
-        vectors.rows([0])
+        vectors.rows(np.array([0]))
     else:
         if path.suffix == ".npz":
             read_arrays(path)
