@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from export.untrusted.guard import limit_memory, run_guarded
 from kerascv_course.analysis import Convention, Summary, summarize
 from kerascv_course.analysis.diagram import blocks_text, diagram_svg, diagram_text
 from kerascv_course.analysis.printing import check_size, module_tree, to_csv, to_json, to_markdown, to_table
@@ -15,7 +16,7 @@ from kerascv_course.core.errors import InputError, run_cli
 from kerascv_course.core.tables import format_number
 from kerascv_course.models import find_network
 
-__all__ = ["FORMATS", "main"]
+__all__ = ["FORMATS", "guarded_main", "main"]
 
 FORMATS = {
     "table": to_table,
@@ -35,6 +36,8 @@ _DATA_FORMATS = ("csv", "json", "svg")
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, analyze, print; 0, or 1 if ``--limit-mb`` is exceeded."""
     args = build_parser().parse_args(argv)
+    if args.network.endswith(".onnx"):
+        limit_memory(Path(args.network), external=False)
     summary = summarize(find_network(args.network, args.input_shape, args.num_classes), args.input_shape)
     text = FORMATS[args.format](summary).rstrip("\n") + _counts(summary, args)
     if args.output:
@@ -50,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.format not in _DATA_FORMATS or args.output:
         print(check)
     return 0 if check.fits else 1
+
+
+def guarded_main(argv: Sequence[str] | None = None) -> int:
+    """`main`, in a child process: the file may be a stranger's."""
+    return run_guarded(lambda: main(argv))
 
 
 def _counts(summary: Summary, args: argparse.Namespace) -> str:
@@ -105,4 +113,4 @@ def build_parser() -> Parser:
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(guarded_main)

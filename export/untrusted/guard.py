@@ -115,19 +115,20 @@ def _trusting(command: Command, arguments: argparse.Namespace) -> int | None:
     return command(arguments)
 
 
-def limit_memory(*files: Path, images: int = 1) -> None:
-    """In a guarded command, allow as much memory as files of these sizes need; elsewhere do nothing."""
+def limit_memory(*files: Path, external: bool = True) -> None:
+    """In a guarded command, allow as much memory as files of these sizes need; elsewhere do nothing (`bound_memory`)."""
     if _pipe is not None:
-        bound_memory(*files, images=images)
+        bound_memory(*files, external=external)
 
 
-def bound_memory(*files: Path, images: int = 1) -> None:
+def bound_memory(*files: Path, images: int = 1, external: bool = True) -> None:
     """Limit the memory of this process to what these files need; does nothing where the system is not Linux.
 
     Args:
         files: ONNX files; those that hold their weights count as well, all by the blocks that they have on the disk. Walking through
             a file (`screen`) is itself under the limit.
         images: number of images decoded at the same time, by threads.
+        external: files with weights count; False: they are not read, and the files are not walked through.
 
     Raises:
         ContractError: a file is missing or refused by `screen`.
@@ -135,7 +136,7 @@ def bound_memory(*files: Path, images: int = 1) -> None:
     if not sys.platform.startswith("linux"):
         return
     _set_limit(files, images)
-    weights = {file.parent / name for file in files for name in screen(file).external}
+    weights = {file.parent / name for file in files for name in screen(file).external} if external else set()
     if weights:
         _set_limit([*files, *weights], images)
 

@@ -126,7 +126,7 @@ class IsolatedSession:
 
     def _start(self) -> dict[str, Any]:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "export.untrusted.server"],
+            [sys.executable, "-m", "export.session_server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

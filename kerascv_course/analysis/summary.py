@@ -163,6 +163,15 @@ def summarize(model: Any, input_shape: Sequence[int] | None = None) -> Summary:
         InputError: no such file, not a model, open axes without `input_shape`, a model without a graph.
     """
     graph = _read_graph(model, input_shape)
+    try:
+        return _summarize(graph)
+    except (ArithmeticError, LookupError, TypeError, AttributeError, ValueError) as error:  # a graph that no converter writes
+        if not isinstance(model, str | Path):
+            raise
+        raise InputError(f"{model} cannot be analyzed: its graph is inconsistent ({error})") from error
+
+
+def _summarize(graph: Graph) -> Summary:
     fields, spatial = receptive_fields(graph)
     rows = tuple(_row(graph, node, i, fields, spatial) for i, node in enumerate(graph.nodes, start=1))
     return Summary(
