@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 # The registries are filled by importing these.
 from export.converter import layers as _layers  # noqa: F401
+from export.converter import preprocessing as _preprocessing  # noqa: F401
 from export.converter import recurrent as _recurrent  # noqa: F401
 from export.converter.graph import GraphConstant, GraphTensor, GraphWriter, natural, onnx_type
 from export.converter.native import Converter
@@ -78,6 +79,10 @@ def _call(model: keras.Model) -> Any:
 
 def _input(graph: GraphWriter, name: str, tensor: Any, trials: int, *, channels_first: bool) -> GraphTensor:
     rank = len(tensor.shape)
+    if tensor.dtype == "string":
+        raise NotConvertible(
+            f"{name} (InputLayer)\nstrings: turn them into numbers before the model, whose input they then are"
+        )
     rows = {0: BATCHES, 1: HEIGHTS, 2: WIDTHS}
     words = {0: "batch", 1: "height", 2: "width"}
     shape = [

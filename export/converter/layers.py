@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 from keras import layers
 
 from export.converter.graph import GraphConstant, GraphTensor, Operand
@@ -14,7 +13,6 @@ from export.converter.operations.elementwise import cast
 from export.converter.operations.images import batch_normalization, convolution, convolution_transpose, depthwise
 from export.converter.operations.linear import dense
 from export.converter.operations.shapes import enlarge
-from export.converter.trace import NotConvertible
 
 __all__: list[str] = []
 
@@ -82,78 +80,6 @@ def _batch_normalization(c: Converter, what: Any, x: Operand, training: bool = F
     parts = [what.moving_mean, what.moving_variance, what.beta if what.center else None, what.gamma if what.scale else None]
     weights = [None if part is None else c.weight(part) for part in parts]
     return batch_normalization(c, x, weights, what.axis, what.epsilon)
-
-
-@layer(layers.Rescaling)
-def _rescaling(c: Converter, what: Any, x: Operand) -> Any:
-    scale, offset = (np.asarray(value, np.float32) for value in (what.scale, what.offset))
-    dtype = c.graph.result.dtype
-
-    def compute(x: Any) -> Any:
-        x = keras.ops.cast(x, dtype)
-        x = x if (scale == 1).all() else x * scale
-        return x if (offset == 0).all() else x + offset
-
-    return c.call(compute, x)
-
-
-@layer(layers.Normalization)
-def _normalization(c: Converter, what: Any, x: Operand) -> Any:
-    mean, variance = (np.asarray(keras.ops.convert_to_numpy(value)) for value in (what.mean, what.variance))
-    deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
-
-    def compute(x: Any) -> Any:
-        x = keras.ops.cast(x, what.compute_dtype)
-        return mean + x * deviation if what.invert else (x - mean) / deviation
-
-    return c.call(compute, x)
-
-
-@layer(layers.Resizing)
-def _resizing(c: Converter, what: Any, x: Operand) -> Any:
-    options = {
-        "interpolation": what.interpolation,
-        "antialias": what.antialias,
-        "crop_to_aspect_ratio": what.crop_to_aspect_ratio,
-        "pad_to_aspect_ratio": what.pad_to_aspect_ratio,
-        "fill_mode": what.fill_mode,
-        "fill_value": what.fill_value,
-        "data_format": what.data_format,
-    }
-    dtype = c.graph.result.dtype
-    size = (what.height, what.width)
-    return c.call(lambda x: keras.ops.cast(keras.ops.image.resize(keras.ops.cast(x, dtype), size, **options), dtype), x)
-
-
-@layer(layers.CenterCrop)
-def _center_crop(c: Converter, what: Any, x: Operand) -> Any:
-    last = what.data_format == "channels_last"
-    height, width = (x.shape[-3], x.shape[-2]) if last else (x.shape[-2], x.shape[-1])
-    if not isinstance(height, int) or not isinstance(width, int):
-        raise NotConvertible("CenterCrop of images of any size")
-    x = cast(c, x, c.graph.result.dtype)
-    if height < what.height or width < what.width:
-        options = {"crop_to_aspect_ratio": True, "data_format": what.data_format}
-        return c.call(lambda x: keras.ops.image.resize(x, (what.height, what.width), **options), x)
-    top, left = (height - what.height) // 2, (width - what.width) // 2
-    rows, columns = slice(top, top + what.height), slice(left, left + what.width)
-    key = (..., rows, columns, slice(None)) if last else (..., rows, columns)
-    return c.call(lambda x: x[key], x)
-
-
-#: Layers that do nothing but to images of a training.
-_ONLY_IN_TRAINING = [
-    name
-    for name in dir(layers)
-    if name.startswith(("Random", "Rand", "AugMix", "CutMix", "MixUp")) and isinstance(getattr(layers, name), type)
-]
-
-
-@layer(*(getattr(layers, name) for name in _ONLY_IN_TRAINING))
-def _augmentation(c: Converter, what: Any, x: Any, training: bool = False, **kwargs: Any) -> Any:
-    if training:
-        raise NotConvertible("augmentation that is switched on: call the layer without training=True")
-    return cast(c, x, c.graph.result.dtype)
 
 
 @layer(layers.Softmax)

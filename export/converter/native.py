@@ -219,6 +219,8 @@ class Converter:
             raise
         except Exception as error:
             text = str(error).strip().split("\n")[0][:300]
+            if "KerasTensor" in text:
+                text = "it calls the backend's functions: write them in keras.ops, or do this before the model"
             raise NotConvertible(f"its call does more than operations of keras.ops: {type(error).__name__}: {text}") from error
 
 

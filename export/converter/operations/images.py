@@ -290,7 +290,9 @@ def resize(
     )
     shape = tuple(size[(rows, columns).index(axis)] if axis in (rows, columns) else n for axis, n in enumerate(x.shape))
     shrinks = any(_shrinks(x.shape[axis], n) for axis, n in zip((rows, columns), size, strict=True))
-    if interpolation in ("lanczos3", "lanczos5") or (antialias and shrinks and interpolation != "nearest"):
+    still = not any(isinstance(n, Size) for n in (*x.shape[rows : columns + 1], *size))
+    exact = interpolation == "bicubic" and (still or shrinks)  # onnxruntime fails at smaller ones after moving a Transpose
+    if interpolation.startswith("lanczos") or exact or (antialias and shrinks and interpolation != "nearest"):
         result = _by_matrices(c, working, size, interpolation, antialias=antialias, last=last)
     else:
         first = _turned(c, working, last=last)
@@ -350,6 +352,8 @@ def interpolation_matrix(before: Any, after: Any, kind: str, *, antialias: bool)
     if kind == "bilinear":
         weights = np.maximum(1 - distance, 0)
     elif kind == "bicubic":  # Keys' kernel, a = −0.5
+        if not antialias and keras.backend.backend() == "tensorflow":  # which reads it from a table
+            distance = np.round(distance * 1024) / 1024
         inner = (1.5 * distance - 2.5) * distance**2 + 1
         outer = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
         weights = np.where(distance <= 1, inner, np.where(distance < 2, outer, 0))
@@ -378,7 +382,7 @@ def _with_aspect_ratio(c: Converter, step: Step, x: Operand) -> Any:
         return c.call(lambda x: ops.image.resize(x[key], (target_height, target_width), **other), x)
     new_height, new_width = max(height, tall), max(width, wide)
     top, left = int(float(new_height - height) / 2), int(float(new_width - width) / 2)
-    pads = [(top, new_height - height - top), (left, new_width - width - left)]
+    pads = [(top, top), (left, left)]  # one row less than asked for where that is odd, as Keras has it
     pads = [(0, 0)] * (x.rank - 3) + ([*pads, (0, 0)] if last else [(0, 0), *pads])
     return c.call(
         lambda x: ops.image.resize(ops.pad(x, pads, constant_values=step.fill_value), (target_height, target_width), **other),
