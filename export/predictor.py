@@ -429,12 +429,13 @@ def expand_paths(paths: Iterable[str | Path]) -> list[Path]:
 
     Raises:
         ImageError: a path does not exist, a folder contains no images, or a pattern matches nothing.
+        PermissionError: a folder may not be read.
     """
     found: list[Path] = []
     suffixes = image_suffixes()
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(item for item in path.rglob("*") if item.suffix.lower() in suffixes and item.is_file())
+            inside = sorted(item for item in _files_below(path) if item.suffix.lower() in suffixes)
             if not inside:
                 raise ImageError(f"no images in the folder {path}")
             found += inside
@@ -449,3 +450,13 @@ def expand_paths(paths: Iterable[str | Path]) -> list[Path]:
         else:
             raise ImageError(f"no such image: {path}")
     return found
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All files of a folder; one that may not be read is an error, not an empty one."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, _, names in os.walk(folder, onerror=fail):
+        yield from (path for path in (Path(place, name) for name in names) if path.is_file())

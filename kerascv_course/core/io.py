@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,12 +27,16 @@ class WriteError(CourseError):
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`, with its suffix; the file replaces `path` when the block succeeds.
 
+    What a killed process of this machine has left of the same file is removed.
+
     Raises:
         WriteError: an operating-system error within the block; `path` keeps its previous content.
     """
     temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in _left_behind(path.parent.resolve()).pop(path.name, []):
+            left.unlink(missing_ok=True)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -41,6 +47,28 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@functools.cache
+def _left_behind(folder: Path) -> dict[str, list[Path]]:
+    """Half-written files in a folder whose processes have ended, by the name that they would have got; it is looked at once."""
+    found: dict[str, list[Path]] = {}
+    if os.name == "posix":
+        for path in folder.glob(".partial-*"):
+            match = re.fullmatch(r"\.partial-(\d+)-(.+)", path.name, re.DOTALL)
+            if match and path.is_file() and not _runs(int(match[1])):
+                found.setdefault(match[2], []).append(path)
+    return found
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -98,6 +98,8 @@ def check_archive(path: Path) -> None:
                 raise InputError(f"{path} is a decompression bomb: {len(parts):,} members unpack to {unpacked:,} bytes")
     except InputError:
         raise
+    except PermissionError:
+        raise InputError(f"{path} may not be read: permission denied") from None
     except Exception as error:  # zipfile raises many types for a damaged archive
         kind = "a Keras model" if path.suffix == ".keras" else "weights"
         raise InputError(f"{path} cannot be opened as {kind}: not a {path.suffix} archive, or damaged: {error}") from None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
 from kerascv_course.core.errors import InputError
-from kerascv_course.core.io import WriteError, atomic_write, check_links, check_new_folder, make_free_folder
+from kerascv_course.core.io import WriteError, atomic_write, check_links, check_new_folder, make_free_folder, write_text
 
 
 def test_atomic_write_is_all_or_nothing(tmp_path):
@@ -57,3 +59,20 @@ def test_links_within_a_folder_are_followed_and_links_out_of_it_are_not(tmp_path
         with pytest.raises(InputError, match=f"{name} is a link out of .*: remove it"):
             check_links(folder)
         (folder / name).unlink()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="asks the system which processes run")
+def test_what_a_killed_process_left_of_a_file_goes_with_the_next_one(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    names = [
+        f".partial-{ended.pid}-a.txt",
+        f".partial-{ended.pid}-b.txt",
+        f".partial-{os.getpid()}-x-a.txt",
+        ".partial-1-a.txt",
+    ]
+    for name in names:
+        (tmp_path / name).write_text("half")
+    (tmp_path / f".partial-{ended.pid}-folder").mkdir()
+    write_text(tmp_path / "a.txt", "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[1:], f".partial-{ended.pid}-folder", "a.txt"])

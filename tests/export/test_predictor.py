@@ -146,3 +146,12 @@ def test_a_file_that_answers_otherwise_than_it_promises_is_refused(tiny_run, sev
         save(widen).predict(seven)
     with pytest.raises(ContractError, match=r"fails on images of \(32, 32, 1\)"):
         save(break_down).predict(seven)
+
+
+def test_a_folder_that_may_not_be_read_is_not_an_empty_one(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        expand_paths([tmp_path])
