@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -345,3 +347,33 @@ def test_export_suggests_the_nearest_command(command):
 def test_export_prints_its_version(command):
     done = command("export", "--version")
     assert done.returncode == 0 and done.stdout.startswith("kerascv_course ")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="file names of any bytes, /dev/full")
+def test_predict_survives_names_and_streams_of_any_kind(tiny_run, tmp_path):
+    sample = (tiny_run / "samples" / "7_7.png").read_bytes()
+    names = [b"a\x1b[2J\nerror: forged.png", b"b\xff\xe2\x80\xae.png"]
+    for name in names:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(sample)
+    (tmp_path / "bad\n.png").write_text("no image")
+
+    def predict(how, **environment):
+        words = ["sh", "-c", f'exec "$0" -m export predict "$1" {how}', sys.executable, tiny_run / "model.onnx"]
+        done = subprocess.run(
+            words, capture_output=True, cwd=tmp_path, env={**os.environ, **environment}, timeout=60, check=False
+        )
+        assert b"Traceback" not in done.stderr
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    code, printed, errors = predict(". --json", LC_ALL="C", PYTHONUTF8="0")
+    assert code == 2 and errors.count("\n") == 1 and "skipped 1 of 3 images: bad\\n.png is not an image" in errors
+    assert [os.fsencode(json.loads(line)["file"]) for line in printed.splitlines()] == names and printed.isascii()
+    code, printed, _ = predict(".")
+    assert code == 2 and [line.split("  7 ")[0].rstrip() for line in printed.splitlines()] == [
+        "a\\u001b[2J\\nerror: forged.png",
+        "b\\udcff\\u202e.png",
+    ]
+    assert predict(". > /dev/full") == (1, "", "error: cannot write to standard output: No space left on device\n")
+    assert predict(". >&-") == (2, "", "error: standard output is closed: redirect it to a file, or to /dev/null\n")
+    assert predict("- <&-") == (2, "", "error: no images to predict: standard input is closed\n")
+    assert predict("x" * 300)[::2] == (2, f"error: {'x' * 200} …: File name too long\n")
