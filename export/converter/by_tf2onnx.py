@@ -11,7 +11,6 @@ import onnx
 import onnx.version_converter
 
 from export.contract import Input
-from export.converter.passes import drop_idle_nodes, optimize_graph
 from kerascv_course.core.errors import CourseError
 
 __all__ = ["BATCH", "MAX_OPSET", "MIN_OPSET", "ExportError", "tf2onnx_model"]
@@ -36,7 +35,7 @@ class ExportError(CourseError):
 
 
 def tf2onnx_model(serving: keras.Model, spec: Input, opset: int) -> onnx.ModelProto:
-    """Convert a serving graph and simplify the result.
+    """Convert a serving graph.
 
     Args:
         serving: one image input, a dict of named outputs.
@@ -61,9 +60,6 @@ def tf2onnx_model(serving: keras.Model, spec: Input, opset: int) -> onnx.ModelPr
     if errors:
         raise _not_converted(serving, "; ".join(errors))
     _name_outputs_and_sizes(proto, sorted(serving.output), spec)
-    if spec.height is None:
-        drop_idle_nodes(proto)
-    proto = optimize_graph(proto)
     if opset <= TF2ONNX_OPSET:
         return proto
     try:

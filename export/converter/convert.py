@@ -94,8 +94,8 @@ def export_model(model: keras.Model, path: str | Path, **options: Unpack[ExportO
         commit: of the source code; None: this package's.
         license: of the weights, for the contract.
         tiling: ``multiple`` and ``overlap`` of `export.contract.Tiling`, where large images may be cut.
-        converter: ``"tf2onnx"`` (default), on TensorFlow; ``"native"``: this package's, on any backend of Keras, for layers that
-            call `keras.ops`. The contract says which.
+        converter: ``"native"``: this package's, on any backend of Keras, for layers that call `keras.ops`; ``"tf2onnx"``, on
+            TensorFlow; None: the first that can. The contract says which.
 
     Returns:
         `path`.
@@ -178,14 +178,20 @@ def _to_onnx(serving: keras.Model, spec: Input, opset: int, converter: str | Non
     """The ONNX model of a serving graph, and which converter made it."""
     if converter not in (None, "native", "tf2onnx"):
         raise InputError(f"converter is native or tf2onnx; received {converter!r}")
-    if converter != "native":
+    if converter == "tf2onnx":
         return tf2onnx_model(serving, spec, opset), "tf2onnx"
     try:
         return build(serving, [spec.name], opset, channels_first=spec.layout == "NCHW"), "native"
     except NotConvertible as error:
         where, _, what = str(error).partition("\n")
         reason = f"{serving.name} cannot be converted to ONNX: {where}: {what}" if what else f"{serving.name}: {where}"
-        raise ExportError(f"{reason}; write the layer with keras.ops, or use converter tf2onnx on TensorFlow") from error
+        advice = "write the layer with keras.ops"
+        if converter is None and keras.backend.backend() == "tensorflow":  # the second opinion, on TensorFlow's own operations
+            try:
+                return tf2onnx_model(serving, spec, opset), "tf2onnx"
+            except ExportError as other:
+                raise ExportError(f"{reason}; {advice} (tf2onnx cannot convert it either: {other})") from error
+        raise ExportError(f"{reason}; {advice}, or use converter tf2onnx on TensorFlow") from error
 
 
 def _input_spec(model: keras.Model, options: ExportOptions) -> Input:

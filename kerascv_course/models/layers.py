@@ -29,7 +29,7 @@ __all__ = [
     "upsample_nearest",
 ]
 
-#: Activations that Keras, TensorFlow and tf2onnx all support (no exact GELU: tf2onnx has no Erfc).
+#: Activations of the networks' options.
 Activation = Literal["relu", "leaky_relu", "elu", "selu", "silu", "tanh", "sigmoid", "softplus", "linear"]
 
 #: ``he``: normal, variance 2/fan-out; ``he_in``: 2/fan-in (He et al. 2015, section 2.2; ``he_in`` where widths change a lot, so
@@ -226,11 +226,7 @@ def _overhang(n: int | None, size: int, stride: int, padding: int) -> int:
 
 
 def upsample_nearest(x: Any, factor: int = 2, *, name: str) -> Any:
-    """Nearest-neighbor upsampling by an integer factor.
-
-    TensorFlow's repeat exports as 27 ONNX nodes; `export.converter.passes.collapse_nearest_upsampling` makes them one Resize. (A
-    Resizing layer would export as one node at once, but in a mode that ONNX dropped with opset 13 and runtimes disagree about.)
-    """
+    """Nearest-neighbor upsampling by an integer factor."""
     return keras.layers.UpSampling2D(factor, interpolation="nearest", name=name)(x)
 
 

@@ -347,7 +347,7 @@ def change_weight(name, amount=0.05):
     return change
 
 
-@pytest.mark.parametrize(("part", "layer"), [("conv1", "bn1"), ("conv2", "bn2"), ("logits_1/Cast", "logits")])
+@pytest.mark.parametrize(("part", "layer"), [("conv1", "bn1"), ("conv2", "bn2"), ("logits/kernel", "logits")])
 def test_doctor_finds_a_changed_weight(part, layer, whole, model, noise, tmp_path):
     diagnosis = diagnose(broken(whole, tmp_path / "x.onnx", change_weight(part)), model, noise)
     assert diagnosis.kinds == ("layer",) and diagnosis.layer.layer == layer
