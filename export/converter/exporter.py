@@ -26,9 +26,10 @@ MIN_OPSET, MAX_OPSET = 15, 23
 #: ONNX's format version by the first operator set that came with it.
 IR_VERSIONS = {15: 8, 19: 9, 21: 10, 23: 11}
 
-#: Sizes that open dimensions take in the trials: of the batch, and of an image's height and width.
-BATCHES = (2, 3, 5, 7)
-HEIGHTS, WIDTHS = (257, 331, 487, 578), (263, 359, 499, 620)
+#: Sizes that open dimensions take in the trials: of the batch, and of an image's height and width. These are such that quotients by
+#: powers of two, whichever way they are rounded, and remainders of each divisor up to 64 are told from each other.
+BATCHES = (2, 3, 5, 7, 11)
+HEIGHTS, WIDTHS = (257, 378, 465, 512, 575), (226, 319, 448, 513, 583)
 
 
 def build(model: keras.Model, inputs: Any, opset: int, *, channels_first: bool = False) -> onnx.ModelProto:
@@ -47,7 +48,7 @@ def build(model: keras.Model, inputs: Any, opset: int, *, channels_first: bool =
         NotConvertible: a layer that has no converter; the first line says where, the second what.
     """
     open_image = any(size is None for tensor in model.inputs for size in tensor.shape[1:])
-    trials = 4 if open_image else 2
+    trials = len(HEIGHTS) if open_image else 2
     graph = GraphWriter(model.name, opset)
     tensors = [
         _input(graph, name, tensor, trials, channels_first=channels_first)

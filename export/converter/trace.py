@@ -129,6 +129,11 @@ def trace(
         args_, kwargs_, masks_ = common([run.arguments(node) for run, node in zip(runs, nodes, strict=True)], symbol)
         outputs = []
         for tensors in zip(*(node.outputs for node in nodes), strict=True):
+            if None in tensors[0].shape:
+                kind = type(nodes[0].operation).__name__
+                raise NotConvertible(
+                    f"{kind}.compute_output_spec leaves a size open that follows from the input's; leave it to Keras"
+                )
             outputs.append(Symbol(common([tuple(tensor.shape) for tensor in tensors]), tensors[0].dtype))
             for tensor, run in zip(tensors, runs, strict=True):
                 run.symbols[id(tensor)] = outputs[-1]

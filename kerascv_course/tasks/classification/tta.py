@@ -32,7 +32,7 @@ def mean_over_views(model: keras.Model, views: Views) -> keras.Model:
     if views == "flip-translate":
         shifted += [_shift(image, 1), _shift(image, -1)]
         weights = [0.5, 0.25, 0.25]
-    shifted += [view[:, :, ::-1] for view in shifted]
+    shifted += [ops.flip(view, axis=2) for view in shifted]
     scores = model(ops.concatenate(shifted, axis=0))
     share = np.array(weights * 2, np.float32).reshape(-1, 1, 1) / 2
     stacked = ops.reshape(scores, (len(shifted), -1, scores.shape[-1]))

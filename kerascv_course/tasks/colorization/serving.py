@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from kerascv_course.analysis import summarize
 
@@ -27,14 +27,16 @@ class PadToMultiple(keras.layers.Layer):
     def call(self, image: Any) -> Any:
         """Pad a batch."""
         for axis in (1, 2):
-            size = tf.shape(image)[axis]
-            padded = (size + self.multiple - 1) // self.multiple * self.multiple
-            image = tf.gather(image, tf.minimum(tf.range(padded), size - 1), axis=axis)
+            shape = list(ops.shape(image))
+            shape[axis] = -shape[axis] % self.multiple
+            last = image[:, -1:] if axis == 1 else image[:, :, -1:]
+            image = ops.concatenate([image, ops.broadcast_to(last, shape)], axis=axis)
         return image
 
     def compute_output_spec(self, image: Any) -> Any:
-        """Height and width are unknown."""
-        return keras.KerasTensor((image.shape[0], None, None, image.shape[3]), image.dtype)
+        """Height and width are the next multiples, where they are known."""
+        sizes = [None if size is None else size + -size % self.multiple for size in image.shape[1:3]]
+        return keras.KerasTensor((image.shape[0], *sizes, image.shape[3]), image.dtype)
 
 
 @keras.saving.register_keras_serializable("kerascv_course")
@@ -43,7 +45,7 @@ class CropLike(keras.layers.Layer):
 
     def call(self, values: Any, like: Any) -> Any:
         """Crop a batch."""
-        shape = tf.shape(like)
+        shape = ops.shape(like)
         return values[:, : shape[1], : shape[2]]
 
     def compute_output_spec(self, values: Any, like: Any) -> Any:
@@ -77,16 +79,16 @@ class Decode(keras.layers.Layer):
         Returns:
             uint8 classes (N, H, W), and uint8 colors (N, H, W, 3).
         """
-        classes = tf.argmax(logits, -1, tf.int32)
+        classes = ops.argmax(logits, axis=-1)
         if self.decode == "argmax":
-            shown = tf.gather(tf.constant(self.palette), classes)
+            shown = ops.take(self.palette, classes, axis=0)
         else:
-            shown = tf.matmul(tf.nn.softmax(logits / self.temperature), tf.constant(self.palette))
+            shown = ops.matmul(ops.softmax(logits / self.temperature), self.palette)
         if self.keep_gray:
-            gray = tf.reduce_mean(tf.cast(image, tf.float32), -1, keepdims=True)
-            shown = shown + (gray - tf.reduce_mean(shown, -1, keepdims=True))
-        shown = tf.cast(tf.clip_by_value(tf.round(shown), 0.0, 255.0), tf.uint8)
-        return tf.cast(classes, tf.uint8), shown
+            gray = ops.mean(ops.cast(image, "float32"), axis=-1, keepdims=True)
+            shown = shown + (gray - ops.mean(shown, axis=-1, keepdims=True))
+        shown = ops.cast(ops.clip(ops.round(shown), 0.0, 255.0), "uint8")
+        return ops.cast(classes, "uint8"), shown
 
     def compute_output_spec(self, logits: Any, image: Any) -> tuple[Any, Any]:
         """Classes and colors, both uint8."""

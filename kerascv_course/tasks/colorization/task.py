@@ -148,7 +148,9 @@ class ColorizationTask(TrainedTask[ColorizationRecipe]):
         """Predictions for the first validation images."""
         images = data.validation.images[:SHOWN]
         _, shown = self.decoder(data.info)(model(images, training=False), images)
-        return plots.image_rows({"input": self.shown_input(images), "truth": images, "prediction": shown.numpy()})
+        return plots.image_rows(
+            {"input": self.shown_input(images), "truth": images, "prediction": keras.ops.convert_to_numpy(shown)}
+        )
 
     def colorized(
         self, model: keras.Model, split: Split, info: DataInfo
@@ -160,7 +162,7 @@ class ColorizationTask(TrainedTask[ColorizationRecipe]):
                 batch = split.take(np.arange(start, min(start + BATCH, len(split))))
                 logits = model.predict_on_batch(batch.images)
                 classes, shown = decoder(logits, batch.images)
-                yield batch, logits, classes.numpy(), shown.numpy()
+                yield batch, logits, *map(keras.ops.convert_to_numpy, (classes, shown))
                 wait.advance(len(batch))
 
     def evaluate(self, trained: Trained) -> dict[str, Any]:
