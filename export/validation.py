@@ -492,7 +492,8 @@ class _Gate:
             cut = self.images[:CUT_IMAGES, : max(height - rows, 1), : max(width - columns, 1)]
             values = cut if cut.dtype == self.serving.inputs[0].dtype else preprocess(cut, self.contract.preprocessing)
             # called eagerly: each size would be a tracing of its own
-            reference = {name: np.asarray(value) for name, value in self.serving(values, training=False).items()}
+            outputs = self.serving(values, training=False)
+            reference = {name: keras.ops.convert_to_numpy(value) for name, value in outputs.items()}
             tallies: Tallies = {}
             self._tally(tallies, reference, file.run(cut), (len(cut), "as written"))
             for (name, variant), tally in tallies.items():
