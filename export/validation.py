@@ -21,7 +21,8 @@ from export.converter.convert import ExportOptions, check_valid, convert
 from export.files import describe, replace_model, rewrite_contract, staged, write_model
 from export.gallery.rank_lists import MIN_EQUAL, equal_lists, first_rate
 from export.predictor import OnnxModel, open_session
-from export.serving import preprocess, serving_graph
+from export.serving import preprocess
+from export.serving_graph import serving_graph
 from export.untrusted.screen import read_contract
 from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.images import Images, bounded_batch

@@ -60,6 +60,10 @@ def tf2onnx_model(serving: keras.Model, spec: Input, opset: int) -> onnx.ModelPr
     if errors:
         raise _not_converted(serving, "; ".join(errors))
     _name_outputs_and_sizes(proto, sorted(serving.output), spec)
+    outputs = {value.name: value for value in proto.graph.output}
+    in_order = [outputs[name] for name in serving.output]
+    del proto.graph.output[:]
+    proto.graph.output.extend(in_order)
     if opset <= TF2ONNX_OPSET:
         return proto
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
@@ -10,12 +11,13 @@ from typing import Any, Literal, TypedDict, Unpack
 import keras
 import onnx
 
-from export.contract import Contract, Input, Meaning, Metric, Output, Preprocessing, Tiling, dump_contract
+from export.contract import Contract, Input, Metric, Output, Preprocessing, Tiling, dump_contract
 from export.converter.by_tf2onnx import BATCH, MAX_OPSET, MIN_OPSET, ExportError, tf2onnx_model
 from export.converter.exporter import NotConvertible, build
 from export.files import describe, save_model
+from export.heads import last_operation, meaning_of, sums_to_one, try_model
 from export.predictor import OnnxModel
-from export.serving import ends_in_softmax, serving_graph
+from export.serving_graph import serving_graph
 from kerascv_course.core.environment import package_versions, quiet_stderr, source_commit
 from kerascv_course.core.errors import InputError, UnknownNameError
 
@@ -27,17 +29,6 @@ PREPROCESSING = {
     "tf": Preprocessing("graph", mean=(0.5,), std=(0.5,)),
     "torch": Preprocessing("graph", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
     "caffe": Preprocessing("graph", scale=1.0, mean=(103.939, 116.779, 123.68), channels="BGR"),
-}
-
-#: Meanings and last steps of outputs by their names.
-MEANINGS: dict[str, Meaning] = {
-    "logits": "logits",
-    "probabilities": "probabilities",
-    "classes": "classes",
-    "colorized": "picture",
-    "embedding": "embedding",
-    "neighbors": "neighbors",
-    "distances": "distances",
 }
 
 #: As `export_model` takes it.
@@ -147,8 +138,11 @@ def convert(model: keras.Model, **options: Unpack[ExportOptions]) -> tuple[onnx.
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise InputError(f"opset is {MIN_OPSET} to {MAX_OPSET}; received {opset}")
     task, tiling = options.get("task"), options.get("tiling")
-    serving = serving_graph(model, task=task, input_dtype=spec.dtype, steps=steps)
-    outputs = describe_outputs(serving)
+    labels = _labels(options.get("labels"))
+    serving = serving_graph(model, task=task, input_dtype=spec.dtype, steps=steps, labels=labels)
+    outputs = describe_outputs(serving, steps)
+    if spec.name in serving.output:
+        spec = dataclasses.replace(spec, name="pixels")
     metrics = []
     for split, row in (options.get("metrics") or {}).items():
         metrics += [Metric(key, split, float(value)) for key, value in row.items()]
@@ -158,7 +152,7 @@ def convert(model: keras.Model, **options: Unpack[ExportOptions]) -> tuple[onnx.
         input=spec,
         preprocessing=steps,
         outputs=outputs,
-        labels=tuple(options.get("labels", ())),
+        labels=labels,
         recipe=dict(options.get("recipe") or {}),
         data=dict(options.get("data") or {}),
         metrics=tuple(metrics),
@@ -240,16 +234,29 @@ def preprocessing_steps(given: PreprocessingOption, *, inside: bool, where: Lite
     return Preprocessing(where, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
 
 
-def describe_outputs(serving: keras.Model) -> tuple[Output, ...]:
-    """What the contract says of a serving graph's outputs, in alphabetical order, which is the converter's."""
-    outputs = []
-    for name in sorted(serving.output):
-        value, meaning = serving.output[name], MEANINGS.get(name, "values")
-        activation: Literal["none", "softmax", "l2"] = "l2" if meaning == "embedding" else "none"
+def _labels(given: Any) -> tuple[str, ...]:
+    """Class names as the contract has them."""
+    if isinstance(given, (str, bytes)):
+        raise InputError(f"labels is a list of class names; received the text {given!r}")
+    labels = tuple(given if given is not None else ())
+    if wrong := [label for label in labels if not isinstance(label, str)]:
+        raise InputError(f"labels are texts; received {wrong[0]!r}")
+    if twice := [label for label, count in Counter(labels).items() if count > 1]:
+        raise InputError(f"labels are different for different classes; {twice[0]!r} stands there more than once")
+    return labels
+
+
+def describe_outputs(serving: keras.Model, steps: Preprocessing) -> tuple[Output, ...]:
+    """What the contract says of a serving graph's outputs, in the model's order; `steps`: preprocessing of floating-point input."""
+    outputs, tried = [], try_model(serving, steps)
+    for name, value in serving.output.items():
+        meaning = meaning_of(name, value, tried[name])
+        activation: Literal["none", "softmax", "sigmoid", "l2"] = "l2" if meaning == "embedding" else "none"
         if meaning == "probabilities":
-            operation = value._keras_history.operation
-            while isinstance(operation, keras.layers.Identity):  # which only names it
-                operation = operation.input._keras_history.operation
-            activation = "softmax" if ends_in_softmax(operation) else "none"
+            last = last_operation(serving, name)
+            kind = last.kind if last else ""
+            activation = "sigmoid" if kind in ("Sigmoid", "HardSigmoid") else "none"
+            if kind == "Softmax" and sums_to_one(tried[name]):
+                activation = "softmax"
         outputs.append(Output(name, meaning, tuple(value.shape[1:]), activation))
     return tuple(outputs)

@@ -107,7 +107,7 @@ def _outputs(graph: GraphWriter, result: Any, names: dict[Size, str]) -> None:
     """Make the tensors outputs of the file, in Keras's order of axes."""
     flat = keras.tree.flatten(result)
     if isinstance(result, dict):
-        keys = sorted(result)
+        keys = list(result)
         flat = [result[key] for key in keys]
     else:
         keys = [f"output_{i}" for i in range(len(flat))] if len(flat) > 1 else ["output"]

@@ -20,7 +20,7 @@ from export.diagnostics.labeled import LabeledSet, diagnose_by_accuracy
 from export.diagnostics.report import Agreement, Defect, Diagnosis
 from export.diagnostics.runners import BrokenFileError, KerasReference, RawGraph, fit_images
 from export.predictor import OnnxModel
-from export.serving import serving_graph
+from export.serving_graph import serving_graph
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.images import Filter
 from kerascv_course.core.lazy import keras
