@@ -27,7 +27,7 @@ Head = Literal["logits", "logit", "probabilities", "binary", "sigmoid", "values"
 #: Operations that change no value (or, as a cast, hardly).
 _PASSING = {"Cast", "Copy", "ExpandDims", "Flatten", "Identity", "Reshape", "Squeeze", "StopGradient"}
 
-#: Operations that unnormalized scores do not come from.
+#: Operations that unnormalized scores do not come from, in lower case.
 _BOUNDING = {
     "Relu",
     "Relu6",
@@ -79,7 +79,8 @@ def read_head(model: keras.Model, values: np.ndarray, *, task: str | None, label
 
     Returns:
         Probabilities are told from values by their last operation and by `values`. Unnormalized scores are told from other values only
-        by `task`, by `labels` that fit, by the loss that the model was compiled with, or by an output layer called ``logits``.
+        by `task`, by `labels` that fit, by the loss that the model was compiled with, or by a last layer
+        called ``logits`` or, as in `keras.applications`, ``predictions``.
     """
     last, count = last_operation(model), values.shape[-1]
     name = last.kind if last else ""
@@ -91,7 +92,7 @@ def read_head(model: keras.Model, values: np.ndarray, *, task: str | None, label
     scores = _scores_by_loss(model)
     told = task in ("classify", "scenes")
     if not told and scores is not False and not _is_bounded(last):
-        named = _last_layer(model).name == "logits" and count > 1
+        named = _last_layer(model).name in ("logits", "predictions") and count > 1
         told = bool(scores) or len(labels) == max(count, 2) or named
     if not told:
         return "values"
@@ -150,7 +151,7 @@ def last_operation(model: keras.Model, output: str | None = None) -> Step | None
 
 def _trace_back(function: Any, args: Any, kwargs: Any) -> Step | Symbol | None:
     """The step that a function's result comes from, or the argument that it is."""
-    steps, result = trace(function, args, kwargs, 1)
+    steps, result = trace(function, args, kwargs, 2)
     results = [one for one in keras.tree.flatten(result) if isinstance(one, Symbol)]
     if len(results) != 1:
         return None
@@ -194,7 +195,7 @@ def _last_layer(layer: Any) -> Any:
 
 def _is_bounded(last: Step | None) -> bool:
     """Whether the last operation gives no unnormalized scores. Factors that are numbers or weights change nothing in their order."""
-    if last is None or last.kind not in _BOUNDING:
+    if last is None or last.kind.lower() not in _BOUNDING:
         return False
     return last.kind != "Multiply" or len([one for one in keras.tree.flatten(last.args) if isinstance(one, Symbol)]) > 1
 

@@ -49,15 +49,15 @@ def test_the_file_explains_itself(color_run, data):
     assert contract.task == "colorize" and contract.labels == data.info.labels
     assert (contract.input.height, contract.input.width, contract.input.channels) == (None, None, 3)
     assert [(o.name, o.meaning) for o in contract.outputs] == [
+        ("logits", "logits"),
         ("classes", "classes"),
         ("colorized", "picture"),
-        ("logits", "logits"),
     ]
     assert contract.tiling.multiple == 4 and contract.tiling.overlap >= 8
     assert contract.metric("accuracy") == color_run.read_json("metrics.json")["test"]["accuracy"]
     graph = onnx.load(color_run / "model.onnx").graph
     dims = [[d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim] for value in (*graph.input, *graph.output)]
-    assert dims[0] == ["batch", "height", "width", 3] and dims[1] == ["batch", "height", "width"]
+    assert dims[0] == ["batch", "height", "width", 3] and dims[2] == ["batch", "height", "width"]
 
 
 def test_the_gate_held_every_class_map_equal(color_run):
@@ -204,7 +204,7 @@ def test_a_single_class_may_change_at_a_tie_only():
         (lambda plain: plain["tiling"].update(overlap=10**6), "an overlap of 0 to 4096"),
         (lambda plain: plain["tiling"].update(multiple=0), "multiples of 1 or more"),
         (lambda plain: plain["input"].update(height=32), "or neither, not 32×None"),
-        (lambda plain: plain["outputs"].pop(1), "an output of picture for the task colorize"),
+        (lambda plain: plain["outputs"].pop(2), "an output of picture for the task colorize"),
         (lambda plain: plain["input"].update(height=32, width=32), "promises the input"),
     ],
 )
@@ -216,7 +216,7 @@ def test_contracts_that_do_not_hold_are_refused(color_run, tmp_path, change, mes
 def test_transposed_convolutions_are_one_node_each(color_run):
     file = onnx.load(color_run / "model.onnx")
     operators = [node.op_type for node in file.graph.node]
-    assert operators.count("ConvTranspose") == 2 and "Pad" not in operators and len(operators) < 80
+    assert operators.count("ConvTranspose") == 2 and len(operators) < 60
 
 
 # --- the command ---

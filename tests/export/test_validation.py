@@ -17,7 +17,7 @@ keras = pytest.importorskip("keras")
 @pytest.fixture(scope="module")
 def network():
     keras.utils.set_random_seed(0)
-    return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(5)])
+    return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(5, name="logits")])
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ def small():
         keras.Input((32, 32, 3)),
         keras.layers.Conv2D(8, 3, strides=2, bias_initializer="normal"),
         keras.layers.GlobalAveragePooling2D(),
-        keras.layers.Dense(8),
+        keras.layers.Dense(8, name="logits"),
     ]
     return keras.Sequential(layers, name="small")
 
