@@ -29,18 +29,18 @@ _PASSING = {"Cast", "Copy", "ExpandDims", "Flatten", "Identity", "Reshape", "Squ
 
 #: Operations that unnormalized scores do not come from, in lower case.
 _BOUNDING = {
-    "Relu",
-    "Relu6",
-    "Sigmoid",
-    "Softmax",
-    "Tanh",
-    "HardSigmoid",
-    "HardTanh",
-    "Multiply",
-    "Exp",
-    "Sqrt",
-    "Softplus",
-    "Clip",
+    "relu",
+    "relu6",
+    "sigmoid",
+    "softmax",
+    "tanh",
+    "hardsigmoid",
+    "hardtanh",
+    "multiply",
+    "exp",
+    "sqrt",
+    "softplus",
+    "clip",
 }
 
 #: Images that a model is tried on, and their height and width where these are open, pixels.
