@@ -18,11 +18,11 @@ from onnx.reference import ReferenceEvaluator
 
 from export.contract import Input, Parity
 from export.converter.convert import ExportOptions, check_valid, convert
+from export.converter.serving_graph import serving_graph
 from export.files import describe, replace_model, rewrite_contract, staged, write_model
 from export.gallery.rank_lists import MIN_EQUAL, equal_lists, first_rate
 from export.predictor import OnnxModel, open_session
 from export.serving import preprocess
-from export.serving_graph import serving_graph
 from export.untrusted.screen import read_contract
 from kerascv_course.core.errors import CourseError, InputError
 from kerascv_course.core.images import Images, bounded_batch

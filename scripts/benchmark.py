@@ -148,8 +148,8 @@ def untrained(name: str, folder: Path) -> None:
     """
     start_tensorflow()
     from export import export_model
+    from export.converter.serving_graph import serving_classifier
     from export.serving import normalized
-    from export.serving_graph import serving_classifier
     from kerascv_course import create_model
     from kerascv_course.models import model_spec
 

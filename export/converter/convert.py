@@ -14,10 +14,10 @@ import onnx
 from export.contract import Contract, Input, Metric, Output, Preprocessing, Tiling, dump_contract
 from export.converter.by_tf2onnx import BATCH, MAX_OPSET, MIN_OPSET, ExportError, tf2onnx_model
 from export.converter.exporter import NotConvertible, build
+from export.converter.heads import last_operation, meaning_of, sums_to_one, try_model
+from export.converter.serving_graph import serving_graph
 from export.files import describe, save_model
-from export.heads import last_operation, meaning_of, sums_to_one, try_model
 from export.predictor import OnnxModel
-from export.serving_graph import serving_graph
 from kerascv_course.core.environment import package_versions, quiet_stderr, source_commit
 from kerascv_course.core.errors import InputError, UnknownNameError
 

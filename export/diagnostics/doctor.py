@@ -15,12 +15,12 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 
 from export.contract import ContractError, Preprocessing
+from export.converter.serving_graph import serving_graph
 from export.diagnostics.comparison import Comparison, find_resize_defects
 from export.diagnostics.labeled import LabeledSet, diagnose_by_accuracy
 from export.diagnostics.report import Agreement, Defect, Diagnosis
 from export.diagnostics.runners import BrokenFileError, KerasReference, RawGraph, fit_images
 from export.predictor import OnnxModel
-from export.serving_graph import serving_graph
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.images import Filter
 from kerascv_course.core.lazy import keras

@@ -21,7 +21,7 @@ keras = pytest.importorskip("keras")
 @pytest.fixture(scope="module")
 def served(tiny_run):
     """The tiny run's serving graph."""
-    from export.serving_graph import serving_classifier
+    from export.converter.serving_graph import serving_classifier
     from kerascv_course.core.keras_file import load_model
 
     return serving_classifier(load_model(tiny_run.path))

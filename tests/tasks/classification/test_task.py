@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from export.converter.serving_graph import serving_classifier
 from export.serving import normalized
-from export.serving_graph import serving_classifier
 from kerascv_course.config import Augmentation, Export
 from kerascv_course.data.pipeline import evaluation_batches, training_batches
 from kerascv_course.tasks.classification.config import Classification

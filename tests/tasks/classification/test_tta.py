@@ -44,7 +44,7 @@ def test_without_views_the_model_is_its_own(classifier):
 
 def test_the_file_answers_by_all_views(classifier, images, tmp_path):
     from export import check_parity, export_model
-    from export.serving_graph import serving_classifier
+    from export.converter.serving_graph import serving_classifier
 
     answering = serving_classifier(mean_over_views(classifier, "flip-translate"))
     path = export_model(answering, tmp_path / "views.onnx", task="classify", labels=list("abc"), name="views")

@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from export.contract import Preprocessing
-from export.heads import Head, read_head, try_model
+from export.converter.heads import Head, read_head, try_model
 from export.serving import normalization
 from kerascv_course.core.errors import InputError
 

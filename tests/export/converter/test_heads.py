@@ -113,7 +113,7 @@ def test_what_is_neither_logits_nor_probabilities_stays_a_tensor(head, images, t
     outputs, contract, keras_gives = outputs_of(model_of(VALUES[head]), images, tmp_path)
     assert contract.task == "tensor" and list(outputs) == ["output"] and contract.outputs[0].meaning == "values"
     np.testing.assert_allclose(outputs["output"], keras_gives, atol=1e-5)
-    assert [record.getMessage() for record in caplog.records if record.name == "export.serving_graph"] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "export.converter.serving_graph"] == [
         "small: its output is exported as a tensor: nothing tells that it is the scores of classes (task='classify' does)"
     ]
 
