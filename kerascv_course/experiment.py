@@ -8,6 +8,8 @@ import functools
 import hashlib
 import logging
 import math
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -338,9 +340,17 @@ class Experiment:
             log.info("resuming %s", self.folder.path)
 
     @_locked
-    def finish(self) -> None:
-        """Evaluate, plot, export and report a trained model."""
+    def finish(self, seconds_before: float = 0.0) -> None:
+        """Evaluate, plot, export and report a trained model; after a training on several devices or processes in a process of its own.
+
+        Args:
+            seconds_before: duration of the command before this process started.
+        """
         self._refuse_other_data("recorded")
+        if keras.distribution.distribution() is not None:
+            _finish_on_tensorflow(self.folder)
+            self.metrics = self.folder.read_json(METRICS)
+            return
         if self.progress is None:
             self.progress = read_progress(self.folder / "last.npz")
         with self.folder.log_file():
@@ -348,7 +358,7 @@ class Experiment:
             log.info("evaluating the best weights (epoch %g of %d)", best["epoch"], last["epoch"])
             earlier = self._test_evaluations()
             self.evaluate()
-            seconds = seconds_since_start()
+            seconds = seconds_before + seconds_since_start()
             self.folder.write_json(
                 METRICS,
                 {
@@ -515,6 +525,20 @@ def _fit(task: FittedTask[Any], data: Dataset, run: Run) -> Progress:
     for row in history:
         log.info("%s", "  ".join(f"{key} {value:g}" for key, value in row.items() if key != "epoch"))
     return Progress(data.info.fingerprint, history, best)
+
+
+def _finish_on_tensorflow(run: Run) -> None:
+    """`Experiment.finish` in a process where Keras runs on TensorFlow."""
+    done = subprocess.run(
+        [sys.executable, "-m", "kerascv_course.finish", str(run.path), str(seconds_since_start())],
+        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+        check=False,
+    )
+    if done.returncode:
+        raise CourseError(
+            "the training is done, but evaluating and exporting on TensorFlow failed, see above; then resume with: "
+            f"python -m kerascv_course.train --resume {shell_word(run.path)}"
+        )
 
 
 def _describe_interruption(run: Run) -> str:

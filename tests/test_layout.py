@@ -22,6 +22,7 @@ MODULES = {
 
 #: Modules that may import others of ours inside functions, and what those imports spare a start.
 LAZY: dict[str, str] = {
+    "kerascv_course.finish": "TensorFlow, whose start is silenced",
     "kerascv_course.look": "matplotlib",
     "kerascv_course.calc": "matplotlib, for scaling --plot",
     "export.benchmark.engines": "onnxruntime, in the processes of other engines",
