@@ -16,7 +16,6 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -24,7 +23,6 @@ import numpy as np
 import onnxruntime
 from keras import layers, ops
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from export.converter.exporter import NotConvertible, build
 
 #: Largest difference, relative to the largest value.
@@ -157,16 +155,16 @@ ANY: dict[str, Callable[[Any, Choose], Any]] = {
 }
 
 
-def random_model(choose: Choose) -> keras.Model:
-    """A functional model; `choose` draws one item of a list."""
+def random_model(choose: Choose, most: int = 8) -> keras.Model:
+    """A functional model of 2 to `most` steps; `choose` draws one item of a list."""
     image = choose([True, True, False])
     open_size = image and choose([True] + [False] * 9)
     shape = (None, None, 3) if open_size else (choose([6, 9]), choose([5, 8]), choose([1, 3])) if image else (choose([4, 7]), 3)
     inputs = keras.Input(shape, name="input")
     pool = [inputs]
-    for _ in range(choose(range(2, 9))):
+    for _ in range(choose(range(2, most + 1))):
         x = pool[-1] if choose([True, True, False]) else choose(pool)
-        same = [y for y in pool if y.shape == x.shape and y is not x]
+        same = [y for y in pool if y.shape == x.shape and None not in x.shape[1:] and y is not x]
         if same and choose([True, False]):
             pool.append(
                 choose([layers.Add, layers.Multiply, layers.Average, layers.Maximum, layers.Concatenate])()([x, choose(same)])
@@ -178,7 +176,7 @@ def random_model(choose: Choose) -> keras.Model:
             y = table[choose(sorted(table))](x, choose)
         except Exception:  # Keras refuses it for this shape
             continue
-        sizes = [size or 12 for size in y.shape[1:]]
+        sizes = [12 if size is None else size for size in y.shape[1:]]
         if 0 not in sizes and np.prod(sizes) <= 6000:
             pool.append(y)
     used = [pool[-1], *(y for y in pool[1:-1] if choose([True, False, False, False]))]

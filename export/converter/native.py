@@ -18,7 +18,7 @@ import numpy as np
 from export.converter.graph import GraphConstant, GraphTensor, GraphWriter, Operand, stored_dtype
 from export.converter.trace import NotConvertible, OpenArray, Step, Symbol, trace
 
-__all__ = ["ACTIVATIONS", "LAYERS", "OPERATIONS", "Converter", "layer", "operation", "traceable"]
+__all__ = ["ACTIVATIONS", "LAYERS", "OPERATIONS", "Converter", "converter_of", "layer", "operation", "traceable"]
 
 #: Converters of operations by the name of their class, of layers by their class.
 OPERATIONS: dict[str, Callable[..., Any]] = {}
@@ -59,7 +59,7 @@ _HARMLESS = frozenset(
 )
 
 
-def _layer_converter(kind: type) -> Callable[..., Any] | None:
+def converter_of(kind: type) -> Callable[..., Any] | None:
     """The converter of a layer's class: Keras's own, or one derived from it that changes nothing that counts."""
     for base in kind.__mro__:
         if base in LAYERS:
@@ -189,7 +189,7 @@ class Converter:
         what = step.operations[0]
         if getattr(what, "quantization_mode", None) is not None:
             raise NotConvertible("the layer is quantized by Keras: export the model before, and quantize the file")
-        converter = _layer_converter(type(what))
+        converter = converter_of(type(what))
         if converter is not None:
             stated = {k: v for k, v in kwargs.items() if v is not None and not (k == "training" and not v)}
             result = converter(self, what, *args, **stated)

@@ -277,6 +277,11 @@ def _searchsorted(step: Step, sequence: Any, values: Any) -> Any:
     return ops.sum(ops.cast(compare(sequence, ops.expand_dims(values, -1)), "int32"), axis=-1)
 
 
+@composed("Digitize")
+def _digitize(step: Step, x: Any, bins: Any) -> Any:
+    return ops.sum(ops.cast(ops.greater_equal(ops.expand_dims(x, -1), bins), "int32"), axis=-1)
+
+
 @composed("InTopK")
 def _in_top_k(step: Step, targets: Any, predictions: Any) -> Any:
     value = ops.take_along_axis(predictions, ops.expand_dims(targets, -1), axis=-1)

@@ -217,3 +217,23 @@ def test_what_cannot_be_converted_is_named(function, match):
     model = keras.Model(image, layers.Lambda(function, output_shape=(), name="here")(image))
     with pytest.raises(NotConvertible, match=match):
         build(model, ["image"], 17)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
+def test_every_16_bit_policy_leaves_as_float32(policy):
+    image = keras.Input((12, 12, 3))
+    x = layers.Conv2D(8, 3, activation="relu", dtype=policy)(image)
+    x = layers.LayerNormalization(dtype=policy)(layers.BatchNormalization(dtype=policy)(x))
+    x = layers.Reshape((-1, 8), dtype=policy)(layers.MaxPooling2D(3, dtype=policy)(x))
+    x = layers.Bidirectional(layers.LSTM(3, dtype=policy), dtype=policy)(layers.MultiHeadAttention(2, 4, dtype=policy)(x, x))
+    model = keras.Model(image, layers.Dense(3, activation="softmax", dtype="float32")(x))
+    disturb(model)
+    proto = compare(model, images(2, 12, 12, 3), tolerance=5e-3)
+    assert {tensor.data_type for tensor in proto.graph.initializer} <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
+
+
+def test_quantized_layers_are_refused_by_name():
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(8, name="first"), layers.Dense(4)])
+    model.quantize("int8")
+    with pytest.raises(NotConvertible, match=r"(?s)first \(Dense\).*quantized by Keras"):
+        build(model, ["input"], 17)
