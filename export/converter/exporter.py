@@ -14,7 +14,17 @@ from export.converter import preprocessing as _preprocessing  # noqa: F401
 from export.converter import recurrent as _recurrent  # noqa: F401
 from export.converter.graph import GraphConstant, GraphTensor, GraphWriter, natural, onnx_type
 from export.converter.native import Converter
-from export.converter.operations import composed, elementwise, functions, gathering, images, linear, reductions, shapes  # noqa: F401
+from export.converter.operations import (  # noqa: F401
+    composed,
+    elementwise,
+    functions,
+    gathering,
+    images,
+    linear,
+    reductions,
+    resizing,
+    shapes,
+)
 from export.converter.simplify import simplify
 from export.converter.trace import NotConvertible, Size, clean_up
 

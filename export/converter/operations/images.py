@@ -1,4 +1,4 @@
-"""Convolutions, pooling, batch normalization, resizing."""
+"""Convolutions, pooling, batch normalization, patches."""
 
 from __future__ import annotations
 
@@ -14,22 +14,32 @@ from export.converter.native import Converter, operation
 from export.converter.operations.elementwise import cast
 from export.converter.trace import NotConvertible, Size, Step
 
-__all__ = ["batch_normalization", "convolution", "convolution_transpose", "depthwise"]
+__all__ = [
+    "batch_normalization",
+    "channels_to_front",
+    "convolution",
+    "convolution_transpose",
+    "depthwise",
+    "is_last",
+    "space_of",
+]
 
 
 def _numbers(value: Any, rank: int) -> list[int]:
     return [int(value)] * rank if isinstance(value, (int, np.integer)) else [int(item) for item in value]
 
 
-def _is_last(data_format: str | None) -> bool:
+def is_last(data_format: str | None) -> bool:
+    """Whether the channels come last."""
     return (data_format or keras.config.image_data_format()) == "channels_last"
 
 
-def _space(x: GraphTensor, *, last: bool) -> tuple[int | Size, ...]:
+def space_of(x: GraphTensor, *, last: bool) -> tuple[int | Size, ...]:
+    """Height and width, or as many axes as there are."""
     return x.shape[1:-1] if last else x.shape[2:]
 
 
-def _turned(c: Converter, x: Operand, *, last: bool) -> GraphTensor:
+def channels_to_front(c: Converter, x: Operand, *, last: bool) -> GraphTensor:
     """The tensor with channels first in the file."""
     return c.graph.first(x) if last else c.graph.as_tensor(c.graph.plain(x))
 
@@ -49,7 +59,7 @@ def _window(
     if padding == "valid":
         return attributes
     before, after = [], []
-    for size, width, stride, rate in zip(_space(x, last=last), kernel, strides, dilation, strict=True):
+    for size, width, stride, rate in zip(space_of(x, last=last), kernel, strides, dilation, strict=True):
         reach = (width - 1) * rate + 1
         if isinstance(size, Size):
             if stride == 1:
@@ -77,8 +87,8 @@ def _kernel(kernel: Any, order: Sequence[int], shape: Sequence[int] | None = Non
 
 def convolution(c: Converter, x: Operand, kernel: Any, bias: GraphConstant | None = None, **options: Any) -> GraphTensor:
     """`keras.ops.conv`: kernel (space…, input channels / groups, output channels)."""
-    last, rank = _is_last(options.get("data_format")), kernel.rank
-    x = _turned(c, _float(c, x), last=last)
+    last, rank = is_last(options.get("data_format")), kernel.rank
+    x = channels_to_front(c, _float(c, x), last=last)
     space, strides, dilation = rank - 2, options["strides"], options["dilation_rate"]
     weights = _kernel(kernel, (rank - 1, rank - 2, *range(rank - 2)))
     channels = x.shape[-1] if last else x.shape[1]
@@ -94,8 +104,8 @@ def convolution(c: Converter, x: Operand, kernel: Any, bias: GraphConstant | Non
 def depthwise(c: Converter, x: Operand, kernel: Any, bias: GraphConstant | None = None, **options: Any) -> GraphTensor:
     """`keras.ops.depthwise_conv`: kernel (space…, channels, multiplier)."""
     *space, channels, multiplier = kernel.shape
-    last, rank = _is_last(options.get("data_format")), kernel.rank
-    x = _turned(c, _float(c, x), last=last)
+    last, rank = is_last(options.get("data_format")), kernel.rank
+    x = channels_to_front(c, _float(c, x), last=last)
     weights = _kernel(kernel, (rank - 1, rank - 2, *range(rank - 2)), (*space, 1, channels * multiplier))
     strides, dilation = (_numbers(options[name], len(space)) for name in ("strides", "dilation_rate"))
     window = _window(x, space, strides, dilation, (options["padding"], last))
@@ -110,8 +120,8 @@ def convolution_transpose(
 
     What Keras cuts off a transposed convolution follows from its output's size; the larger half is cut at the end.
     """
-    last, rank = _is_last(options.get("data_format")), kernel.rank
-    x = _turned(c, _float(c, x), last=last)
+    last, rank = is_last(options.get("data_format")), kernel.rank
+    x = channels_to_front(c, _float(c, x), last=last)
     space = rank - 2
     strides, dilation = (_numbers(options[name], space) for name in ("strides", "dilation_rate"))
     weights = _kernel(kernel, (rank - 1, rank - 2, *range(rank - 2)))
@@ -120,7 +130,7 @@ def convolution_transpose(
     for i in range(space):
         width, stride, rate = kernel.shape[i], strides[i], dilation[i]
         reach = (width - 1) * rate + 1
-        size, result = _space(x, last=last)[i], outputs[i]
+        size, result = space_of(x, last=last)[i], outputs[i]
         pairs = zip(size.trials, result.trials, strict=True) if isinstance(size, Size) else [(size, result)]  # type: ignore[union-attr]
         surplus = {(n - 1) * stride + reach - m for n, m in pairs}
         if len(surplus) != 1:
@@ -194,9 +204,9 @@ def _conv_transpose(c: Converter, step: Step, x: Operand, kernel: Any, *rest: An
 
 @operation("MaxPool", "AveragePool")
 def _pool(c: Converter, step: Step, x: Operand) -> Any:
-    kind, last = step.kind, _is_last(step.data_format)
+    kind, last = step.kind, is_last(step.data_format)
     rank = len(c.graph.result.shape)
-    x = _turned(c, x if kind == "MaxPool" and x.dtype in ("uint8", "int8") else _float(c, x), last=last)
+    x = channels_to_front(c, x if kind == "MaxPool" and x.dtype in ("uint8", "int8") else _float(c, x), last=last)
     size = _numbers(step.pool_size, rank - 2)
     strides = size if step.strides is None else _numbers(step.strides, rank - 2)
     window = _window(x, size, strides, [1] * (rank - 2), (step.padding, last))
@@ -206,9 +216,9 @@ def _pool(c: Converter, step: Step, x: Operand) -> Any:
 @operation("AdaptiveMaxPool", "AdaptiveAveragePool")
 def _adaptive_pool(c: Converter, step: Step, x: Operand) -> Any:
     kind = "MaxPool" if "Max" in step.kind else "AveragePool"
-    last, rank = _is_last(step.data_format), x.rank
-    x = _turned(c, _float(c, x), last=last)
-    before, after = _space(x, last=last), _numbers(step.output_size, rank - 2)
+    last, rank = is_last(step.data_format), x.rank
+    x = channels_to_front(c, _float(c, x), last=last)
+    before, after = space_of(x, last=last), _numbers(step.output_size, rank - 2)
     axes = _axes(rank, last=last)
     channels = x.shape[-1] if last else x.shape[1]
     shape = (x.shape[0], *after, channels) if last else (x.shape[0], channels, *after)
@@ -261,138 +271,9 @@ def _batch_norm(c: Converter, step: Step, x: Operand, *parts: Any, **named: Any)
     return batch_normalization(c, x, [values.get(name) for name in names], step.axis, step.epsilon)
 
 
-# --- resizing ---
-
-
-@operation("Resize")
-def _resize(c: Converter, step: Step, x: Operand) -> Any:
-    if step.crop_to_aspect_ratio or step.pad_to_aspect_ratio:
-        return _with_aspect_ratio(c, step, x)
-    size = [n if isinstance(n, Size) else int(n) for n in step.size]
-    return resize(c, x, size, step.interpolation, antialias=step.antialias, last=_is_last(step.data_format))
-
-
-def resize(
-    c: Converter, x: Operand, size: Sequence[int | Size], interpolation: str, *, antialias: bool, last: bool
-) -> GraphTensor:
-    """Images (batch, height, width, channels), or one without a batch, in another size; half-pixel centers, as in TensorFlow."""
-    dtype = c.graph.result.dtype
-    x = c.graph.as_tensor(x)
-    if x.rank == 3:
-        x = c.graph.node("Unsqueeze", [c.graph.plain(x), c.graph.ints([0])], shape=(1, *x.shape), dtype=x.dtype)
-        x = resize(c, x, size, interpolation, antialias=antialias, last=last)
-        return c.graph.node("Squeeze", [c.graph.plain(x), c.graph.ints([0])])
-    rows, columns = (1, 2) if last else (2, 3)
-    if (x.shape[rows], x.shape[columns]) == tuple(size):
-        return c.graph.as_tensor(cast(c, x, dtype))
-    working = (
-        x if interpolation == "nearest" else c.graph.as_tensor(cast(c, x, "float32" if "float" not in x.dtype else x.dtype))
-    )
-    shape = tuple(size[(rows, columns).index(axis)] if axis in (rows, columns) else n for axis, n in enumerate(x.shape))
-    shrinks = any(_shrinks(x.shape[axis], n) for axis, n in zip((rows, columns), size, strict=True))
-    still = not any(isinstance(n, Size) for n in (*x.shape[rows : columns + 1], *size))
-    exact = interpolation == "bicubic" and (still or shrinks)  # onnxruntime fails at smaller ones after moving a Transpose
-    if interpolation.startswith("lanczos") or exact or (antialias and shrinks and interpolation != "nearest"):
-        result = _by_matrices(c, working, size, interpolation, antialias=antialias, last=last)
-    else:
-        first = _turned(c, working, last=last)
-        modes: dict[str, Any] = {"coordinate_transformation_mode": "half_pixel"}
-        kinds: dict[str, dict[str, Any]] = {
-            "nearest": {"mode": "nearest", "nearest_mode": "round_prefer_ceil"},
-            "bilinear": {"mode": "linear"},
-            "bicubic": {"mode": "cubic", "cubic_coeff_a": -0.5, "exclude_outside": 1},
-        }
-        modes |= kinds[interpolation]
-        head = (
-            c.graph.emit("Shape", [first], 1, {"end": 2})[0]
-            if isinstance(first.shape[0], Size)
-            else c.graph.ints(
-                [first.shape[0], first.shape[3 if last else 1]]  # type: ignore[list-item]
-            )
-        )
-        sizes = c.graph.emit("Concat", [head, c.graph.sizes(size)], 1, {"axis": 0})[0]
-        result = c.graph.node("Resize", [first, None, None, sizes], shape=shape, dtype=working.dtype, axes=first.axes, **modes)
-    if "float" not in dtype and dtype != result.dtype:
-        result = c.graph.node("Round", [result], shape=shape, dtype=result.dtype, axes=result.axes)
-        limits = np.iinfo(dtype)
-        bounds = [GraphConstant(np.asarray(bound, np.float32)) for bound in (limits.min, limits.max)]
-        result = c.graph.node("Clip", [result, *bounds], shape=shape, dtype=result.dtype, axes=result.axes)
-    return c.graph.as_tensor(cast(c, result, dtype))
-
-
-def _shrinks(before: int | Size, after: int | Size) -> bool:
-    """Whether an axis gets shorter, for some image at least."""
-    if isinstance(before, Size) and isinstance(after, Size):
-        return any(b < a for a, b in zip(before.trials, after.trials, strict=True))
-    return isinstance(before, Size) or (isinstance(after, int) and after < before)
-
-
-def _by_matrices(
-    c: Converter, x: GraphTensor, size: Sequence[int | Size], kind: str, *, antialias: bool, last: bool
-) -> GraphTensor:
-    """Resizing as a product with a matrix for the rows and one for the columns."""
-    x = _turned(c, x, last=last)
-    height, width = _space(x, last=last)
-    if any(isinstance(n, Size) for n in (height, width, *size)):
-        raise NotConvertible(f"resizing images of any size with {kind} and antialias={antialias}")
-    channels = x.shape[-1] if last else x.shape[1]
-    shape = (x.shape[0], size[0], size[1], channels) if last else (x.shape[0], channels, *size)
-    left = GraphConstant(interpolation_matrix(height, size[0], kind, antialias=antialias))
-    right = GraphConstant(interpolation_matrix(width, size[1], kind, antialias=antialias).T)
-    middle = c.graph.node("MatMul", [left, x], shape=shape, dtype=x.dtype, axes=x.axes)
-    return c.graph.node("MatMul", [middle, right], shape=shape, dtype=x.dtype, axes=x.axes)
-
-
-def interpolation_matrix(before: Any, after: Any, kind: str, *, antialias: bool) -> np.ndarray:
-    """Weights with which each new pixel adds up the old ones, float32 (after, before): half-pixel centers, weights that sum to 1."""
-    scale = before / after
-    stretch = max(scale, 1.0) if antialias else 1.0
-    centers = (np.arange(after) + 0.5) * scale
-    distance = np.abs((np.arange(before) + 0.5)[None, :] - centers[:, None]) / stretch
-    if kind == "bilinear":
-        weights = np.maximum(1 - distance, 0)
-    elif kind == "bicubic":  # Keys' kernel, a = −0.5
-        if not antialias and keras.backend.backend() == "tensorflow":  # which reads it from a table
-            distance = np.round(distance * 1024) / 1024
-        inner = (1.5 * distance - 2.5) * distance**2 + 1
-        outer = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-        weights = np.where(distance <= 1, inner, np.where(distance < 2, outer, 0))
-    else:
-        radius = float(kind[-1])
-        weights = np.where(distance < radius, np.sinc(distance) * np.sinc(distance / radius), 0)
-    total = weights.sum(axis=1, keepdims=True)
-    return np.asarray(weights / np.where(np.abs(total) > 1e-6, total, 1), np.float32)
-
-
-def _with_aspect_ratio(c: Converter, step: Step, x: Operand) -> Any:
-    """A crop before resizing, or a pad, so that nothing is distorted."""
-    last = _is_last(step.data_format)
-    height, width = (x.shape[-3], x.shape[-2]) if last else (x.shape[-2], x.shape[-1])
-    if isinstance(height, Size) or isinstance(width, Size):
-        raise NotConvertible("resizing that keeps the aspect ratio of images of any size")
-    target_height, target_width = (int(n) for n in step.size)
-    other = {"interpolation": step.interpolation, "antialias": step.antialias, "data_format": step.data_format}
-    ops = keras.ops
-    wide, tall = int(float(height * target_width) / target_height), int(float(width * target_height) / target_width)
-    if step.crop_to_aspect_ratio:
-        new_height, new_width = min(height, tall), min(width, wide)
-        top, left = int(float(height - new_height) / 2), int(float(width - new_width) / 2)
-        rows, columns = slice(top, top + new_height), slice(left, left + new_width)
-        key = (..., rows, columns, slice(None)) if last else (..., rows, columns)
-        return c.call(lambda x: ops.image.resize(x[key], (target_height, target_width), **other), x)
-    new_height, new_width = max(height, tall), max(width, wide)
-    top, left = int(float(new_height - height) / 2), int(float(new_width - width) / 2)
-    pads = [(top, top), (left, left)]  # one row less than asked for where that is odd, as Keras has it
-    pads = [(0, 0)] * (x.rank - 3) + ([*pads, (0, 0)] if last else [(0, 0), *pads])
-    return c.call(
-        lambda x: ops.image.resize(ops.pad(x, pads, constant_values=step.fill_value), (target_height, target_width), **other),
-        x,
-    )
-
-
 @operation("RGBToGrayscale")
 def _grayscale(c: Converter, step: Step, x: Operand) -> Any:
-    last = _is_last(step.data_format)
+    last = is_last(step.data_format)
     weights = np.asarray([0.2989, 0.5870, 0.1140], np.float32)
     shape = (3,) if last else (3, 1, 1)
     dtype = c.graph.result.dtype
@@ -406,7 +287,7 @@ def _grayscale(c: Converter, step: Step, x: Operand) -> Any:
 
 @operation("PadImages", "CropImages")
 def _pad_images(c: Converter, step: Step, x: Operand) -> Any:
-    last = _is_last(step.data_format)
+    last = is_last(step.data_format)
     rows, columns = (x.rank - 3, x.rank - 2) if last else (x.rank - 2, x.rank - 1)
     kind = "padding" if step.kind == "PadImages" else "cropping"
     after = c.graph.result.shape
@@ -432,7 +313,7 @@ def _pad_images(c: Converter, step: Step, x: Operand) -> Any:
 
 @operation("ExtractPatches", "ExtractPatches3D")
 def _extract_patches(c: Converter, step: Step, x: Operand) -> Any:
-    last = _is_last(step.data_format)
+    last = is_last(step.data_format)
     size = _numbers(step.size, 3 if step.kind.endswith("3D") else 2)
     channels = int(x.shape[-1] if last else x.shape[-1 - len(size)])  # type: ignore[arg-type]
     kernel = np.eye(math.prod(size) * channels, dtype=np.float32).reshape(*size, channels, -1)

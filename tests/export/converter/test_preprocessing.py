@@ -23,6 +23,14 @@ def test_resizing_to_every_size(method, antialias):
     compare(keras.Model(image, outputs), images(2, 9, 8, 3))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_resizing_of_other_orders_of_axes(method):
+    """onnxruntime moves the Transpose behind the Resize, where it fails."""
+    image = keras.Input((9, 8, 3))
+    x = layers.ReLU()(layers.Permute((3, 1, 2))(image))
+    compare(keras.Model(image, layers.Resizing(5, 4, interpolation=method)(x)), images(2, 9, 8, 3))
+
+
 @pytest.mark.parametrize("keep", ["crop_to_aspect_ratio", "pad_to_aspect_ratio"])
 def test_resizing_keeps_the_aspect_ratio_as_keras_does(keep):
     image = keras.Input((9, 8, 3))
