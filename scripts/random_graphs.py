@@ -83,7 +83,9 @@ IMAGES: dict[str, Callable[[Any, Choose], Any]] = {
     "slice": lambda x, c: x[:, c([0, 1]) :: c([1, 2]), : c([-1, 3])],
     "flip": lambda x, c: ops.flip(x, axis=c([1, 2, -1])),
     "roll": lambda x, c: ops.roll(x, c([1, -1]), axis=c([1, 2, 3])),
-    "reflect": lambda x, c: ops.pad(x, ((0, 0), (1, 1), (1, 0), (0, 0)), mode=c(["reflect", "constant"])),
+    "reflect": lambda x, c: ops.pad(
+        x, ((0, 0), (1, 1), (1, 0), (0, 0)), mode=c(["reflect", "constant"]) if 1 not in x.shape[1:3] else "constant"
+    ),
     "reduce": lambda x, c: c([ops.mean, ops.sum, ops.max, ops.std, ops.logsumexp])(x, axis=c([1, 2, 3, (1, 2)]), keepdims=True),
     "squeeze": lambda x, c: c([ops.mean, ops.min, ops.var])(x, axis=c([1, 2, 3])),
     "gram": lambda x, c: ops.einsum("bhwc,bhwd->bcd", x, x),
