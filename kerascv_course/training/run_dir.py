@@ -33,10 +33,10 @@ METRICS = "metrics.json"
 NUMBER = (int, float)
 FORMS: dict[str, dict[str, Any]] = {
     METRICS: {
-        "data": {"fingerprint": str, "labels": list, "sizes": dict, "source": str, "citation": str},
+        "data": {"fingerprint?": str, "labels?": list, "sizes?": dict, "source": str, "citation?": str},
         "headline": dict,
         "test": dict,
-        "trainable_parameters": int,
+        "trainable_parameters?": int,
         "training_seconds": NUMBER,
         "epochs": NUMBER,
         "best_epoch": NUMBER,
