@@ -149,13 +149,13 @@ def last_operation(model: keras.Model, output: str | None = None) -> Step | None
     return found if isinstance(found, Step) else None
 
 
-def _trace_back(function: Any, args: Any, kwargs: Any) -> Step | Symbol | None:
-    """The step that a function's result comes from, or the argument that it is."""
+def _trace_back(function: Any, args: Any, kwargs: Any, place: tuple[int, int] = (0, 1)) -> Step | Symbol | None:
+    """The step that a function's result comes from, or the argument that it is; `place`: which one of how many results."""
     steps, result = trace(function, args, kwargs, 2)
     results = [one for one in keras.tree.flatten(result) if isinstance(one, Symbol)]
-    if len(results) != 1:
+    if len(results) != place[1]:
         return None
-    symbol, made = results[0], {one: step for step in steps for one in step.outputs}
+    symbol, made = results[place[0]], {one: step for step in steps for one in step.outputs}
     while step := made.get(symbol):
         what = step.operations[0]
         tensors = [one for one in keras.tree.flatten((step.args, step.kwargs)) if isinstance(one, Symbol)]
@@ -164,14 +164,14 @@ def _trace_back(function: Any, args: Any, kwargs: Any) -> Step | Symbol | None:
                 return step
             symbol = tensors[0]
             continue
-        inner = _inside(what, step)
+        inner = _inside(what, step, (step.outputs.index(symbol), len(step.outputs)))
         if not isinstance(inner, Symbol):
             return inner if isinstance(inner, Step) else step
         symbol = inner
     return symbol
 
 
-def _inside(layer: Any, step: Step) -> Step | Symbol | None:
+def _inside(layer: Any, step: Step, place: tuple[int, int]) -> Step | Symbol | None:
     function = getattr(layer, "activation", None) if isinstance(layer, keras.layers.Activation) else None
     kwargs = {key: value for key, value in step.kwargs.items() if key != "training"}
     try:
@@ -179,7 +179,7 @@ def _inside(layer: Any, step: Step) -> Step | Symbol | None:
             return _trace_back(ACTIVATIONS.get(function, function), step.args, kwargs)
         if layer._call_has_training_arg:
             kwargs["training"] = False
-        return _trace_back(layer.call, step.args, kwargs)
+        return _trace_back(layer.call, step.args, kwargs, place)
     except NotConvertible:
         return None
     except Exception:  # calls of other people's layers on symbolic tensors fail in any way
