@@ -67,7 +67,12 @@ def build(model: keras.Model, inputs: Any, opset: int, *, channels_first: bool =
     converter = Converter(graph, trials, model.name)
     structure = keras.tree.pack_sequence_as(model._inputs_struct, tensors) if hasattr(model, "_inputs_struct") else tensors[0]
     with clean_up(model):
-        result = converter.call(_call(model), structure)
+        try:
+            result = converter.call(_call(model), structure)
+        except NotConvertible as error:
+            if "\n" in str(error):
+                raise
+            raise NotConvertible(f"{model.name} ({type(model).__name__})\n{error}") from error
     _outputs(graph, result, {size: name for tensor in tensors for size, name in _open_sizes(tensor)})
     simplify(graph.ir)
     _short_names(graph.ir)

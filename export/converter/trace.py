@@ -130,9 +130,10 @@ def trace(
         outputs = []
         for tensors in zip(*(node.outputs for node in nodes), strict=True):
             if None in tensors[0].shape:
-                kind = type(nodes[0].operation).__name__
+                operation = nodes[0].operation
                 raise NotConvertible(
-                    f"{kind}.compute_output_spec leaves a size open that follows from the input's; leave it to Keras"
+                    f"{operation.name} ({type(operation).__name__})\n"
+                    "its compute_output_spec leaves a size open that follows from the input's; leave it to Keras"
                 )
             outputs.append(Symbol(common([tuple(tensor.shape) for tensor in tensors]), tensors[0].dtype))
             for tensor, run in zip(tensors, runs, strict=True):

@@ -43,6 +43,10 @@ def test_networks_of_keras(name, pytestconfig, record_property):
     keras.backend.clear_session()
     model = NETWORKS[name](weights=None, input_shape=(size, size, 3), include_top=False, pooling="avg")
     disturb(model)
+    if name.startswith("EfficientNetV2"):  # whose many sums otherwise grow until float32 has no digit left, in Keras as well
+        for weight in model.weights:
+            if weight.name == "gamma":
+                weight.assign(weight * 0.5)
     pixels = images(2, size, size, 3) * 127.5 + 127.5
     proto = build(model, ["image"], 17)
     onnx.checker.check_model(proto)
