@@ -20,11 +20,13 @@ import functools
 import io
 import itertools
 import json
+import mmap
 import os
 import platform
 import random
 import select
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -714,10 +716,11 @@ def prepare() -> None:
 
 
 def run_forked(kind: str, make: Callable[[], bytes], folder: Path, seconds: float = SECONDS) -> tuple[str, int, float]:
-    """Make and run a case in a child process: outcome, peak memory in bytes, and seconds."""
+    """Make and run a case in a child process: outcome, bytes of memory that the case took, and seconds."""
     import resource
 
     prepare()
+    before = mmap.mmap(-1, 8)  # memory that the child starts with, from this process
     reader, writer = os.pipe()
     started = time.monotonic()
     child = os.fork()
@@ -726,6 +729,7 @@ def run_forked(kind: str, make: Callable[[], bytes], folder: Path, seconds: floa
             os.close(reader)
             resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            struct.pack_into("q", before, 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
             silent = os.open(os.devnull, os.O_WRONLY)
             os.dup2(silent, 1)
             os.dup2(silent, 2)
@@ -743,7 +747,7 @@ def run_forked(kind: str, make: Callable[[], bytes], folder: Path, seconds: floa
         outcome = f"HANG over {seconds:g} s"
     elif not outcome:
         outcome = f"CRASH {signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else status}"
-    return outcome, usage.ru_maxrss * 1024, took
+    return outcome, usage.ru_maxrss * 1024 - struct.unpack("q", before)[0], took
 
 
 def judge(outcome: str, peak: int) -> str:

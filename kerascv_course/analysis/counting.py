@@ -177,10 +177,10 @@ def _zero_padding(graph: Graph, node: GraphNode, rank: int) -> list[tuple[int, i
 
 
 def exported_parameters(graph: Graph) -> int:
-    """Parameters that our export of a Keras model stores (the rule of tf2onnx).
+    """Parameters that our export of a Keras model stores.
 
-    A batch norm over C channels becomes C numbers right behind an ungrouped convolution without bias that nothing else reads,
-    and 2C everywhere else; all other parameters stay.
+    A batch norm over C channels goes into the convolution or dense layer right before it if nothing else reads that: C numbers
+    where it has no bias, none where it has one. Everywhere else it stays with 4C numbers, as do all other parameters.
     """
     number = 0
     for node in graph.nodes:
@@ -188,9 +188,8 @@ def exported_parameters(graph: Graph) -> int:
             number += node.parameters
             continue
         feed = graph.feeding(node)
-        plain = feed is not None and feed.kind == "conv" and feed.groups == 1 and not feed.bias
-        folded = feed is not None and plain and graph.only_consumer(feed) is node
-        number += _channels(node) * (1 if folded else 2)
+        folded = feed is not None and feed.kind in _WEIGHTED and graph.only_consumer(feed) is node
+        number += _channels(node) * (4 if feed is None or not folded else 0 if feed.bias else 1)
     return number
 
 

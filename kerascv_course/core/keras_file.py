@@ -10,7 +10,7 @@ from typing import IO
 
 import numpy as np
 
-from kerascv_course.core.errors import InputError
+from kerascv_course.core.errors import DataError, InputError
 from kerascv_course.core.lazy import keras
 
 __all__ = ["check_archive", "load_keras", "load_model", "read_arrays", "save_model"]
@@ -78,31 +78,31 @@ def check_archive(path: Path) -> None:
     """Reject a .keras or .npz archive that unpacks to far more than its size, before anything is unpacked.
 
     Raises:
-        InputError: missing, not an archive, or a decompression bomb.
+        DataError: missing, not an archive, or a decompression bomb.
     """
     if not path.is_file():
-        raise InputError(f"no such file: {path}")
+        raise DataError(f"no such file: {path}")
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
             for part in parts:
                 if part.file_size > max(ALWAYS_ALLOWED, MAX_RATIO * part.compress_size):
                     sizes = f"{part.compress_size:,} to {part.file_size:,} bytes"
-                    raise InputError(f"{path} is a decompression bomb: {part.filename[:80]!r} unpacks from {sizes}")
+                    raise DataError(f"{path} is a decompression bomb: {part.filename[:80]!r} unpacks from {sizes}")
                 if part.filename.endswith(".json") and part.file_size > MAX_CONFIG:
-                    raise InputError(
+                    raise DataError(
                         f"{path}: {part.filename[:80]!r} has {part.file_size:,} bytes; at most {MAX_CONFIG:,} are read"
                     )
             packed, unpacked = (sum(getattr(part, name) for part in parts) for name in ("compress_size", "file_size"))
             if unpacked > max(ALL_ALLOWED, MAX_RATIO * packed) or len(parts) > MAX_MEMBERS:
-                raise InputError(f"{path} is a decompression bomb: {len(parts):,} members unpack to {unpacked:,} bytes")
+                raise DataError(f"{path} is a decompression bomb: {len(parts):,} members unpack to {unpacked:,} bytes")
     except InputError:
         raise
     except PermissionError:
-        raise InputError(f"{path} may not be read: permission denied") from None
+        raise DataError(f"{path} may not be read: permission denied") from None
     except Exception as error:  # zipfile raises many types for a damaged archive
         kind = "a Keras model" if path.suffix == ".keras" else "weights"
-        raise InputError(f"{path} cannot be opened as {kind}: not a {path.suffix} archive, or damaged: {error}") from None
+        raise DataError(f"{path} cannot be opened as {kind}: not a {path.suffix} archive, or damaged: {error}") from None
 
 
 def read_arrays(path: Path, wanted: Callable[[str], bool] = lambda _: True) -> dict[str, np.ndarray]:
@@ -113,7 +113,7 @@ def read_arrays(path: Path, wanted: Callable[[str], bool] = lambda _: True) -> d
         wanted: whether to read the array of a name.
 
     Raises:
-        InputError: missing, damaged, a decompression bomb, or with Python objects.
+        DataError: missing, damaged, a decompression bomb, or with Python objects.
     """
     check_archive(path)
     try:
@@ -127,7 +127,7 @@ def read_arrays(path: Path, wanted: Callable[[str], bool] = lambda _: True) -> d
             return arrays
     except Exception as error:  # zipfile and NumPy raise many types for damaged files
         reason = str(error).partition("\n")[0][:200] or type(error).__name__
-        raise InputError(f"{path} is damaged, or no archive of arrays: {reason}") from None
+        raise DataError(f"{path} is damaged, or no archive of arrays: {reason}") from None
 
 
 def _read_array(file: IO[bytes], size: int) -> np.ndarray:
