@@ -366,6 +366,33 @@ def _other_version(version: int) -> ContractError:
     )
 
 
+#: Parts of a contract that follow from the model, its data and its metrics.
+STATED = ("task", "name", "input", "preprocessing", "labels", "data", "license", "tiling")
+
+
+def contract_differences(contract: Contract, expected: Contract) -> list[str]:
+    """What a contract states otherwise than it should, a sentence each.
+
+    Args:
+        contract: of a file.
+        expected: what it should be; recipe, versions, commit, parity, precision and the order of outputs are not compared.
+    """
+    pairs: list[tuple[str, Any, Any]] = [(part, getattr(contract, part), getattr(expected, part)) for part in STATED]
+    for part in ("outputs", "metrics"):
+        pairs.append((part, sorted(map(str, getattr(contract, part))), sorted(map(str, getattr(expected, part)))))
+    found = []
+    for part, ours, theirs in pairs:
+        if ours != theirs:
+            if dataclasses.is_dataclass(ours) and dataclasses.is_dataclass(theirs):
+                names = [field.name for field in dataclasses.fields(ours)]
+                name = next(name for name in names if getattr(ours, name) != getattr(theirs, name, None))
+                part, ours, theirs = f"{part}.{name}", getattr(ours, name), getattr(theirs, name, None)
+            elif isinstance(ours, list) and isinstance(theirs, list):
+                ours, theirs = sorted(set(ours) - set(theirs)), sorted(set(theirs) - set(ours))
+            found.append(f"the contract states {part} {str(ours)[:200]}; the model has {str(theirs)[:200]}")
+    return found
+
+
 def dump_contract(contract: Contract) -> str:
     """The document as JSON text.
 

@@ -180,7 +180,7 @@ def test_a_file_that_pads_wrongly_fails_the_gate_though_the_test_pictures_need_n
 
 
 def test_a_single_class_may_change_at_a_tie_only():
-    from export.validation import _judge, _Tally
+    from export.validation import Tolerances, _judge, _Tally
 
     scores = np.zeros((1, 100, 200, 3))
     scores[0, 0, 0] = (1.0, 1.0 - 1e-5, 0.0)
@@ -192,8 +192,8 @@ def test_a_single_class_may_change_at_a_tie_only():
         tally.add(classes, changed, scores)
         row = tally.row("classes", 1, True)
         assert row.agreement > 0.9999
-        assert bool(_judge(row, 1e-4, 0.9999, classes.size)) is fails
-    assert "leads by 0.1, which is no tie" in _judge(row, 1e-4, 0.9999, classes.size)[0]
+        assert bool(_judge(row, Tolerances(1e-4, 0), 0.9999, classes.size)) is fails
+    assert "leads by 0.1, which is no tie" in _judge(row, Tolerances(1e-4, 0), 0.9999, classes.size)[0]
 
 
 @pytest.mark.parametrize(

@@ -63,10 +63,10 @@ def test_the_variant_whose_accuracy_is_off_is_named_with_its_accuracy(network, p
 def test_too_few_equal_predictions_are_told_by_their_number(network, path, noise, shift_batches_of_7):
     with pytest.raises(ParityError, match=re.escape("0 of 20 predictions agree (0.0000%); at least 99.99% are required")):
         check_parity(network, path, noise)
-    from export.validation import ParityRow, _judge
+    from export.validation import ParityRow, Tolerances, _judge
 
     row = ParityRow("logits", 1, "optimized", 0.0, 0.0, agreement=9_998 / 10_000)
-    (failure,) = _judge(row, 1e-4, 0.9999, 10_000)
+    (failure,) = _judge(row, Tolerances(1e-4, 0), 0.9999, 10_000)
     assert failure.endswith("9,998 of 10,000 predictions agree (99.9800%); at least 99.99% are required")
 
 
