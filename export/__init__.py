@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from export.batch.cluster import predict_many
     from export.contract import Contract, ContractError
-    from export.converter.convert import export_model
+    from export.converter.convert import expected_contract, export_model
     from export.diagnostics.doctor import Diagnosis, diagnose
     from export.predictor import OnnxModel, Predictions
     from export.quantization.quantize import quantize_model
@@ -32,6 +32,7 @@ __all__ = [
     "certify",
     "check_parity",
     "diagnose",
+    "expected_contract",
     "export_model",
     "export_validated",
     "predict_many",
@@ -42,6 +43,7 @@ __all__ = [
 _MODULES = {
     "Diagnosis": "diagnostics.doctor",
     "diagnose": "diagnostics.doctor",
+    "expected_contract": "converter.convert",
     "export_model": "converter.convert",
     "predict_many": "batch.cluster",
     "OnnxModel": "predictor",

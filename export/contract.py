@@ -370,6 +370,10 @@ def _other_version(version: int) -> ContractError:
 STATED = ("task", "name", "input", "preprocessing", "labels", "data", "license", "tiling")
 
 
+#: How far a metric may be from one measured again, on other hardware.
+SAME_METRIC = 1e-4
+
+
 def contract_differences(contract: Contract, expected: Contract) -> list[str]:
     """What a contract states otherwise than it should, a sentence each.
 
@@ -378,8 +382,12 @@ def contract_differences(contract: Contract, expected: Contract) -> list[str]:
         expected: what it should be; recipe, versions, commit, parity, precision and the order of outputs are not compared.
     """
     pairs: list[tuple[str, Any, Any]] = [(part, getattr(contract, part), getattr(expected, part)) for part in STATED]
-    for part in ("outputs", "metrics"):
-        pairs.append((part, sorted(map(str, getattr(contract, part))), sorted(map(str, getattr(expected, part)))))
+    pairs.append(("outputs", sorted(map(str, contract.outputs)), sorted(map(str, expected.outputs))))
+    measured = [{f"{metric.split} {metric.name}": metric.value for metric in one.metrics} for one in (contract, expected)]
+    for name in sorted(measured[0].keys() | measured[1].keys()):
+        value, right = (metrics.get(name) for metrics in measured)
+        if value is None or right is None or not abs(value - right) <= SAME_METRIC * max(1, abs(right)):
+            pairs.append((f"metrics: {name}", value, right))
     found = []
     for part, ours, theirs in pairs:
         if ours != theirs:

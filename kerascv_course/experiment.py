@@ -443,27 +443,12 @@ class Experiment:
                     f"kerascv_course.train --resume {shell_word(self.folder.path)}"
                 )
         log.info("exporting, and validating the file on all %d test images", len(self.data.test))
-        recipe, info, described = self.recipe, self.data.info, self.task.describe(self)
         path, rejected = self.folder / "model.onnx", self.folder / "model.rejected.onnx"
         gate: GateOptions = {**self._gate(), "predictions": self.task.outputs(self.predictions)}
-        options = {
-            "name": recipe.name,
-            "recipe": dataclasses.asdict(recipe),
-            "opset": recipe.export.opset,
-            "resize": recipe.data.resize,
-            "data": {"source": info.source, "fingerprint": info.fingerprint, "citation": info.citation},
-            "versions": package_versions(),
-            "commit": source_commit(),
-            "license": recipe.export.license,
-            "layout": recipe.export.layout,
-            "task": recipe.task,
-            "preprocessing": (recipe.data.normalize_mean, recipe.data.normalize_std),
-            **described,
-        }
         serving, images = self.serving_graph(), self.data.test.images
         try:
             with quiet_stderr():
-                report = export.export_validated(serving, path, images, gate=gate, rejected=rejected, **options)
+                report = export.export_validated(serving, path, images, gate=gate, rejected=rejected, **self._export_options())
                 plain, histograms, summary = report.to_plain(), report.histograms(), report.summary()
         except export.ParityError as error:
             self.folder.write_json("parity.json", error.report.to_plain())
@@ -492,11 +477,31 @@ class Experiment:
             path: the file; None: the run's model.onnx.
 
         Raises:
-            ParityError: the file and Keras give different outputs.
+            ParityError: the file and Keras give different outputs, or its contract does not state what the run has.
         """
         graph, images, path = self.serving_graph(), self.data.test.images, path or self.folder / "model.onnx"
         gate: GateOptions = {**self._gate(), "labels": self.labels()}
+        if self.metrics and not self.options.other_data:
+            gate["contract"] = export.expected_contract(graph, **self._export_options())
         return export.check_parity(graph, path, images, **gate)
+
+    def _export_options(self) -> dict[str, Any]:
+        """Options of `export.export_model`: what the recipe asks for, and what the contract says of data, metrics and origin."""
+        recipe, info = self.recipe, self.data.info
+        return {
+            "name": recipe.name,
+            "recipe": dataclasses.asdict(recipe),
+            "opset": recipe.export.opset,
+            "resize": recipe.data.resize,
+            "data": {"source": info.source, "fingerprint": info.fingerprint, "citation": info.citation},
+            "versions": package_versions(),
+            "commit": source_commit(),
+            "license": recipe.export.license,
+            "layout": recipe.export.layout,
+            "task": recipe.task,
+            "preprocessing": (recipe.data.normalize_mean, recipe.data.normalize_std),
+            **self.task.describe(self),
+        }
 
     def _gate(self) -> GateOptions:
         """Options of the parity gate."""

@@ -129,6 +129,19 @@ def convert(model: keras.Model, **options: Unpack[ExportOptions]) -> tuple[onnx.
 
     Versions and commit are not looked up: without the options the contract has none.
     """
+    serving, contract = _serving_and_contract(model, options)
+    proto, used = _to_onnx(serving, contract.input, options.get("opset", 17), options.get("converter"))
+    contract = dataclasses.replace(contract, converter=used)
+    describe(proto, contract)
+    return proto, contract
+
+
+def expected_contract(model: keras.Model, **options: Unpack[ExportOptions]) -> Contract:
+    """The contract that `convert` gives a file, without the conversion and the converter's name."""
+    return _serving_and_contract(model, options)[1]
+
+
+def _serving_and_contract(model: keras.Model, options: ExportOptions) -> tuple[keras.Model, Contract]:
     spec = _input_spec(model, options)
     preprocessing = options.get("preprocessing")
     steps = preprocessing_steps(
@@ -162,10 +175,7 @@ def convert(model: keras.Model, **options: Unpack[ExportOptions]) -> tuple[onnx.
         tiling=None if tiling is None else Tiling(**tiling),
     )
     dump_contract(contract)  # fails before the long conversion
-    proto, used = _to_onnx(serving, spec, opset, options.get("converter"))
-    contract = dataclasses.replace(contract, converter=used)
-    describe(proto, contract)
-    return proto, contract
+    return serving, contract
 
 
 def _to_onnx(serving: keras.Model, spec: Input, opset: int, converter: str | None) -> tuple[onnx.ModelProto, str]:
