@@ -7,7 +7,7 @@ import functools
 import glob
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -118,9 +118,7 @@ def open_session(
         with running():
             session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
     except Exception as error:  # onnxruntime's exceptions share no base class
-        raise ContractError(
-            f"{path} is not an ONNX model that can be run: cut short, damaged or not ONNX ({_first_line(error)})"
-        ) from None
+        raise ContractError(f"onnxruntime {onnxruntime.__version__} cannot run {path}: {_first_line(error)}") from None
     if wanted not in session.get_providers():
         raise ProviderError(f"{wanted} is not available on this machine (onnxruntime would silently run on the CPU instead)")
     return session
@@ -355,18 +353,21 @@ class OnnxModel:
 
     def _load_batches(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
         """Images of one size each time, loaded a batch at a time."""
-        if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim != 4):
+        if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim != 4):
             images = [images]
-        spec = self.contract.input
+        if isinstance(images, bytes | Mapping) or not isinstance(images, Iterable):
+            raise ImageError(
+                f"images are uint8 pixels, a file name, a Pillow image, or several of these; received {type(images).__name__}"
+            )
+        spec, images = self.contract.input, iter(images)
         if spec.height is not None and spec.width is not None:
             batch_size = min(batch_size, max(1, MAX_LOADED // (spec.height * spec.width * spec.channels)))
-        for i in range(0, len(images), batch_size):
-            loaded = map(self.load, images[i : i + batch_size])
+        while loaded := list(map(self.load, itertools.islice(images, batch_size))):
             # a file of open size may be given images of several sizes: consecutive images of equal size are run together
             for _, alike in itertools.groupby(loaded, key=attrgetter("shape")):
                 yield np.stack(list(alike))
 
-    def load(self, image: np.ndarray | str | Path) -> np.ndarray:
+    def load(self, image: np.ndarray | str | Path | Image.Image) -> np.ndarray:
         """One image as the contract's uint8 (height, width, channels).
 
         Raises:
@@ -375,6 +376,8 @@ class OnnxModel:
         spec = self.contract.input
         if isinstance(image, str | Path):
             return read_image(image, spec.height, spec.width, spec.channels, spec.resize)
+        if isinstance(image, Image.Image):
+            return resize_image(convert_image(image, spec.channels), spec.height, spec.width, spec.resize)
         array = np.asarray(image)
         if array.dtype != np.uint8:
             raise ImageError(

@@ -120,7 +120,7 @@ class ParityReport:
     Attributes:
         path: the file.
         images: how many were compared.
-        tolerance: largest absolute difference allowed.
+        tolerance: largest absolute difference allowed, to which `relative` times the largest value of an output is added.
         rows: one an output, batch size and evaluator.
         accuracy_keras: share of answers equal to the targets, or for vectors R1 with each image looked for among all others; None
             without targets.
@@ -137,6 +137,7 @@ class ParityReport:
     accuracy_onnx: float | None
     failures: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    relative: float = 0.0
 
     #: Bounds of the bins of `ParityRow.histogram`.
     decades: ClassVar[tuple[float, ...]] = DECADES
@@ -260,7 +261,7 @@ def check_parity(model: keras.Model, path: str | Path, images: Images, **options
                                         ``probabilities``, else none
             labels           None       names of the model's classes, which the file must have in the same order; None: not compared
             tolerance        1e-4       largest absolute difference allowed in any value of any output …
-            relative         1e-05      … plus this, times the largest absolute value that Keras gives for the output
+            relative         1e-05      added to it: this times the largest absolute value that Keras gives for the output
             batch_sizes      (1, 7, 64) images a call
             reference_images 4          images that ``onnx.reference`` is given; fewer where it takes long, none beyond 64×64 pixels
             predictions      None       what Keras gives for `images`, (N, …) by output, where that is known: it is then not run
@@ -417,8 +418,10 @@ class _Gate:
         self._compare_conversion(tuple(rows))
         accuracies = self._compare_accuracy()
         failures = tuple(dict.fromkeys(self.failures))
-        tolerance, notes = self.tolerances.absolute, tuple(self.notes)
-        return ParityReport(str(path), len(self.images), tolerance, tuple(rows), *accuracies, failures, notes)
+        absolute, relative = dataclasses.astuple(self.tolerances)
+        return ParityReport(
+            str(path), len(self.images), absolute, tuple(rows), *accuracies, failures, tuple(self.notes), relative
+        )
 
     def _compare_labels(self) -> None:
         theirs, ours = self.contract.labels, self.labels
@@ -618,6 +621,10 @@ class _Gate:
 
 def _check_images(images: Images, spec: Input) -> None:
     wanted = (spec.height, spec.width, spec.channels)
+    if not hasattr(images, "ndim"):
+        raise InputError(
+            f"check_parity takes images as one array (N, height, width, channels); received {type(images).__name__}"
+        )
     fits = images.ndim == 4 and all(size in (None, n) for n, size in zip(images.shape[1:], wanted, strict=True))
     if images.dtype not in (np.uint8, spec.dtype) or not fits or not math.prod(images.shape):
         dtypes = " or ".join(dict.fromkeys(("uint8", spec.dtype)))

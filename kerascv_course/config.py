@@ -199,7 +199,9 @@ class Export:
     license: str = ""
     """License of the weights for the contract: an SPDX identifier or free text."""
     tolerance: Positive = 1e-4
-    """Largest absolute difference allowed between Keras and ONNX outputs."""
+    """Largest absolute difference allowed between Keras and ONNX outputs, besides the relative one."""
+    relative: NonNegative = 1e-5
+    """Difference allowed in addition: this times the largest absolute value of the output."""
 
     def __post_init__(self) -> None:
         check_fields(self, "export")

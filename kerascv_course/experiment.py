@@ -456,7 +456,7 @@ class Experiment:
             raise
         self.folder.write_json("parity.json", plain)
         record_current(self.folder.path, path.name)
-        figure = plots.difference_histogram(histograms, report.decades, recipe.export.tolerance)
+        figure = plots.difference_histogram(histograms, report.decades, self.recipe.export.tolerance)
         self.folder.write_figure("plots/parity.png", figure)
         log.info("%s", summary)
         return path
@@ -510,6 +510,7 @@ class Experiment:
             "accuracy": self.task.gate_accuracy(self.metrics) if self.metrics and not self.options.other_data else None,
             "answer": self.task.answer,
             "tolerance": self.recipe.export.tolerance,
+            "relative": self.recipe.export.relative,
             "batch_sizes": self.task.batch_sizes,
         }
 

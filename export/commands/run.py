@@ -33,7 +33,7 @@ RETRIEVER = "retriever.onnx"
 #: Options for a .keras file only; a run has them in its recipe.
 MODEL_OPTIONS = (
     *("output", "labels", "images", "noise", "preprocessing", "resize"),
-    *("input_dtype", "layout", "opset", "task", "tolerance"),
+    *("input_dtype", "layout", "opset", "task", "converter", "tolerance", "relative"),
 )
 
 
@@ -75,8 +75,10 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--layout", choices=("NHWC", "NCHW"), help="layout of the file's input (default: NHWC)")
     model.add_argument("--opset", type=int, help="ONNX operator set, 15 to 23 (default: 17)")
     model.add_argument("--task", choices=("classify", "embed", "tensor"), help="(default: by the shape of the output)")
+    model.add_argument("--converter", choices=("native", "tf2onnx"), help="(default: native, else tf2onnx)")
+    model.add_argument("--tolerance", type=float, help="largest absolute difference of any output (default: 1e-4)")
     model.add_argument(
-        "--tolerance", type=float, help="largest difference of any output (default: 1e-4; raise it for outputs far beyond 10)"
+        "--relative", type=float, help="added to it: this times the largest absolute value of the output (default: 1e-5)"
     )
     parser.set_defaults(call=_run)
 
@@ -177,6 +179,8 @@ def _export_keras_file(arguments: argparse.Namespace) -> None:
         )
     if arguments.tolerance is not None and not arguments.tolerance > 0:
         raise InputError(f"--tolerance must be above 0; received {arguments.tolerance:g}")
+    if arguments.relative is not None and not arguments.relative >= 0:
+        raise InputError(f"--relative must be 0 or above; received {arguments.relative:g}")
     labels, preprocessing = _read_labels(arguments.labels), _read_preprocessing(arguments.preprocessing)
     start_tensorflow()
     from export.validation import GateOptions, ParityError, export_validated
@@ -184,13 +188,15 @@ def _export_keras_file(arguments: argparse.Namespace) -> None:
     model = load_keras(arguments.run)
     images, targets = _gate_images(arguments, tuple(model.inputs[0].shape[1:]), labels)
     output = arguments.output or arguments.run.with_suffix(".onnx")
-    options = {name: getattr(arguments, name) for name in ("resize", "input_dtype", "layout", "opset", "task")}
+    options = {name: getattr(arguments, name) for name in ("resize", "input_dtype", "layout", "opset", "task", "converter")}
     options = {name: value for name, value in options.items() if value is not None}
     options |= {"labels": labels, "preprocessing": preprocessing, "name": arguments.run.stem}
     options |= {"versions": package_versions(), "commit": source_commit()}
     gate: GateOptions = {"targets": targets, "labels": labels or None}
     if arguments.tolerance is not None:
         gate["tolerance"] = arguments.tolerance
+    if arguments.relative is not None:
+        gate["relative"] = arguments.relative
     rejected = output.with_name(f"{output.stem}.rejected.onnx")
     try:
         with quiet_stderr():
@@ -215,9 +221,12 @@ def _read_labels(given: str | None) -> list[str]:
             )
         return [name.strip() for name in given.split(",")]
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--labels must be a UTF-8 text file; cannot read {path}: {error}") from None
+    if "" in lines:
+        raise InputError(f"--labels must be a text file with one name a line; line {lines.index('') + 1} of {path} is empty")
+    return lines
 
 
 def _read_preprocessing(given: list[str] | None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -31,8 +31,11 @@ PREPROCESSING = {
     "caffe": Preprocessing("graph", scale=1.0, mean=(103.939, 116.779, 123.68), channels="BGR"),
 }
 
+#: Tasks of `export_model`.
+TASKS = ("classify", "scenes", "colorize", "embed", "tensor", None)
+
 #: As `export_model` takes it.
-PreprocessingOption = str | tuple[Sequence[float], Sequence[float]] | Preprocessing | None
+PreprocessingOption = str | tuple[float | Sequence[float], float | Sequence[float]] | Preprocessing | None
 
 
 class ExportOptions(TypedDict, total=False):
@@ -142,10 +145,18 @@ def expected_contract(model: keras.Model, **options: Unpack[ExportOptions]) -> C
 
 
 def _serving_and_contract(model: keras.Model, options: ExportOptions) -> tuple[keras.Model, Contract]:
+    if unknown := options.keys() - ExportOptions.__annotations__.keys():
+        known = ", ".join(ExportOptions.__annotations__)
+        raise TypeError(f"export_model has no options {', '.join(sorted(unknown))}; it has {known}")
+    if options.get("task") not in TASKS:
+        raise UnknownNameError("task", str(options["task"]), filter(None, TASKS))
     spec = _input_spec(model, options)
     preprocessing = options.get("preprocessing")
     steps = preprocessing_steps(
-        preprocessing, inside=model.inputs[0].dtype == "uint8", where="graph" if spec.dtype == "uint8" else "caller"
+        preprocessing,
+        inside=model.inputs[0].dtype == "uint8",
+        where="graph" if spec.dtype == "uint8" else "caller",
+        channels=spec.channels,
     )
     opset = options.get("opset", 17)
     if not MIN_OPSET <= opset <= MAX_OPSET:
@@ -200,8 +211,7 @@ def _to_onnx(serving: keras.Model, spec: Input, opset: int, converter: str | Non
 
 def _input_spec(model: keras.Model, options: ExportOptions) -> Input:
     input_dtype, layout = options.get("input_dtype", "uint8"), options.get("layout", "NHWC")
-    if not isinstance(model, keras.Model) or not model.built or len(model.inputs) != 1:
-        raise InputError("export_model takes a built keras.Model of one input, an image (batch, height, width, channels)")
+    _check_model(model)
     shape, dtype = tuple(model.inputs[0].shape), model.inputs[0].dtype
     sizes_known = len(shape) == 4 and (None not in shape[1:3] or shape[1:3] == (None, None))
     if not sizes_known or shape[3] not in (1, 3):
@@ -224,31 +234,66 @@ def _input_spec(model: keras.Model, options: ExportOptions) -> Input:
     )
 
 
-def preprocessing_steps(given: PreprocessingOption, *, inside: bool, where: Literal["graph", "caller"]) -> Preprocessing:
+def _check_model(model: Any) -> None:
+    """Refuse what is no functional or Sequential model of one input, with the way out."""
+    if not isinstance(model, keras.Model):
+        raise InputError(
+            f"export_model takes a keras.Model; received {type(model).__name__}: open a file with kerascv_course.load_model"
+        )
+    name = f"{model.name} ({type(model).__name__})"
+    if isinstance(model, keras.Sequential) and not model.built:
+        raise InputError(f"{name} has no shapes yet: begin it with keras.Input((height, width, channels))")
+    if not isinstance(model, keras.Sequential) and not hasattr(model, "inputs"):
+        raise InputError(
+            f"{name} is a subclass without a graph: wrap it, image = keras.Input((height, width, channels)); "
+            "model = keras.Model(image, model(image))"
+        )
+    if len(model.inputs) != 1:
+        raise InputError(
+            f"export_model takes a model of one input, an image (batch, height, width, channels); {name} has {len(model.inputs)}"
+        )
+
+
+def preprocessing_steps(
+    given: PreprocessingOption, *, inside: bool, where: Literal["graph", "caller"], channels: int = 3
+) -> Preprocessing:
     """The preprocessing of `export_model` as the contract states it.
 
     Args:
         given: as `export_model` takes it.
         inside: the model takes uint8, so that its preprocessing is in it already.
         where: of the file.
+        channels: of an image.
+
+    Raises:
+        InputError: neither a mode nor a mean and a standard deviation of one number, or of one a channel.
     """
     if given is None:
         return Preprocessing(where, mean=None, std=None) if inside else Preprocessing(where)
+    rule = f"preprocessing is (mean, std) after pixels / 255, a number each or {channels}, or one of {', '.join(PREPROCESSING)}"
     if isinstance(given, str):
         if given not in PREPROCESSING:
             raise UnknownNameError("preprocessing", given, PREPROCESSING)
         given = PREPROCESSING[given]
     if isinstance(given, Preprocessing):
-        return Preprocessing(where, given.scale, given.mean, given.std, given.channels)
-    mean, std = given
-    return Preprocessing(where, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+        steps = dataclasses.replace(given, where=where)
+    else:
+        try:
+            mean, std = (tuple(map(float, part if isinstance(part, Iterable) else (part,))) for part in given)
+        except (TypeError, ValueError):
+            raise InputError(f"{rule}; received {given!r}") from None
+        steps = Preprocessing(where, mean=mean, std=std)
+    counts = {len(part) for part in (steps.mean, steps.std) if part is not None}
+    if not counts <= {1, channels}:
+        raise InputError(f"{rule}; received {max(counts)} numbers for images of {channels} channels")
+    return steps
 
 
 def _labels(given: Any) -> tuple[str, ...]:
     """Class names as the contract has them."""
     if isinstance(given, (str, bytes)):
         raise InputError(f"labels is a list of class names; received the text {given!r}")
-    labels = tuple(given if given is not None else ())
+    labels = tuple(str(label) if isinstance(label, str) else label for label in (given if given is not None else ()))
     if wrong := [label for label in labels if not isinstance(label, str)]:
         raise InputError(f"labels are texts; received {wrong[0]!r}")
     if twice := [label for label, count in Counter(labels).items() if count > 1]:

@@ -12,9 +12,11 @@ from PIL import Image
 
 from export import OnnxModel, ParityError, certify, check_parity, export_model, read_contract
 from export.__main__ import main
+from export.commands.run import _read_labels
 from export.converter.convert import ExportError
 from export.files import replace_model
-from kerascv_course.core.errors import InputError
+from kerascv_course.core.errors import CourseError, InputError, UnknownNameError
+from kerascv_course.core.images import ImageError
 
 keras = pytest.importorskip("keras")
 
@@ -184,7 +186,128 @@ def test_weights_beyond_the_limit_go_beside_the_file(small, noise, tmp_path, mon
     assert sorted(item.name for item in tmp_path.iterdir()) == ["x.onnx"]
 
 
+class Subclass(keras.Model):
+    """A model without a graph."""
+
+    def __init__(self):
+        super().__init__(name="subclass")
+        self.head = keras.layers.Dense(4)
+
+    def call(self, image):
+        return self.head(keras.ops.mean(image, axis=(1, 2)))
+
+
+def test_a_subclass_leaves_when_it_is_wrapped(noise, tmp_path):
+    model = Subclass()
+    with pytest.raises(InputError, match=r"subclass \(Subclass\) is a subclass without a graph: wrap it, image = keras\.Input"):
+        export_model(model, tmp_path / "x.onnx")
+    image = keras.Input(noise.shape[1:])
+    wrapped = keras.Model(image, model(image))
+    assert check_parity(wrapped, export_model(wrapped, tmp_path / "x.onnx", task="classify"), noise).ok
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("model.keras", "takes a keras.Model; received str: open a file with kerascv_course.load_model"),
+        (
+            keras.Sequential([keras.layers.Dense(2)], name="s"),
+            r"s \(Sequential\) has no shapes yet: begin it with keras\.Input",
+        ),
+        (keras.Model([a := keras.Input((8, 8, 3)), b := keras.Input((8, 8, 3))], a + b), r"one input, an image .* has 2"),
+    ],
+)
+def test_what_is_no_model_of_one_image_is_refused(model, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        export_model(model, tmp_path / "x.onnx")
+
+
+def test_preprocessing_of_one_number(small, noise, tmp_path):
+    path = export_model(small, tmp_path / "x.onnx", preprocessing=(0.5, 0.25))
+    assert (read_contract(path).preprocessing.mean, read_contract(path).preprocessing.std) == ((0.5,), (0.25,))
+    assert check_parity(small, path, noise).ok
+
+
+@pytest.mark.parametrize(
+    ("given", "received"),
+    [
+        (0.5, "0.5"),
+        (((0.5, 0.5), (0.5, 0.5)), "2 numbers for images of 3 channels"),
+        (((0.5,) * 4, (0.5,) * 4), "4 numbers for images of 3 channels"),
+        (((0.5, 0.5, 0.5),), r"\(\(0.5, 0.5, 0.5\),\)"),
+        (("a", "b"), r"\('a', 'b'\)"),
+    ],
+)
+def test_preprocessing_of_another_form_is_refused(given, received, small, tmp_path):
+    with pytest.raises(InputError, match=rf"preprocessing is \(mean, std\) after pixels / 255, .*; received {received}"):
+        export_model(small, tmp_path / "x.onnx", preprocessing=given)
+
+
+def test_unknown_options_and_tasks_are_refused(small, tmp_path):
+    with pytest.raises(TypeError, match="export_model has no options colour; it has labels, input_dtype"):
+        export_model(small, tmp_path / "x.onnx", colour=True)
+    with pytest.raises(UnknownNameError, match="unknown task 'clasify'; did you mean 'classify'"):
+        export_model(small, tmp_path / "x.onnx", task="clasify")
+
+
+def test_an_image_is_given_in_any_form(small, noise, tmp_path):
+    """One image of a palette, of Pillow, in a file, and from a generator."""
+    model = OnnxModel(export_model(small, tmp_path / "x.onnx", task="classify"))
+    opened = Image.fromarray(noise[0]).convert("P")
+    opened.save(tmp_path / "1.png")
+    pixels = np.asarray(opened.convert("RGB"))
+    expected = model.predict(pixels).scores
+    for images in (opened, [opened], tmp_path / "1.png", [tmp_path / "1.png"], (one for one in [opened]), iter([pixels])):
+        np.testing.assert_array_equal(model.predict(images).scores, expected)
+    many = model.predict((one for one in noise[:5]), batch_size=2).scores
+    np.testing.assert_allclose(many, model.predict(noise[:5]).scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("images", [None, 3, b"\x89PNG", {"image": 1}, object()])
+def test_what_is_no_image_is_refused(images, small, tmp_path):
+    model = OnnxModel(export_model(small, tmp_path / "x.onnx", task="classify"))
+    with pytest.raises(ImageError, match=f"a Pillow image, or several of these; received {type(images).__name__}"):
+        model.predict(images)
+
+
+def test_the_gate_takes_one_array(small, noise, tmp_path):
+    path = export_model(small, tmp_path / "x.onnx", task="classify")
+    for images in (None, list(noise), (one for one in noise), [Image.fromarray(noise[0])]):
+        with pytest.raises(InputError, match=rf"images as one array .*; received {type(images).__name__}"):
+            check_parity(small, path, images)
+
+
+def test_a_file_that_was_just_written_is_not_called_damaged(small, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Could not find an implementation for Conv(99)")
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", refuse)
+    with pytest.raises(CourseError, match=r"onnxruntime [\d.]+ cannot run .*implementation for Conv\(99\)") as caught:
+        export_model(small, tmp_path / "x.onnx")
+    assert "damaged" not in str(caught.value)
+
+
+def test_a_fixed_batch_is_run_batch_by_batch(tmp_path):
+    image = keras.Input(batch_shape=(1, 8, 8, 3))
+    model = keras.Model(image, keras.layers.Dense(4, name="logits")(keras.layers.Flatten()(image)))
+    images = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), np.uint8)
+    path = export_model(model, tmp_path / "x.onnx")
+    assert check_parity(model, path, images).images == 10
+
+
 # --- python -m export MODEL.keras ---
+
+
+@pytest.mark.parametrize("text", ["\ufeffa\nb\n", "a  \r\nb\t\r\n\r\n", "a\nb"])
+def test_files_of_labels_as_editors_write_them(text, tmp_path):
+    (tmp_path / "labels.txt").write_text(text, encoding="utf-8", newline="")
+    assert _read_labels(str(tmp_path / "labels.txt")) == ["a", "b"]
+
+
+def test_an_empty_line_among_labels_is_refused(tmp_path):
+    (tmp_path / "labels.txt").write_text("a\n\nb\n")
+    with pytest.raises(InputError, match=r"one name a line; line 2 of .*labels\.txt is empty"):
+        _read_labels(str(tmp_path / "labels.txt"))
 
 
 @pytest.fixture

@@ -143,7 +143,7 @@ def test_a_validated_export_is_certified_and_reuses_predictions(network, noise, 
 
     gate["predictions"] = {"logits": predictions["logits"] + 1}
     with pytest.raises(
-        ParityError, match=r"rejected.onnx does not give .*\n.*'logits', batch size 70, graph optimized: differs by 1"
+        ParityError, match=r"(?s)rejected.onnx does not give .*\n.*'logits', batch size 70, graph optimized: differs by 1"
     ):
         export_validated(network, tmp_path / "x.onnx", noise, gate=gate, rejected=tmp_path / "rejected.onnx")
     assert read_contract(tmp_path / "x.onnx") == contract and read_contract(tmp_path / "rejected.onnx").parity is None
@@ -183,6 +183,7 @@ def test_the_gate_passes_and_reports_everything(served, tiny_run, digits):
     assert report.ok and report.images == 359
     seen = {(row.output, row.batch_size, row.evaluator) for row in report.rows}
     sizes = [(1, "optimized"), (7, "optimized"), (64, "optimized"), (64, "as written"), (1, "onnx.reference")]
+    sizes += [(3, "optimized"), (8, "optimized"), (128, "optimized")]
     assert seen == {(output, *size) for output in ("logits", "probabilities") for size in sizes}
     assert max(row.max_absolute for row in report.rows) < 2e-5
     assert report.accuracy_keras == report.accuracy_onnx == tiny_run.read_json("metrics.json")["test"]["accuracy"]
@@ -335,12 +336,14 @@ def test_images_of_another_shape_or_type_are_refused(served, tiny_run):
 def test_a_run_whose_gate_fails_ends_with_the_error_and_keeps_no_model(tiny_recipe, tmp_path):
     from kerascv_course.experiment import Experiment
 
-    strict = dataclasses.replace(tiny_recipe, epochs=1, export=dataclasses.replace(tiny_recipe.export, tolerance=1e-12))
+    strict = dataclasses.replace(
+        tiny_recipe, epochs=1, export=dataclasses.replace(tiny_recipe.export, tolerance=1e-12, relative=0.0)
+    )
     with pytest.raises(ParityError, match="does not give the same answers as Keras"):
         Experiment(strict, tmp_path / "run").run()
     assert not (tmp_path / "run" / "model.onnx").exists() and (tmp_path / "run" / "model.rejected.onnx").exists()
     assert json.loads((tmp_path / "run" / "parity.json").read_text())["ok"] is False
-    assert "more than 1e-12" in (tmp_path / "run" / "report.html").read_text()
+    assert "more than 1e-12 (tolerance 1e-12 + relative 0 ×" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_the_metadata_key_is_fixed():
