@@ -1,6 +1,6 @@
 """Benchmarks. ``python scripts/benchmark.py models`` writes docs/models.md, ``engines`` the table of docs/export.md, ``classical``
-docs/scenes_speed.md, ``analysis`` docs/analysis_speed.md, ``pipeline`` and ``train`` docs/training_speed.md; ``folder`` prints
-figures for docs/data.md.
+docs/scenes_speed.md, ``analysis`` docs/analysis_speed.md, ``pipeline`` and ``train`` docs/training_speed.md, ``export``
+docs/export_speed.md; ``folder`` prints figures for docs/data.md, ``export-large`` for docs/export.md.
 
 What is compared is timed in turns, round after round, so that a slow spell of the machine meets all alike; medians are reported,
 with the machine named.
@@ -24,6 +24,7 @@ import numpy as np
 import tyro
 from benchmark_analysis import analysis
 from benchmark_classical import classical
+from benchmark_export import export, export_large
 from benchmark_pipeline import folder, pipeline
 from benchmark_train import train
 
@@ -228,6 +229,8 @@ if __name__ == "__main__":
             "pipeline": pipeline,
             "folder": folder,
             "train": train,
+            "export": export,
+            "export-large": export_large,
         },
         prog="python scripts/benchmark.py",
     )
