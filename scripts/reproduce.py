@@ -76,6 +76,13 @@ RUNS = [
     Entry("tdt4265-model2-best", "tdt4265-model2-best"),
     Entry("tdt4265-model2", "tdt4265-model2"),
     Entry("ntu-resnet18-short", f"ntu-resnet18-best --epochs 6 {MUON}"),
+    Entry("ntu-vgg16-short", f"ntu-vgg16-best --epochs 8 {MUON}"),
+    Entry("ntu-mynet-short", f"ntu-mynet-best --epochs 5 {MUON}"),
+    Entry("ntu-vgg19-short", f"ntu-vgg16-best --model vgg19 --epochs 8 {MUON}"),
+    Entry("ntu-vgg16-wide-short", f"ntu-vgg16-best --model vgg16_wide --epochs 8 {MUON}"),
+    Entry("ntu-alexnet", "ntu-alexnet"),
+    Entry("cose474-vgg16-short", f"cose474-vgg16-best --epochs 8 {MUON}"),
+    Entry("cose474-resnet50-short", f"cose474-resnet50-best --epochs 12 {MUON}"),
 ]
 
 
