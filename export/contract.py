@@ -367,7 +367,7 @@ def _other_version(version: int) -> ContractError:
 
 
 #: Parts of a contract that follow from the model, its data and its metrics.
-STATED = ("task", "name", "input", "preprocessing", "labels", "data", "license", "tiling")
+STATED = ("task", "name", "input", "preprocessing", "labels", "license", "tiling")
 
 
 #: How far a metric may be from one measured again, on other hardware.
@@ -379,9 +379,12 @@ def contract_differences(contract: Contract, expected: Contract) -> list[str]:
 
     Args:
         contract: of a file.
-        expected: what it should be; recipe, versions, commit, parity, precision and the order of outputs are not compared.
+        expected: what it should be; recipe, versions, commit, parity, precision, the citation of the data and the order
+            of outputs are not compared.
     """
     pairs: list[tuple[str, Any, Any]] = [(part, getattr(contract, part), getattr(expected, part)) for part in STATED]
+    data = [{key: value for key, value in one.data.items() if key != "citation"} for one in (contract, expected)]
+    pairs.append(("data", *data))
     pairs.append(("outputs", sorted(map(str, contract.outputs)), sorted(map(str, expected.outputs))))
     measured = [{f"{metric.split} {metric.name}": metric.value for metric in one.metrics} for one in (contract, expected)]
     for name in sorted(measured[0].keys() | measured[1].keys()):

@@ -17,10 +17,10 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from export.contract import Contract, Input, Parity, contract_differences
-from export.converter.convert import ExportOptions, check_valid, convert
+from export.converter.convert import ExportOptions, check_valid, write_converted
 from export.converter.heads import SUM, sums_to_one
 from export.converter.serving_graph import serving_graph
-from export.files import describe, replace_model, rewrite_contract, staged, write_model
+from export.files import replace_model, rewrite_contract, staged
 from export.gallery.rank_lists import MIN_EQUAL, equal_lists, first_rate
 from export.predictor import OnnxModel, open_session
 from export.serving import preprocess
@@ -314,10 +314,9 @@ def export_validated(
         InputError, ExportError, WriteError: as `export_model` and `check_parity`.
     """
     path = Path(path)
-    with Wait("converting to ONNX"):
-        proto, contract = convert(model, **options)
     with staged(path) as candidate:
-        write_model(proto, candidate)
+        with Wait("converting to ONNX"):
+            contract = write_converted(model, candidate, **options)
         check_valid(candidate)
         file = OnnxModel(candidate, opened=(open_session(candidate, arena=False), contract))
         report = _Gate(model, file, images, gate or {}).compare(path if rejected is None else rejected)
@@ -325,9 +324,9 @@ def export_validated(
             if rejected is not None:
                 replace_model(candidate, Path(rejected))
             raise ParityError(report)
+        del file
         report = dataclasses.replace(report, path=str(path))
-        describe(proto, dataclasses.replace(contract, parity=report.for_contract()))
-        write_model(proto, candidate)
+        rewrite_contract(candidate, dataclasses.replace(contract, parity=report.for_contract()))
         replace_model(candidate, path)
     return report
 

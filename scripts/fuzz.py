@@ -727,7 +727,8 @@ def run_forked(kind: str, make: Callable[[], bytes], folder: Path, seconds: floa
     if child == 0:
         with contextlib.suppress(BaseException):
             os.close(reader)
-            resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+            limit = _address_space() + ADDRESS_SPACE
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             struct.pack_into("q", before, 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
             silent = os.open(os.devnull, os.O_WRONLY)
@@ -748,6 +749,12 @@ def run_forked(kind: str, make: Callable[[], bytes], folder: Path, seconds: floa
     elif not outcome:
         outcome = f"CRASH {signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else status}"
     return outcome, usage.ru_maxrss * 1024 - struct.unpack("q", before)[0], took
+
+
+def _address_space() -> int:
+    """Bytes of address space that this process has; 0 where the system does not tell."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[0]) * mmap.PAGESIZE if statm.is_file() else 0
 
 
 def judge(outcome: str, peak: int) -> str:

@@ -16,12 +16,21 @@ from export.converter.by_tf2onnx import BATCH, MAX_OPSET, MIN_OPSET, ExportError
 from export.converter.exporter import NotConvertible, build
 from export.converter.heads import last_operation, meaning_of, sums_to_one, try_model
 from export.converter.serving_graph import serving_graph
-from export.files import describe, save_model
+from export.files import describe, replace_model, staged, write_model
 from export.predictor import OnnxModel
 from kerascv_course.core.environment import package_versions, quiet_stderr, source_commit
 from kerascv_course.core.errors import InputError, UnknownNameError
 
-__all__ = ["BATCH", "ExportError", "ExportOptions", "check_valid", "convert", "export_model", "preprocessing_steps"]
+__all__ = [
+    "BATCH",
+    "ExportError",
+    "ExportOptions",
+    "check_valid",
+    "convert",
+    "export_model",
+    "preprocessing_steps",
+    "write_converted",
+]
 
 #: Preprocessing by name: the modes of ``keras.applications.imagenet_utils.preprocess_input``, and pixels as they are.
 PREPROCESSING = {
@@ -104,15 +113,20 @@ def export_model(model: keras.Model, path: str | Path, **options: Unpack[ExportO
         options["versions"] = package_versions()
     if options.get("commit") is None:
         options["commit"] = source_commit()
-    with quiet_stderr():
-        proto, _ = convert(model, **options)
-    save_model(proto, path, _check_runs)
+    with staged(path) as candidate:
+        with quiet_stderr():
+            write_converted(model, candidate, **options)
+        check_valid(candidate)
+        OnnxModel(candidate)
+        replace_model(candidate, path)
     return path
 
 
-def _check_runs(path: Path) -> None:
-    check_valid(path)
-    OnnxModel(path)
+def write_converted(model: keras.Model, path: Path, **options: Unpack[ExportOptions]) -> Contract:
+    """`convert` into a file, whose contract is returned; the weights do not stay in memory."""
+    proto, contract = convert(model, **options)
+    write_model(proto, path)
+    return contract
 
 
 def check_valid(path: Path) -> None:

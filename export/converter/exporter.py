@@ -77,8 +77,23 @@ def build(model: keras.Model, inputs: Any, opset: int, *, channels_first: bool =
     simplify(graph.ir)
     _short_names(graph.ir)
     version = max(number for first, number in IR_VERSIONS.items() if first <= opset)
-    made = ir.Model(graph.ir, ir_version=version, producer_name="kerascv_course")
-    return ir.to_proto(made)
+    converter.forget_weights()
+    return _serialized(ir.Model(graph.ir, ir_version=version, producer_name="kerascv_course"))
+
+
+def _serialized(model: ir.Model) -> onnx.ModelProto:
+    """The model as protobuf; its weights are given up one by one, so that no two copies of all of them are in memory."""
+    weights = list(model.graph.initializers.values())
+    model.graph.initializers.clear()
+    proto = ir.to_proto(model)
+    for value in weights:
+        tensor, value.const_value = value.const_value, None
+        assert tensor is not None
+        written = proto.graph.initializer.add(name=value.name, dims=tensor.shape.numpy(), data_type=tensor.dtype)
+        data = tensor.tobytes()
+        del tensor
+        written.raw_data = data
+    return proto
 
 
 def _call(model: keras.Model) -> Any:

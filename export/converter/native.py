@@ -98,6 +98,10 @@ class Converter:
             self._variables[id(variable)] = (variable, array)
         return GraphConstant(self._variables[id(variable)][1], "/".join([*self.graph.scope, variable.name]))
 
+    def forget_weights(self) -> None:
+        """Free the copies of the variables that stand in the graph in another order of axes."""
+        self._variables.clear()
+
     def activate(self, function: Callable[..., Any] | None, x: Operand) -> Any:
         """What an activation function makes of a tensor."""
         return x if function is None else self.call(ACTIVATIONS.get(function, function), x)

@@ -91,8 +91,13 @@ def gone(process):
     return False
 
 
+#: What nohup and shells make of signals in the background is inherited.
+USUAL_SIGNALS = "import signal; signal.signal(1, signal.SIG_DFL); signal.signal(2, signal.default_int_handler)"
+
+
 def start(what):
-    started = subprocess.Popen([sys.executable, "-c", GUARDED, what], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", f"{USUAL_SIGNALS}\n{GUARDED}", what]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     word, child = started.stdout.readline().split()
     assert word == "child"
     return started, int(child)
