@@ -384,7 +384,7 @@ def contract_differences(contract: Contract, expected: Contract) -> list[str]:
     """
     pairs: list[tuple[str, Any, Any]] = [(part, getattr(contract, part), getattr(expected, part)) for part in STATED]
     data = [{key: value for key, value in one.data.items() if key != "citation"} for one in (contract, expected)]
-    pairs.append(("data", *data))
+    pairs.append(("data", data[0], data[1]))
     pairs.append(("outputs", sorted(map(str, contract.outputs)), sorted(map(str, expected.outputs))))
     measured = [{f"{metric.split} {metric.name}": metric.value for metric in one.metrics} for one in (contract, expected)]
     for name in sorted(measured[0].keys() | measured[1].keys()):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from export.contract import KEY, Contract, dump_contract
 from kerascv_course.core.io import WriteError
@@ -19,7 +19,7 @@ from kerascv_course.core.lock import partial_folder
 
 __all__ = ["describe", "replace_model", "rewrite_contract", "save_model", "staged", "write_model"]
 
-#: Largest file without external data, bytes: protobuf refuses messages of 2 GiB.
+#: Largest weights in the file itself, bytes: protobuf refuses messages of 2 GiB.
 MAX_SINGLE_FILE = 2**31 - 2**24
 
 #: What ONNX's own metadata says of an image (onnx/docs/MetadataProps.md).
@@ -88,14 +88,62 @@ def write_model(proto: onnx.ModelProto, path: Path) -> None:
 
     The name changes with the weights, so that a file never meets another's. They move out of `proto`, which then refers to them.
     """
-    if proto.ByteSize() <= MAX_SINGLE_FILE:
-        onnx.save(proto, path)
+    if sum(len(tensor.raw_data) for tensor in proto.graph.initializer) <= MAX_SINGLE_FILE:
+        _write_by_weight(proto, path)
         return
     digest = hashlib.sha256()
     for tensor in proto.graph.initializer:
         digest.update(tensor.raw_data)
     location = f"weights-{digest.hexdigest()[:16]}.data"
     onnx.save(proto, path, save_as_external_data=True, all_tensors_to_one_file=True, location=location, size_threshold=256)
+
+
+def _write_by_weight(proto: onnx.ModelProto, path: Path) -> None:
+    """As `onnx.save`, a weight at a time: protobuf takes twice a message's size to serialize it.
+
+    A field of a message is its number and kind, its length, and its bytes, and fields may come in any order.
+    """
+    graph, frame = proto.graph, onnx.ModelProto()
+    _copy_fields(proto, frame, "graph")
+    rest = onnx.GraphProto()
+    _copy_fields(graph, rest, "initializer")
+    heads = []
+    for tensor in graph.initializer:
+        head = onnx.TensorProto()
+        _copy_fields(tensor, head, "raw_data")
+        size = len(tensor.raw_data)
+        text = head.SerializeToString() + (_field(onnx.TensorProto, "raw_data", size) if tensor.HasField("raw_data") else b"")
+        heads.append((_field(onnx.GraphProto, "initializer", len(text) + size) + text, size))
+    inside = rest.SerializeToString()
+    total = len(inside) + sum(len(head) + size for head, size in heads)
+    with path.open("wb") as file:
+        file.write(frame.SerializeToString() + _field(onnx.ModelProto, "graph", total) + inside)
+        for tensor, (head, _) in zip(graph.initializer, heads, strict=True):
+            file.write(head)
+            file.write(tensor.raw_data)
+
+
+def _copy_fields(source: Message, target: Message, but: str) -> None:
+    for field, value in source.ListFields():
+        if field.name == but:
+            continue
+        if isinstance(value, Message):
+            getattr(target, field.name).CopyFrom(value)
+        elif hasattr(value, "extend"):
+            getattr(target, field.name).extend(value)
+        else:
+            setattr(target, field.name, value)
+
+
+def _field(message: type[Message], name: str, size: int) -> bytes:
+    """What precedes the bytes of a field: its number, the kind of those with a length, and the length, as protobuf's numbers."""
+    numbers = b""
+    for value in (message.DESCRIPTOR.fields_by_name[name].number << 3 | 2, size):
+        while value > 127:
+            numbers += bytes([value & 127 | 128])
+            value >>= 7
+        numbers += bytes([value])
+    return numbers
 
 
 def save_model(proto: onnx.ModelProto, path: Path, check: Callable[[Path], None]) -> None:

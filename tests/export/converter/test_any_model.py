@@ -14,7 +14,7 @@ from export import OnnxModel, ParityError, certify, check_parity, export_model, 
 from export.__main__ import main
 from export.commands.run import _read_labels
 from export.converter.convert import ExportError
-from export.files import replace_model
+from export.files import replace_model, write_model
 from kerascv_course.core.errors import CourseError, InputError, UnknownNameError
 from kerascv_course.core.images import ImageError
 
@@ -171,6 +171,28 @@ def test_an_operation_that_cannot_be_converted_is_named_with_its_layer(tmp_path)
     with pytest.raises(InputError, match="converter is native or tf2onnx; received 'other'"):
         export_model(keras.Model(image, values), tmp_path / "x.onnx", converter="other")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_written_weight_by_weight(tmp_path):
+    generator = np.random.default_rng(0)
+    weights = {name: generator.normal(size=size).astype(np.float32) for name, size in {"a": (3, 200), "none": (0, 4)}.items()}
+    node = onnx.helper.make_node("MatMul", ["x", "a"], ["y"], doc_string="ä")
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [node],
+        "g",
+        [value("x", 1, ["n", 3])],
+        [value("y", 1, ["n", 200])],
+        [
+            *(onnx.numpy_helper.from_array(array, name) for name, array in weights.items()),
+            onnx.helper.make_tensor("listed", onnx.TensorProto.INT64, [2], [-1, 2**40]),
+        ],
+    )
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], producer_name="p")
+    onnx.helper.set_model_props(proto, {"key": "value"})
+    write_model(proto, tmp_path / "x.onnx")
+    assert onnx.load(tmp_path / "x.onnx") == proto
+    assert onnx.load(tmp_path / "x.onnx").SerializeToString(deterministic=True) == proto.SerializeToString(deterministic=True)
 
 
 def test_weights_beyond_the_limit_go_beside_the_file(small, noise, tmp_path, monkeypatch):
