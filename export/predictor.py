@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import glob
+import io
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -113,15 +116,46 @@ def open_session(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     wanted = PROVIDERS[provider]
     if wanted not in onnxruntime.get_available_providers():
-        raise ProviderError(f"this onnxruntime has no {wanted}: install onnxruntime-gpu, or use --provider cpu")
+        raise ProviderError(f"this onnxruntime has no {wanted}: {_remedy()}, or use --provider cpu")
+    if provider == "cuda":
+        load_cuda()
     try:
         with running():
             session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise ContractError(f"onnxruntime {onnxruntime.__version__} cannot run {path}: {_first_line(error)}") from None
     if wanted not in session.get_providers():
-        raise ProviderError(f"{wanted} is not available on this machine (onnxruntime would silently run on the CPU instead)")
+        raise ProviderError(
+            f"{wanted} cannot be used here: {_why_not_cuda()} (onnxruntime would silently run on the CPU instead)"
+        )
     return session
+
+
+def load_cuda() -> None:
+    """Load CUDA and cuDNN from NVIDIA's Python packages, where they are installed: onnxruntime does not look there by itself."""
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what is missing, which `_why_not_cuda` tells
+        onnxruntime.preload_dlls()
+
+
+def _remedy() -> str:
+    """What to install for CUDA."""
+    both = ("onnxruntime", "onnxruntime-gpu")
+    if all(any(metadata.distributions(name=name)) for name in both):
+        return f"{' and '.join(both)} are both installed and overwrite each other: uninstall both, then install onnxruntime-gpu"
+    return "install onnxruntime-gpu"
+
+
+def _why_not_cuda() -> str:
+    """The loader's reason for not loading the CUDA provider."""
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    for library in sorted(folder.glob("*onnxruntime_providers_shared.*")) + sorted(
+        folder.glob("*onnxruntime_providers_cuda.*")
+    ):
+        try:
+            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            return f"{error}: pip install 'kerascv_course[gpu]' brings CUDA's libraries"
+    return "no NVIDIA GPU that its driver offers"
 
 
 class OnnxModel:

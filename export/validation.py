@@ -22,7 +22,7 @@ from export.converter.heads import SUM, sums_to_one
 from export.converter.serving_graph import serving_graph
 from export.files import replace_model, rewrite_contract, staged
 from export.gallery.rank_lists import MIN_EQUAL, equal_lists, first_rate
-from export.predictor import OnnxModel, open_session
+from export.predictor import OnnxModel, Provider, open_session
 from export.serving import preprocess
 from export.untouched import BLIND, Tolerances, UntouchedModel, check_targets
 from export.untrusted.screen import read_contract
@@ -215,6 +215,7 @@ class GateOptions(TypedDict, total=False):
     reference_images: int
     predictions: Mapping[str, np.ndarray] | None
     contract: Contract | None
+    provider: Provider
 
 
 #: Options of the gate that are not given.
@@ -229,6 +230,7 @@ GATE_DEFAULTS: GateOptions = {
     "reference_images": 4,
     "predictions": None,
     "contract": None,
+    "provider": "cpu",
 }
 
 
@@ -267,6 +269,7 @@ def check_parity(model: keras.Model, path: str | Path, images: Images, **options
             predictions      None       what Keras gives for `images`, (N, …) by output, where that is known: it is then not run
                                         again for all of them. ``probabilities`` may be left out beside ``logits``
             contract         None       what the file's contract must state of the model, its data and metrics; None: not compared
+            provider         "cpu"      where the file runs: ``"cpu"`` or ``"cuda"``, whose TensorFloat-32 keeps about three digits
             ================ ========== ============================================================================================
 
     Raises:
@@ -278,9 +281,10 @@ def check_parity(model: keras.Model, path: str | Path, images: Images, **options
             two best scores are more than twice `tolerance` apart, the accuracies differ by more than 0.01 points (of vectors: R1
             at all), or Keras's accuracy is not the `accuracy` given: it differs by more than one answer and by more than 0.1 points,
             which no arithmetic of other hardware explains, so images, targets or weights are others.
+        ProviderError: the provider is not available.
         TypeError: an option of another name.
     """
-    file = OnnxModel(path)
+    file = OnnxModel(path, provider=options.get("provider", "cpu"))
     report = _Gate(model, file, images, options).compare(path)
     if not report.ok:
         raise ParityError(report)
@@ -318,7 +322,8 @@ def export_validated(
         with Wait("converting to ONNX"):
             contract = write_converted(model, candidate, **options)
         check_valid(candidate)
-        file = OnnxModel(candidate, opened=(open_session(candidate, arena=False), contract))
+        provider = (gate or {}).get("provider", "cpu")
+        file = OnnxModel(candidate, opened=(open_session(candidate, provider=provider, arena=False), contract))
         report = _Gate(model, file, images, gate or {}).compare(path if rejected is None else rejected)
         if not report.ok:
             if rejected is not None:
@@ -366,7 +371,7 @@ class _Gate:
         self.file, self.contract, self.images = file, contract, images
         self.labels, self.reference_images, self.expected = given["labels"], given["reference_images"], given["contract"]
         self.tolerances = Tolerances(given["tolerance"], given["relative"])
-        self.predictions, self.accuracy = given["predictions"], given["accuracy"]
+        self.predictions, self.accuracy, self.provider = given["predictions"], given["accuracy"], given["provider"]
         _check_images(images, contract.input)
         self.model = UntouchedModel(model, contract)
         self.serving = serving_graph(model, task=contract.task, input_dtype=model.inputs[0].dtype, steps=contract.preprocessing)
@@ -396,7 +401,7 @@ class _Gate:
 
     def compare(self, path: str | Path) -> ParityReport:
         """Run Keras and the file on all images, and judge the differences; `path`: name of the file in the report."""
-        plain = open_session(self.file.path, optimize=False, screened=True, arena=False)
+        plain = open_session(self.file.path, provider=self.provider, optimize=False, screened=True, arena=False)
         as_written = OnnxModel(self.file.path, opened=(plain, self.contract))
         tallies: Tallies = {}
         self._compare_labels()

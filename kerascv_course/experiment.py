@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TextIO, TypeVar, Unpack
 
 import keras
 from PIL import Image
@@ -470,11 +470,12 @@ class Experiment:
         """Labels of the exported file; a file of embeddings has none."""
         return list(self.task.labels(self.data.info))
 
-    def validate(self, path: Path | None = None) -> ParityReport:
+    def validate(self, path: Path | None = None, **options: Unpack[GateOptions]) -> ParityReport:
         """Validate an exported file against the best weights on the whole test split; nothing is written.
 
         Args:
             path: the file; None: the run's model.onnx.
+            **options: of `export.check_parity`, in the place of those that follow from the run.
 
         Raises:
             ParityError: the file and Keras give different outputs, or its contract does not state what the run has.
@@ -483,6 +484,7 @@ class Experiment:
         gate: GateOptions = {**self._gate(), "labels": self.labels()}
         if self.metrics and not self.options.other_data:
             gate["contract"] = export.expected_contract(graph, **self._export_options())
+        gate.update(options)
         return export.check_parity(graph, path, images, **gate)
 
     def _export_options(self) -> dict[str, Any]:

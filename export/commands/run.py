@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from kerascv_course.core.images import read_image
 from kerascv_course.core.keras_file import load_keras
 from kerascv_course.core.lock import sole_writer
 from kerascv_course.core.provenance import record_copy
+
+if TYPE_CHECKING:
+    from export.validation import GateOptions
 
 __all__ = ["add_check", "add_run"]
 
@@ -76,10 +79,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--opset", type=int, help="ONNX operator set, 15 to 23 (default: 17)")
     model.add_argument("--task", choices=("classify", "embed", "tensor"), help="(default: by the shape of the output)")
     model.add_argument("--converter", choices=("native", "tf2onnx"), help="(default: native, else tf2onnx)")
-    model.add_argument("--tolerance", type=float, help="largest absolute difference of any output (default: 1e-4)")
-    model.add_argument(
-        "--relative", type=float, help="added to it: this times the largest absolute value of the output (default: 1e-5)"
-    )
+    _add_tolerances(model, "1e-4", "1e-5")
     parser.set_defaults(call=_run)
 
 
@@ -91,7 +91,38 @@ def add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--other-data", action="store_true", help="--data-dir holds other data: validate on its test images, or all"
     )
+    parser.add_argument(
+        "--provider",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where the file runs (on CUDA with --tolerance 1e-2, for TF32)",
+    )
+    _add_tolerances(parser, "the run's")
     parser.set_defaults(call=_check)
+
+
+def _add_tolerances(parser: argparse._ActionsContainer, tolerance: str, relative: str = "") -> None:
+    """Options of the gate; the texts are the defaults."""
+    parser.add_argument("--tolerance", type=float, help=f"largest absolute difference of any output (default: {tolerance})")
+    parser.add_argument(
+        "--relative",
+        type=float,
+        help=f"added to it: this times the largest absolute value of the output (default: {relative or tolerance})",
+    )
+
+
+def _tolerances(arguments: argparse.Namespace) -> GateOptions:
+    """Those options of the gate that were given."""
+    if arguments.tolerance is not None and not arguments.tolerance > 0:
+        raise InputError(f"--tolerance must be above 0; received {arguments.tolerance:g}")
+    if arguments.relative is not None and not arguments.relative >= 0:
+        raise InputError(f"--relative must be 0 or above; received {arguments.relative:g}")
+    given: GateOptions = {}
+    if arguments.tolerance is not None:
+        given["tolerance"] = arguments.tolerance
+    if arguments.relative is not None:
+        given["relative"] = arguments.relative
+    return given
 
 
 @guarded(always=False)
@@ -126,6 +157,7 @@ def _check(arguments: argparse.Namespace) -> None:
     given: Path = arguments.run
     run = run_folder(given, f"name the run that it was made from, python -m export check RUN --file {shell_word(given)}")
     file = model_file(arguments.file or (given if given.suffix == ".onnx" else run))
+    gate: GateOptions = {"provider": arguments.provider, **_tolerances(arguments)}
     start_tensorflow()
     from export.validation import ParityError
     from kerascv_course.experiment import Experiment, configure_logging
@@ -133,7 +165,7 @@ def _check(arguments: argparse.Namespace) -> None:
     configure_logging()
     experiment = Experiment.open(run, arguments.data_dir, other_data=arguments.other_data)
     try:
-        print(experiment.validate(file))
+        print(experiment.validate(file, **gate))
     except ParityError as error:
         print(error.report.table())
         raise
@@ -177,13 +209,10 @@ def _export_keras_file(arguments: argparse.Namespace) -> None:
             "the parity gate needs images: give --images FOLDER with images like those the model is for, or --noise where there are "
             "none (but not both)"
         )
-    if arguments.tolerance is not None and not arguments.tolerance > 0:
-        raise InputError(f"--tolerance must be above 0; received {arguments.tolerance:g}")
-    if arguments.relative is not None and not arguments.relative >= 0:
-        raise InputError(f"--relative must be 0 or above; received {arguments.relative:g}")
+    tolerances = _tolerances(arguments)
     labels, preprocessing = _read_labels(arguments.labels), _read_preprocessing(arguments.preprocessing)
     start_tensorflow()
-    from export.validation import GateOptions, ParityError, export_validated
+    from export.validation import ParityError, export_validated
 
     model = load_keras(arguments.run)
     images, targets = _gate_images(arguments, tuple(model.inputs[0].shape[1:]), labels)
@@ -192,11 +221,7 @@ def _export_keras_file(arguments: argparse.Namespace) -> None:
     options = {name: value for name, value in options.items() if value is not None}
     options |= {"labels": labels, "preprocessing": preprocessing, "name": arguments.run.stem}
     options |= {"versions": package_versions(), "commit": source_commit()}
-    gate: GateOptions = {"targets": targets, "labels": labels or None}
-    if arguments.tolerance is not None:
-        gate["tolerance"] = arguments.tolerance
-    if arguments.relative is not None:
-        gate["relative"] = arguments.relative
+    gate: GateOptions = {"targets": targets, "labels": labels or None, **tolerances}
     rejected = output.with_name(f"{output.stem}.rejected.onnx")
     try:
         with quiet_stderr():

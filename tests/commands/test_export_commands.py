@@ -69,6 +69,9 @@ def test_check_validates_a_file_of_a_run_against_that_run(run_copy, tmp_path, pr
 
     assert "parity passed" in printed("check", run_copy / "model.onnx")
     assert "parity passed" in printed("check", run_copy / "best.keras")
+    assert "parity passed" in printed("check", run_copy, "--tolerance", 0.5)
+    assert "--tolerance must be above 0; received 0" in refused("check", run_copy, "--tolerance", 0)
+    assert "--relative must be 0 or above; received -1" in refused("check", run_copy, "--relative", -1)
     model = onnx.load(run_copy / "model.onnx")
     tensor = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
     tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + 0.01, tensor.name))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -155,3 +157,25 @@ def test_a_folder_that_may_not_be_read_is_not_an_empty_one(tmp_path, monkeypatch
     monkeypatch.setattr("os.scandir", refuse)
     with pytest.raises(PermissionError, match="Permission denied"):
         expand_paths([tmp_path])
+
+
+def test_why_cuda_cannot_be_used_is_told(tiny_run, monkeypatch):
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    try:
+        session = open_session(tiny_run / "model.onnx", provider="cuda")
+    except ProviderError as error:
+        assert re.search(r"CUDAExecutionProvider cannot be used here: .*(lib\w+\.so|no NVIDIA GPU|\.dll)", str(error))
+    else:
+        assert "CUDAExecutionProvider" in session.get_providers()
+
+
+def test_two_onnxruntimes_in_one_environment_are_told(tiny_run, monkeypatch):
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr("importlib.metadata.distributions", lambda name: [name] if name == "onnxruntime" else [])
+    with pytest.raises(ProviderError, match="has no CUDAExecutionProvider: install onnxruntime-gpu, or use --provider cpu"):
+        open_session(tiny_run / "model.onnx", provider="cuda")
+    monkeypatch.setattr("importlib.metadata.distributions", lambda name: [name])
+    with pytest.raises(
+        ProviderError, match="both installed and overwrite each other: uninstall both, then install onnxruntime-g"
+    ):
+        open_session(tiny_run / "model.onnx", provider="cuda")
