@@ -269,7 +269,7 @@ def check_parity(model: keras.Model, path: str | Path, images: Images, **options
             predictions      None       what Keras gives for `images`, (N, …) by output, where that is known: it is then not run
                                         again for all of them. ``probabilities`` may be left out beside ``logits``
             contract         None       what the file's contract must state of the model, its data and metrics; None: not compared
-            provider         "cpu"      where the file runs: ``"cpu"`` or ``"cuda"``, whose TensorFloat-32 keeps about three digits
+            provider         cpu        where the file runs: ``"cpu"`` or ``"cuda"``, whose TensorFloat-32 keeps about three digits
             ================ ========== ============================================================================================
 
     Raises:
