@@ -153,9 +153,8 @@ def seconds_since_start() -> float:
 
 def start_tensorflow() -> None:
     """Import TensorFlow and Keras and detect GPUs, without their start-up notices."""
-    os.environ.setdefault(
-        "TF_FORCE_GPU_ALLOW_GROWTH", "true"
-    )  # or TensorFlow takes a GPU's memory whole, also from onnxruntime
+    # otherwise TensorFlow takes a GPU's whole memory, also from onnxruntime
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     with quiet_stderr(), Wait("starting TensorFlow"):
         import keras  # noqa: F401
         import tensorflow as tf
