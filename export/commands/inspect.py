@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import importlib.util
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from export.commands.paths import model_file
 from export.contract import Contract
 from export.contract_schema import contract_schema
 from export.untrusted.guard import guarded, limit_memory
 from export.untrusted.screen import read_contract
+from kerascv_course.core.errors import InputError
 from kerascv_course.core.output import printable
 from kerascv_course.core.schema import to_json
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["add_inspect", "add_schema"]
 
@@ -46,20 +53,45 @@ def _inspect(arguments: argparse.Namespace) -> None:
         print(printable(to_json(contract), lines=True), end="")
         return
     lines = {**describe_contract(contract), "file": f"{model.stat().st_size:,} bytes"}
-    lines["graph"] = _describe_graph(model)
+    lines |= _describe_graph(model)
     width = min(max(map(len, lines)), WIDTH)
     for name, text in lines.items():
         print(f"{name:<{width}}  {text}")
 
 
-def _describe_graph(path: Path) -> str:
+def _describe_graph(path: Path) -> dict[str, str]:
+    """The size of the graph, and the operators that a runtime must know to run it."""
     if importlib.util.find_spec("onnx") is None:
-        return "install onnx to see a summary"
+        return {"graph": "install onnx to see a summary"}
+    import onnx
+
     from kerascv_course.analysis import summarize
 
-    summary = summarize(path)
-    parameters, macs = ("an unknown number of" if n is None else f"{n:,}" for n in (summary.parameters, summary.macs))
-    return f"{len(summary.rows)} nodes, {parameters} parameters, {macs} multiply-accumulates an image"
+    model = onnx.load(path, load_external_data=False)
+    nodes = [node for node in _nodes(model.graph) if node.op_type != "Constant"]
+    used = collections.Counter(f"{printable(node.domain)}.{node.op_type}".lstrip(".") for node in nodes)
+    versions = {one.domain or "ai.onnx": one.version for one in model.opset_import}
+    sets = ", ".join(f"{printable(domain)} {version}" for domain, version in sorted(versions.items()))
+    try:
+        summary = summarize(path)
+        known = (("parameters", summary.parameters), ("multiply-accumulates an image", summary.macs))
+        counts = "".join(f", {'an unknown number of' if n is None else f'{n:,}'} {name}" for name, n in known)
+    except InputError:  # open axes: the counts depend on the image
+        counts = ""
+    return {
+        "graph": f"{len(nodes):,} nodes{counts}",
+        "needs": f"opset {sets}; IR version {model.ir_version}",
+        "operators": ", ".join(f"{name} {count}" if count > 1 else name for name, count in sorted(used.items())),
+    }
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of the graphs inside it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
 
 
 def describe_contract(contract: Contract) -> dict[str, str]:

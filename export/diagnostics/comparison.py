@@ -32,6 +32,12 @@ SCORES = ("logits", "probabilities")
 #: this share.
 CLEARLY_LESS = 0.2
 
+#: Images a call at which a file must give the answers that it gives for each image alone.
+SIZES = (2, 3, 7, 8, 16, 32, 64)
+
+#: What rounding to 8 or 16 bits may do: share of equal answers, and mean difference relative to the largest value.
+ROUNDED_AGREEMENT, ROUNDED_MEAN = 0.95, 0.05
+
 #: Images of other sizes that ways to resize are tested on.
 RESIZED = 64
 
@@ -87,6 +93,9 @@ class Comparison:
         if not self.paired:
             return result
         depends = self._depends_on_batch()
+        if depends is not None and depends.kind == "batch":
+            # what is compared in batches that the file answers wrongly says nothing: this comes first
+            return dataclasses.replace(result, findings=(*findings, depends))
         if before.equal and depends is None:
             return result
         best = self._search()
@@ -101,15 +110,19 @@ class Comparison:
             result = dataclasses.replace(result, after=after)
         if explains:
             return dataclasses.replace(result, findings=tuple(findings))
-        layer = self._first_different_layer(changes)
+        layer = None if self.graph.precision else self._first_different_layer(changes)
         if layer is not None:
             remedy = "export the model again; if a new file differs in the same place, the converter has changed this layer"
             findings.append(Defect("layer", f"layer {layer.layer!r} computes something else", str(layer), remedy))
         elif not before.equal and not changes:
-            evidence = f"as it is: {before.agreement}; no layer with a tensor of its own in the file differs"
-            findings.append(
-                Defect("unexplained", "the answers differ and no hypothesis explains it", evidence, "export it again")
+            why = (
+                f"more than rounding to {self.graph.precision} explains"
+                if self.graph.precision
+                else "no layer with a tensor of its own in the file differs"
             )
+            remedy = "quantize the float32 file again" if self.graph.precision else "export it again"
+            evidence = f"as it is: {before.agreement}; {why}"
+            findings.append(Defect("unexplained", "the answers differ and no hypothesis explains it", evidence, remedy))
         return dataclasses.replace(result, findings=tuple(findings), layer=layer)
 
     def _missing_outputs(self) -> Iterator[Defect]:
@@ -147,7 +160,7 @@ class Comparison:
         if key not in self._fed:
             try:
                 outputs = self.graph.run(_change_pixels(pixels, changes))
-                self._fed[key] = {theirs: outputs[ours] for theirs, ours in self.paired.items()}
+                self._fed[key] = self.by_reference(outputs)
             except BrokenFileError:
                 self._fed[key] = None
         return self._fed[key]
@@ -178,6 +191,8 @@ class Comparison:
             agreement = float((answers == reference[answer].argmax(axis=-1)).mean())
             if targets is not None and targets.shape == answers.shape:
                 accuracy = float((answers == targets).mean())
+        if self.graph.precision and mean <= ROUNDED_MEAN * len(self.paired):
+            equal = equal or answer is None or agreement >= ROUNDED_AGREEMENT
         return HypothesisTest((), Agreement(agreement, worst, accuracy), mean, equal)
 
     def _search(self) -> HypothesisTest | None:
@@ -212,27 +227,37 @@ class Comparison:
         return test.mean_difference < CLEARLY_LESS * self.test(()).mean_difference
 
     def _depends_on_batch(self) -> Defect | None:
-        """Whether an answer depends on the other images of its batch, which no network in inference mode does."""
-        few = self.pixels[:8]
-        if len(few) < 2:
-            return None
+        """Whether an answer depends on the size of its batch or on the other images in it, which no network for inference does."""
+        if self.graph.batch is not None:
+            return None  # a fixed size: there is no other batch
+        images = self.pixels[: max(SIZES)]
+        wrong: dict[int, float] = {}
         try:
-            together = self.graph.run(few)
-            alone = [self.graph.run(few[i : i + 1]) for i in range(len(few))]
+            answers = [self.graph.run(images[i : i + 1]) for i in range(len(images))]
+            for size in SIZES:
+                places = np.arange(size) % len(images)
+                together = self.graph.run(images[places])
+                alone = {name: np.concatenate([answers[place][name] for place in places]) for name in self.graph.outputs}
+                test = self.compare(self.by_reference(together), self.by_reference(alone), None)
+                if not test.equal:
+                    wrong[size] = test.agreement.max_absolute
         except BrokenFileError as error:
-            return Defect("batch", "the file does not accept every batch size", str(error), "export with a dynamic batch")
-        largest = 0.0
-        for name in self.paired.values():
-            single = np.concatenate([outputs[name] for outputs in alone])
-            if single.shape == together[name].shape and single.dtype.kind == "f":
-                scale = max(1.0, float(np.abs(single).max(initial=0)))
-                difference = np.abs(single.astype(np.float64) - together[name])
-                largest = max(largest, float(difference.max(initial=0)) / scale)
-        if largest <= self.tolerance:
+            return Defect("batch", "the file does not accept every batch size", str(error), "export it with an open batch axis")
+        if not wrong:
             return None
-        evidence = f"the same image alone and in a batch of {len(few)}: the answers differ by {largest:.3g}"
+        differences = ", ".join(f"{count}: the answers differ by {difference:.3g}" for count, difference in wrong.items())
+        evidence, values = f"the same images alone and in batches of {differences}", {"change": max(wrong.values())}
+        if len(wrong) < len(SIZES):
+            right = ", ".join(str(count) for count in (1, *SIZES) if count not in wrong)
+            name = f"the file answers wrongly in batches of {', '.join(map(str, wrong))}"
+            remedy = "a size of the batch is built into the graph: export it again with an open batch axis"
+            return Defect("batch", name, f"{evidence}; in batches of {right} they do not differ", remedy, values)
         remedy = "batch normalization or dropout runs in training mode: export for inference (training=False)"
-        return Defect("batch norm", "answers depend on the other images of the batch", evidence, remedy, {"change": largest})
+        return Defect("batch norm", "answers depend on the other images of the batch", evidence, remedy, values)
+
+    def by_reference(self, outputs: Outputs) -> dict[str, np.ndarray]:
+        """Outputs of the file by the reference's names."""
+        return {theirs: outputs[ours] for theirs, ours in self.paired.items()}
 
     def _defect(self, one: Hypothesis, before: Agreement, after: Agreement, changes: Sequence[Hypothesis]) -> Defect:
         evidence = f"as it is: {before}; with {' and '.join(other.change for other in changes)}: {after}"
@@ -286,8 +311,7 @@ def find_resize_defects(
     answers = reference.run(resize_images(others, height, width, channels, filter))
 
     def agreement(outputs: Outputs) -> Agreement:
-        named = {theirs: outputs[ours] for theirs, ours in comparison.paired.items()}
-        return comparison.compare(named, answers, None).agreement
+        return comparison.compare(comparison.by_reference(outputs), answers, None).agreement
 
     def with_filter(other: Filter) -> Agreement:
         return agreement(graph.run(resize_images(others, height, width, channels, other)))

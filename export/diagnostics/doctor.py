@@ -78,7 +78,7 @@ def diagnose(
     except BrokenFileError as error:
         defect = Defect("broken file", "the file cannot be opened", str(error), "export or copy it again")
         return Diagnosis(str(path), len(images), (defect,), tolerance)
-    findings = [*_contract_defects(graph, labels)]
+    findings = [*_contract_defects(graph, labels), *_precision_defects(graph)]
     filter = resize or (graph.contract.input.resize if graph.contract else "bilinear")
     if model is None:
         assert targets is not None  # checked above
@@ -92,6 +92,10 @@ def diagnose(
     if diagnosis.after is None and diagnosis.layer is None:
         resizing = find_resize_defects(comparison, images, filter, resize)
         diagnosis = dataclasses.replace(diagnosis, findings=(*diagnosis.findings, *resizing))
+    if diagnosis.healthy and graph.precision:
+        stated = ", as its contract states" if graph.contract else ""
+        note = f"computed in {graph.precision}{stated}: the differences are those of rounding"
+        diagnosis = dataclasses.replace(diagnosis, note=note)
     return diagnosis
 
 
@@ -121,6 +125,17 @@ def _contract_defects(graph: RawGraph, labels: Sequence[str]) -> Iterator[Defect
     remedy = "export with labels= in the order of the training"
     values = {"differing": float(len(places)), "labels": float(len(labels))}
     yield Defect("labels", "the labels in the contract differ from the reference's", evidence, remedy, values)
+
+
+def _precision_defects(graph: RawGraph) -> Iterator[Defect]:
+    """What the contract states of the precision against what the graph computes in."""
+    if graph.contract is None:
+        return
+    stated = graph.contract.precision.kind if graph.contract.precision else None
+    if stated != graph.precision:
+        name = f"the graph computes in {graph.precision or 'float32'}, the contract states {stated or 'float32'}"
+        remedy = "make files of lower precision with python -m export quantize, which measures and states their accuracy"
+        yield Defect("precision", name, f"in the graph: {graph.precision or 'no tensors of lower precision'}", remedy)
 
 
 def _reference(model: keras.Model, graph: RawGraph, task: str | None, preprocessing: Any) -> KerasReference:

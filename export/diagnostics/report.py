@@ -45,7 +45,7 @@ class Defect:
 
     Attributes:
         kind: ``broken file``, ``contract``, ``labels``, ``input``, ``outputs``, ``channels``, ``range``, ``normalization``,
-            ``layout``, ``resize``, ``softmax``, ``classes``, ``batch norm``, ``batch``, ``layer`` or ``unexplained``.
+            ``layout``, ``resize``, ``softmax``, ``classes``, ``precision``, ``batch norm``, ``batch``, ``layer`` or ``unexplained``.
         name: what is wrong, in a clause.
         evidence: what was measured.
         remedy: what to do.

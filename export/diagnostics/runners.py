@@ -51,6 +51,8 @@ class RawGraph:
         layout: ``NHWC`` or ``NCHW``, by the sizes of the graph's input.
         shape: (height, width, channels); None where open.
         dtype: ``uint8`` or ``float32``.
+        batch: images a call, where the file has a fixed number; None: any.
+        precision: ``int8`` or ``float16`` where the graph computes in them; None: float32.
         outputs: their names.
     """
 
@@ -72,6 +74,7 @@ class RawGraph:
         except ContractError as error:
             self.complaint = str(error)
         self.outputs = [output.name for output in self._session.get_outputs()]
+        self.precision = _precision(self.model.graph)
         self._read_input()
         self._float_session = self._session if self.dtype == "float32" else self._float_twin()
 
@@ -85,7 +88,7 @@ class RawGraph:
                 f"only files with one image input of rank 4, uint8 or float32, can be diagnosed; found {found}"
             )
         self.input, self.dtype = inputs[0].name, dtypes[inputs[0].type]
-        _, *rest = sizes[0]
+        self.batch, *rest = sizes[0]
         self.layout = "NCHW" if rest[0] in (1, 3) and rest[2] not in (1, 3) else "NHWC"
         order = (1, 2, 0) if self.layout == "NCHW" else (0, 1, 2)
         self.shape: tuple[int | None, ...] = tuple(rest[axis] for axis in order)
@@ -126,11 +129,14 @@ class RawGraph:
                 raise BrokenFileError("the graph takes only uint8")
             else:
                 values, session = pixels.astype(np.float32), self._float_session
-        starts = track(range(0, len(values), BATCH), "running the file", "batches")
-        batches = [self._call(session, values[i : i + BATCH]) for i in starts]
-        return {name: np.concatenate([batch[name] for batch in batches]) for name in self.outputs}
+        size = self.batch or BATCH
+        starts = track(range(0, len(values), size), "running the file", "batches")
+        batches = [self._call(session, values[i : i + size]) for i in starts]
+        return {name: np.concatenate([batch[name] for batch in batches])[: len(values)] for name in self.outputs}
 
     def _call(self, session: onnxruntime.InferenceSession, values: np.ndarray) -> dict[str, np.ndarray]:
+        if self.batch is not None:  # the last ones are repeated up to the fixed number
+            values = values[np.minimum(np.arange(self.batch), len(values) - 1)]
         try:
             outputs = session.run(None, {self.input: self._in_layout(values)})
         except Exception as error:  # onnxruntime's exceptions share no base class
@@ -159,6 +165,14 @@ class RawGraph:
             for name, value in zip(names, found, strict=True)
             if getattr(value, "dtype", None) in (np.float32, np.float16)
         }
+
+
+def _precision(graph: onnx.GraphProto) -> str | None:
+    """``int8`` or ``float16`` where a graph computes in them."""
+    if any(node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear", "DequantizeLinear") for node in graph.node):
+        return "int8"
+    half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer)
+    return "float16" if half else None
 
 
 def _load(path: Path) -> onnx.ModelProto:

@@ -156,31 +156,61 @@ def _load(path: Path) -> Any:
 
 def _fix_shapes(path: Path, images: list[Any], input_shape: Sequence[int] | None) -> list[str]:
     """Set the batch size 1 and the given shape in the inputs; returns their names."""
-    if input_shape is not None and len(images) != 1:
+    import onnx
+
+    first = images[0].type.tensor_type.shape.dim[:1]
+    batch = first[0].dim_param if first else ""
+    asked = [info for info in images if _is_open(info, batch)]
+    if input_shape is not None and len(images) > 1 and len(asked) != 1:
         raise InputError(
-            f"input_shape is for files with one input; {path} has {len(images)}: {', '.join(i.name for i in images)}"
+            f"input_shape is for files with one input of open axes; {path} has {len(asked)} of {len(images)}: "
+            f"{', '.join(i.name for i in images)}"
         )
     for info in images:
-        dims = info.type.tensor_type.shape.dim
+        tensor = info.type.tensor_type
+        if not tensor.HasField("shape"):
+            if input_shape is None:
+                raise InputError(f"the input {info.name!r} of {path} has no declared shape: give input_shape (--input-shape)")
+            tensor.shape.dim.extend(onnx.TensorShapeProto.Dimension() for _ in range(len(input_shape) + 1))
+        dims = tensor.shape.dim
         if not dims:
-            raise InputError(f"the input {info.name!r} of {path} has no declared shape: export it with one")
-        declared = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in dims[1:]]
-        shown = "×".join("?" if n is None else str(n) for n in declared)
-        if input_shape is not None:
-            if len(input_shape) != len(declared) or any(
-                d not in (None, n) or n < 1 for d, n in zip(declared, input_shape, strict=True)
-            ):
-                given = "×".join(map(str, input_shape))
-                raise InputError(f"input_shape {given} does not fit the input {info.name!r} of {path}, which is {shown}")
-            declared = list(input_shape)
-        if None in declared:
-            raise InputError(
-                f"the input {info.name!r} of {path} is {shown} with open axes: give input_shape (--input-shape) in this order"
-            )
-        dims[0].dim_value = 1
-        for dim, n in zip(dims[1:], declared, strict=True):
-            dim.dim_value = n or 1
+            continue  # a scalar, as a rate of samples
+        for dim in dims:
+            if batch and dim.dim_param == batch:
+                dim.dim_value = 1
+        # a state may have its layers before the batch: where the first input's batch is open, a fixed first axis is none
+        if info is images[0] or not batch or not dims[0].dim_value:
+            dims[0].dim_value = 1
+        given = input_shape if info in asked or len(images) == 1 else None
+        for dim, size in zip(dims[1:], _sizes(path, info, given), strict=True):
+            dim.dim_value = size
     return [i.name for i in images]
+
+
+def _sizes(path: Path, info: Any, given: Sequence[int] | None) -> list[int]:
+    """The sizes of an input's axes without the batch, open ones as given."""
+    declared = [d.dim_value if d.dim_value > 0 else None for d in info.type.tensor_type.shape.dim[1:]]
+    shown = "×".join("?" if n is None else str(n) for n in declared)
+    if given is not None:
+        fits = len(given) == len(declared) and all(n >= 1 and d in (None, n) for d, n in zip(declared, given, strict=True))
+        if not fits:
+            received = "×".join(map(str, given))
+            raise InputError(f"input_shape {received} does not fit the input {info.name!r} of {path}, which is {shown}")
+        return list(given)
+    sizes = [n for n in declared if n is not None]
+    if len(sizes) < len(declared):
+        raise InputError(
+            f"the input {info.name!r} of {path} is {shown} with open axes: give input_shape (--input-shape) in this order"
+        )
+    return sizes
+
+
+def _is_open(info: Any, batch: str) -> bool:
+    """Whether an input has no shape at all, or open axes besides the batch, which may have a name."""
+    tensor = info.type.tensor_type
+    return not tensor.HasField("shape") or any(
+        not d.dim_value and not (batch and d.dim_param == batch) for d in tensor.shape.dim[1:]
+    )
 
 
 def _strip(graph: Any) -> None:

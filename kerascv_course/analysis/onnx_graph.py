@@ -27,6 +27,9 @@ _ACTIVATION = """Relu LeakyRelu Elu Selu Celu Gelu Sigmoid HardSigmoid HardSwish
     ThresholdedRelu Erf Exp Log Sqrt Abs Neg Reciprocal Floor Ceil Round Sign Sin Cos Not Swish QuickGelu Hardmax"""
 _IDENTITY = "Identity Dropout Cast CastLike QuantizeLinear DequantizeLinear DynamicQuantizeLinear"
 _ARITHMETIC = """Add Sub Mul Div Pow Max Min Sum Mean PRelu Mod And Or Where Equal Greater GreaterOrEqual Less LessOrEqual"""
+_RECURRENT = ("LSTM", "GRU", "RNN")
+#: Operators with weights: without shapes their parameters are all that is counted.
+_WEIGHTED = {*_CONV, *_MATMUL, *_NORM.split(), *_ARITHMETIC.split(), *_RECURRENT, "Gather"}
 _MOVE = """Tile Expand Gather GatherElements GatherND DepthToSpace SpaceToDepth ArgMax ArgMin TopK ReverseSequence Trilu CumSum
     OneHot Compress"""
 
@@ -83,6 +86,8 @@ class _OnnxReader:
 
     def _node(self, proto: Any) -> None:
         outs = [n for n in proto.output if n and n in self.file.data]
+        if proto.op_type == "DynamicQuantizeLinear":
+            outs = outs[:1]  # its scale and zero point belong to the encoding: they carry no pixels on
         ins = [n for n in proto.input if n in self.file.data and n in self.tensors]
         if not outs or not ins:
             return
@@ -93,8 +98,8 @@ class _OnnxReader:
         if proto.op_type == "Split" and known:
             self._split(node, proto)
             return
-        kind, fields = self._describe(proto, node)
-        if kind == "reshape" and known and self.tensors[ins[0]].elements != self.tensors[outs[0]].elements:
+        kind, fields = self._describe(proto, node) if known or proto.op_type in _WEIGHTED else ("unknown", {})
+        if kind == "reshape" and self.tensors[ins[0]].elements != self.tensors[outs[0]].elements:
             raise InputError(
                 f"{self.file.path}: {name} reshapes {self.tensors[ins[0]].shape} to {self.tensors[outs[0]].shape}, which does not "
                 "fit one image of this size: was the file exported with a fixed batch or image size?"
@@ -173,7 +178,13 @@ class _OnnxReader:
 
     def _move(self, proto: Any, node: GraphNode) -> Described:
         shape, out = self._ends(node)
+        if proto.op_type == "Gather" and proto.input[0] not in self.file.data:
+            return "move", self._weight(proto, 0)  # an embedding's table
         return ("identity" if shape == out and proto.op_type in ("Tile", "Expand") else "move"), {}
+
+    def _recurrent(self, proto: Any, _: GraphNode) -> Described:
+        # as stored: ONNX has two biases a gate
+        return "unknown", {"trainable": self._vectors(proto, (1, 2, 3))}
 
     def _convolution(self, proto: Any, node: GraphNode) -> Described:
         shape, out = self._ends(node)
@@ -206,7 +217,11 @@ class _OnnxReader:
         op, shape = proto.op_type, self._ends(node)[0]
         fields: dict[str, Any] = {"trainable": self._vectors(proto, (1, 2)), "mode": "layer"}
         if op == "BatchNormalization":
-            fields |= {"frozen": self._vectors(proto, (3, 4)), "mode": "batch", "channels": (shape[1], shape[1])}
+            fields |= {"frozen": self._vectors(proto, (3, 4)), "mode": "batch"}
+        if not shape:
+            return "unknown", fields
+        if op == "BatchNormalization":
+            fields["channels"] = (shape[1], shape[1])
         elif op in ("InstanceNormalization", "GroupNormalization"):
             fields |= {"mode": "group", "axes": tuple(range(1 if op[0] == "G" else 2, len(shape)))}
         elif op != "LRN":
@@ -364,4 +379,5 @@ _DESCRIBE: dict[str, Callable[[_OnnxReader, Any, GraphNode], Described]] = {
     "Pad": _OnnxReader._pad,
     "Slice": _OnnxReader._slice,
     **dict.fromkeys(_MOVE.split(), _OnnxReader._move),
+    **dict.fromkeys(_RECURRENT, _OnnxReader._recurrent),
 }

@@ -123,7 +123,9 @@ def receptive_fields(graph: Graph) -> tuple[dict[str, Field], tuple[int, ...]]:
             # an unknown operator before it is assumed to have kept the axes in place
             sources = tuple(f.source for f in before[0] if (f.source if f.lost else f.axis) in axes)
         after = _step(graph, node, before)
-        fields.update(dict.fromkeys(node.outputs, after))
+        for name in node.outputs:
+            same = graph.tensors[name].shape == graph.out(node).shape
+            fields[name] = after if same else _lose(after, node)
     return fields, sources
 
 

@@ -159,6 +159,99 @@ def test_unknown_operators_leave_totals_open_and_say_so(tmp_path):
     assert to_csv(summary).splitlines()[3].startswith("3,Magic,magic,,0,0,,,,")
 
 
+UNKNOWN_RANK = {
+    "Concat": ((["u", "u"], {"axis": 1}), 0),
+    "Slice": ((["u", "i0", "i1"], {}), 0),
+    "Pad": ((["u", "i1"], {}), 0),
+    "Split": ((["u"], {"axis": 1, "num_outputs": 1}), 0),
+    "Transpose": ((["u"], {"perm": [1, 0]}), 0),
+    "ReduceMean": ((["u"], {"axes": [1]}), 0),
+    "Softmax": ((["u"], {}), 0),
+    "Resize": ((["u", "", "v3"], {}), 0),
+    "MaxPool": ((["u"], {"kernel_shape": [2, 2]}), 0),
+    "GlobalAveragePool": ((["u"], {}), 0),
+    "Gather": ((["w", "u"], {}), 81),
+    "Conv": ((["u", "w", "v3"], {}), 84),
+    "ConvTranspose": ((["u", "w"], {}), 81),
+    "MatMul": ((["u", "w"], {}), 81),
+    "LayerNormalization": ((["u", "v3", "v3"], {}), 6),
+    "BatchNormalization": ((["u", "v3", "v3", "v3", "v3"], {}), 12),
+    "InstanceNormalization": ((["u", "v3", "v3"], {}), 6),
+    "LSTM": ((["u", "w", "w"], {"hidden_size": 1}), 162),
+}
+
+
+@pytest.mark.parametrize("operator", UNKNOWN_RANK)
+def test_behind_a_tensor_of_unknown_rank_parameters_are_counted_and_the_rest_is_not_known(tmp_path, operator):
+    (inputs, attributes), parameters = UNKNOWN_RANK[operator]
+    nodes = [
+        helper.make_node("Magic", ["x"], ["u"], "magic", domain="elsewhere"),
+        helper.make_node(operator, inputs, ["y"], "behind", **attributes),
+    ]
+    constants = [constant("w", 3, 3, 3, 3), constant("v3", 3), integers("i0", 0), integers("i1", 1)]
+    summary = summarize(save(tmp_path / "m.onnx", nodes, constants, domains=("elsewhere",)))
+    assert summary.unknown == ("magic", "behind")
+    assert summary.parameters == parameters and summary.macs is None
+    assert summary.receptive_field is None or summary.receptive_field.size is None
+
+
+def test_a_file_of_quantize_dynamic_counts_as_the_file_that_it_was_made_of(tmp_path):
+    from onnxruntime.quantization import quantize_dynamic
+
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], "conv"),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("Flatten", ["r"], ["f"], "flat"),
+        helper.make_node("Gemm", ["f", "k", "v"], ["y"], "dense"),
+    ]
+    constants = [constant("w", 4, 3, 3, 3), constant("b", 4), constant("k", 144, 10), constant("v", 10)]
+    path = save(tmp_path / "m.onnx", nodes, constants)
+    quantize_dynamic(path, tmp_path / "dynamic.onnx")
+    before, after = summarize(path), summarize(tmp_path / "dynamic.onnx")
+    assert {row.type for row in after.rows} >= {"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
+    assert not after.unknown
+    for one in ("parameters", "macs", "connections", "neurons"):
+        assert getattr(after, one) == getattr(before, one)
+    rows = {row.type: row for row in after.rows}
+    assert rows["ConvInteger"].receptive_field.size == (3, 3)
+
+
+def test_a_tensor_scaled_by_a_number_of_the_image_sees_the_whole_image_or_says_that_it_is_not_known(tmp_path):
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["largest"], "largest", keepdims=0),
+        helper.make_node("Div", ["x", "largest"], ["y"], "scaled"),
+    ]
+    summary = summarize(save(tmp_path / "m.onnx", nodes, []))
+    assert summary.row("scaled").output_shape == (3, 8, 8) and not summary.unknown
+
+
+def test_inputs_beside_the_first_states_scalars_and_none_that_has_a_shape(tmp_path):
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "n"]),
+        helper.make_tensor_value_info("state", TensorProto.FLOAT, [2, "batch", 4]),
+        helper.make_tensor_value_info("rate", TensorProto.FLOAT, []),
+    ]
+    nodes = [
+        helper.make_node("Mul", ["x", "rate"], ["s"], "scaled"),
+        helper.make_node("MatMul", ["state", "w"], ["y"], "dense"),
+        helper.make_node("Concat", ["s", "s"], ["z"], "both", axis=1),
+    ]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("y", "z")]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, [constant("w", 4, 5)])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=r"'x' of .* is \? with open axes: give input_shape"):
+        summarize(tmp_path / "m.onnx")
+    summary = summarize(tmp_path / "m.onnx", (6,))
+    assert summary.row("both").output_shape == (12,)
+    assert summary.row("dense").output_shape == (1, 5)  # the batch is the state's second axis
+    path = save(
+        tmp_path / "n.onnx", [helper.make_node("Conv", ["x", "w"], ["y"], "conv")], [constant("w", 4, 3, 3, 3)], shape=None
+    )
+    with pytest.raises(InputError, match="no declared shape: give input_shape"):
+        summarize(path)
+    assert summarize(path, (3, 8, 8)).macs == 36 * 108
+
+
 def test_operators_that_only_move_values_keep_the_totals(tmp_path):
     nodes = [
         helper.make_node("DepthToSpace", ["x"], ["d"], "shuffle", blocksize=2),

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from export import read_contract
+from export import export_model, read_contract
 from export.__main__ import main
 from export.commands import COMMANDS
 from export.commands.images import SkippedImages
@@ -165,6 +165,23 @@ def test_inspect_neither_repeats_names_nor_prints_a_scale_of_255_as_a_fraction(t
         steps = dataclasses.replace(contract.preprocessing, scale=scale, mean=mean, std=std)
         lines = describe_contract(dataclasses.replace(contract, preprocessing=steps))
         assert lines["preprocessing"] == f"in the graph: feed raw pixels; {text}"
+
+
+def test_inspect_names_the_operators_that_a_runtime_needs(tiny_run, printed):
+    text = printed("inspect", str(tiny_run / "model.onnx"))
+    model = onnx.load(tiny_run / "model.onnx")
+    for node in model.graph.node:
+        assert re.search(rf"^operators .*\b{node.op_type}\b", text, re.MULTILINE)
+    needs = f"opset ai.onnx {model.opset_import[0].version}; IR version {model.ir_version}"
+    assert re.search(rf"^needs +{needs}$", text, re.MULTILINE)
+
+
+def test_inspect_of_a_file_of_any_image_size_leaves_out_what_depends_on_it(tmp_path, printed):
+    keras = pytest.importorskip("keras")
+    image = keras.Input((None, None, 3), name="image")
+    model = keras.Model(image, keras.layers.Conv2D(2, 3)(image))
+    text = printed("inspect", str(export_model(model, tmp_path / "any.onnx", task="tensor")))
+    assert re.search(r"^graph +\d+ nodes$", text, re.MULTILINE) and re.search("^operators .*Conv", text, re.MULTILINE)
 
 
 def test_a_file_that_is_no_protobuf_is_told_in_protobufs_words(tmp_path):

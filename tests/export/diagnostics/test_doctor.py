@@ -239,6 +239,89 @@ def test_doctor_finds_batch_norm_with_new_statistics(model, whole, noise, tmp_pa
     assert diagnosis.kinds == ("batch norm",) and "statistics of a new network" in diagnosis.findings[0].name
 
 
+def add_when_batch_is(*sizes):
+    """Add 1 to the first logit in batches of these sizes."""
+
+    def change(proto):
+        for node in proto.graph.node:
+            node.output[:] = ["before" if name == "logits" else name for name in node.output]
+            node.input[:] = ["before" if name == "logits" else name for name in node.input]
+        nodes = [
+            helper.make_node("Shape", ["image"], ["size"], start=0, end=1),
+            helper.make_node("Equal", ["size", "sizes"], ["is"]),
+            helper.make_node("Cast", ["is"], ["ones"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("ReduceSum", ["ones"], ["one"], keepdims=0),
+            helper.make_node("Mul", ["one", "first"], ["more"]),
+            helper.make_node("Add", ["before", "more"], ["logits"]),
+        ]
+        proto.graph.node.extend(nodes)
+        stored = {"sizes": np.array(sizes), "first": np.eye(1, len(LABELS), dtype=np.float32)[0]}
+        proto.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in stored.items())
+
+    return change
+
+
+@pytest.mark.parametrize("sizes", [(8,), (64,), (2, 3, 7, 8)])
+@pytest.mark.parametrize("images", [70, 5, 1])
+def test_doctor_finds_batches_that_are_answered_wrongly(sizes, images, whole, model, noise, tmp_path):
+    path = broken(whole, tmp_path / "x.onnx", add_when_batch_is(*sizes))
+    diagnosis = diagnose(path, model, noise[:images])
+    assert diagnosis.kinds == ("batch",)
+    assert f"answers wrongly in batches of {', '.join(map(str, sizes))}" in diagnosis.findings[0].name
+    assert "in batches of 1, " in diagnosis.findings[0].evidence
+
+
+def test_doctor_runs_a_file_of_a_fixed_batch_in_its_batches(model, noise, tmp_path):
+    image = keras.Input(batch_shape=(4, 12, 12, 3), dtype="uint8", name="image")
+    fixed = keras.Model(image, model(image), name="fixed")
+    path = export_model(fixed, tmp_path / "x.onnx", task="classify")
+    diagnosis = diagnose(path, fixed, noise[:6])
+    assert diagnosis.healthy and diagnosis.before.agreement == 1
+
+
+@pytest.fixture(scope="module")
+def quantized(whole, noise, tmp_path_factory):
+    """The file by onnxruntime's own quantizer, which keeps the contract that states float32."""
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    class Reader(CalibrationDataReader):
+        batches = iter([{"image": noise}])
+
+        def get_next(self):
+            return next(self.batches, None)
+
+    path = tmp_path_factory.mktemp("int8") / "int8.onnx"
+    quantize_static(whole, path, Reader(), per_channel=True)
+    return path
+
+
+def state_precision(plain):
+    plain["precision"] = {
+        "kind": "int8", "method": "static", "calibration_images": 70, "float_nodes": [], "split": "test", "images": 70,
+        "accuracy_float32": 0.9, "accuracy": 0.9, "batch_sizes": [1], "speedups": [2.0], "machine": "this", "refused": [],
+    }  # fmt: skip
+
+
+def test_doctor_knows_a_quantized_file_that_states_it_from_one_that_does_not(quantized, whole, model, noise, tmp_path):
+    stated = broken(quantized, tmp_path / "stated.onnx", change_contract(state_precision))
+    diagnosis = diagnose(stated, model, noise)
+    assert diagnosis.healthy and "computed in int8, as its contract states" in str(diagnosis)
+    assert diagnosis.before.max_absolute > 1e-3
+    diagnosis = diagnose(quantized, model, noise)
+    assert diagnosis.kinds == ("precision",)
+    assert "the graph computes in int8, the contract states float32" in diagnosis.findings[0].name
+    diagnosis = diagnose(broken(whole, tmp_path / "float.onnx", change_contract(state_precision)), model, noise)
+    assert diagnosis.kinds == ("precision",)
+    assert "the graph computes in float32, the contract states int8" in diagnosis.findings[0].name
+
+
+@pytest.mark.parametrize("case", ["channels", "read as NCHW", "transposed"])
+def test_doctor_finds_what_is_wrong_with_a_quantized_file_besides(case, quantized, model, noise, tmp_path):
+    changes, kind, words = DEFECTS[case]
+    diagnosis = diagnose(broken(quantized, tmp_path / "x.onnx", *changes, change_contract(state_precision)), model, noise)
+    assert diagnosis.kinds == (kind,) and words in diagnosis.findings[0].name
+
+
 def test_doctor_finds_changed_labels(whole, model, noise, tmp_path):
     def rename(plain):
         plain["labels"][1] = "dog"
