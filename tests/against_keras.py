@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 
 from export.converter.exporter import build
 
@@ -14,7 +15,7 @@ def disturb(model: keras.Model) -> None:
     """Weights that no layer has by accident: statistics and biases other than those of a new network."""
     generator = np.random.default_rng(0)
     for weight in model.weights:
-        values = np.asarray(weight)
+        values = keras.ops.convert_to_numpy(weight)
         if "variance" in weight.name:
             weight.assign(generator.uniform(0.5, 1.5, values.shape))
         elif values.ndim < 2 and values.dtype.kind == "f":
@@ -30,9 +31,14 @@ def compare(model: keras.Model, *inputs: np.ndarray, opset: int = 17, tolerance:
     onnx.checker.check_model(proto, full_check=True)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     found = session.run(None, dict(zip(names, inputs, strict=True)))
-    expected = keras.tree.flatten(model(list(inputs) if len(inputs) > 1 else inputs[0], training=False))
+    try:
+        expected = keras.tree.flatten(model(list(inputs) if len(inputs) > 1 else inputs[0], training=False))
+    except Exception as error:
+        if "CPU implementations do not yet support dilation" in str(error):  # of Conv2DTranspose, without oneDNN
+            pytest.skip("TensorFlow cannot compute this layer on this processor: TF_ENABLE_ONEDNN_OPTS=1 lets it")
+        raise
     for ours, theirs in zip(found, expected, strict=True):
-        theirs = np.asarray(theirs)
+        theirs = keras.ops.convert_to_numpy(theirs)
         assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
         scale = max(1.0, float(np.abs(theirs).max(initial=0)))
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * scale)

@@ -17,7 +17,7 @@ from export.untrusted.guard import guarded
 from kerascv_course.core.environment import start_tensorflow
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.images import read_image
-from kerascv_course.core.keras_file import load_keras
+from kerascv_course.core.keras_file import check_format, load_keras
 from kerascv_course.core.progress import Wait
 
 __all__ = ["add_doctor"]
@@ -68,6 +68,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     elif against.suffix == ".keras":
         given = _from_keras(against, arguments)
     elif against.is_dir():
+        check_format(against)
         images, targets, labels = _read_images(against, arguments.limit)
         if targets is None:
             raise InputError(
@@ -75,6 +76,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
             )
         given = {"model": None, "images": images, "targets": targets, "labels": labels}
     else:
+        if against.suffix != ".onnx":
+            check_format(against)
         raise InputError(f"--against must be a run folder, a .keras file or a folder of labeled images; received {against}")
     with Wait("diagnosing"):
         diagnosis = diagnose(model, **given, tolerance=arguments.tolerance)

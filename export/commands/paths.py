@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kerascv_course.core.errors import InputError, shell_word
+from kerascv_course.core.keras_file import check_format
 
 __all__ = ["MODEL", "check_exists", "containing_run", "model_file", "run_folder"]
 
@@ -61,6 +62,7 @@ def run_folder(path: Path, remedy: str) -> Path:
     check_exists(path)
     run = containing_run(path)
     if run is None and path.is_dir():
+        check_format(path)
         raise InputError(f"{path} is not a run folder (it has no {RECIPE})")
     if run is None:
         raise InputError(f"{path} is not in a run folder: {remedy}")

@@ -15,7 +15,7 @@ from export.untrusted.guard import guarded
 from kerascv_course.core.environment import package_versions, quiet_stderr, source_commit, start_tensorflow
 from kerascv_course.core.errors import InputError, shell_word
 from kerascv_course.core.images import read_image
-from kerascv_course.core.keras_file import load_keras
+from kerascv_course.core.keras_file import check_format, load_keras
 from kerascv_course.core.lock import sole_writer
 from kerascv_course.core.provenance import record_copy
 
@@ -133,10 +133,12 @@ def _run(arguments: argparse.Namespace) -> None:
         _build_or_extend_retriever(arguments, given)
     elif arguments.nearest is not None:
         raise InputError("--nearest is for --gallery: give the folder of the gallery")
-    elif arguments.run.suffix in (".keras", ".h5"):
+    elif arguments.run.suffix == ".keras" and arguments.run.is_file():
         _export_keras_file(arguments)
     elif not arguments.run.is_dir():
         run = containing_run(arguments.run)
+        if run is None:
+            check_format(arguments.run)
         remedy = f"python -m export {shell_word(run)} exports its run again" if run else "give a run folder or a .keras file"
         raise InputError(f"{arguments.run} is not a .keras file: {remedy}")
     elif given:

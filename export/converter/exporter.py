@@ -13,7 +13,7 @@ from export.converter import layers as _layers  # noqa: F401
 from export.converter import preprocessing as _preprocessing  # noqa: F401
 from export.converter import recurrent as _recurrent  # noqa: F401
 from export.converter.graph import GraphConstant, GraphTensor, GraphWriter, natural, onnx_type
-from export.converter.native import Converter
+from export.converter.native import ONE_SIZE, Converter
 from export.converter.operations import (  # noqa: F401
     composed,
     elementwise,
@@ -73,6 +73,11 @@ def build(model: keras.Model, inputs: Any, opset: int, *, channels_first: bool =
             if "\n" in str(error):
                 raise
             raise NotConvertible(f"{model.name} ({type(model).__name__})\n{error}") from error
+        except (ValueError, ArithmeticError, LookupError) as error:
+            if not open_image:
+                raise
+            text = str(error).strip().split("\n")[0][:300]
+            raise NotConvertible(f"{model.name} ({type(model).__name__})\n{text}{ONE_SIZE}") from error
     _outputs(graph, result, {size: name for tensor in tensors for size, name in _open_sizes(tensor)})
     simplify(graph.ir)
     _short_names(graph.ir)

@@ -18,7 +18,12 @@ import numpy as np
 from export.converter.graph import GraphConstant, GraphTensor, GraphWriter, Operand, stored_dtype
 from export.converter.trace import NotConvertible, OpenArray, Step, Symbol, trace
 
-__all__ = ["ACTIVATIONS", "LAYERS", "OPERATIONS", "Converter", "converter_of", "layer", "operation", "traceable"]
+__all__ = ["ACTIVATIONS", "LAYERS", "ONE_SIZE", "OPERATIONS", "Converter", "converter_of", "layer", "operation", "traceable"]
+
+#: What to do where a model of open sizes fails on the sizes that are tried.
+ONE_SIZE = (
+    "; if it takes images of one size only, give it an input of that size: keras.Model(x := keras.Input((H, W, C)), model(x))"
+)
 
 #: Converters of operations by the name of their class, of layers by their class.
 OPERATIONS: dict[str, Callable[..., Any]] = {}
@@ -225,7 +230,9 @@ class Converter:
             text = str(error).strip().split("\n")[0][:300]
             if "KerasTensor" in text:
                 text = "it calls the backend's functions: write them in keras.ops, or do this before the model"
-            raise NotConvertible(f"its call does more than operations of keras.ops: {type(error).__name__}: {text}") from error
+            hint = ONE_SIZE if self.trials > 2 else ""
+            kind = type(error).__name__
+            raise NotConvertible(f"its call does more than operations of keras.ops: {kind}: {text}{hint}") from error
 
 
 @contextmanager

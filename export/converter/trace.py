@@ -8,6 +8,7 @@ and one that varies depends on open dimensions.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -283,22 +284,31 @@ def _recorded(calls: dict[int, tuple[Any, ...]]) -> Iterator[None]:
     """Note the calls of layers with symbolic tensors, and let variables stand left of symbolic tensors.
 
     Keras's nodes lack the masks that it attaches to tensors, and passes on unseen; `keras.layers.MultiHeadAttention` takes them off
-    its inputs when it runs, which is done here as well. ``variable * tensor`` leaves Keras's functions at once for the backend's.
+    its inputs when it runs, which is done here as well. A layer inside another may return more than tensors, such as None for a score
+    that is not asked for: Keras's nodes hold the tensors. ``variable * tensor`` leaves Keras's functions at once for the backend's.
     """
     original = keras.Layer.symbolic_call
+    layers = sys.modules[keras.Layer.__module__]
+    original_node = layers.Node
 
     def symbolic_call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         masks = tuple((x, mask) for x in _tensors((args, kwargs)) if (mask := getattr(x, "_keras_mask", None)) is not None)
-        outputs = original(layer, *args, **kwargs)
+        try:
+            outputs = original(layer, *args, **kwargs)
+        except TypeError:  # its compute_output_spec does not take the arguments of its call
+            outputs = layer.call(*args, **kwargs)
         if isinstance(layer, keras.layers.EinsumDense) and None in outputs.shape:  # it states less than it knows
             operands = [keras.KerasTensor(x.shape) for x in (*_tensors((args, kwargs))[:1], layer.kernel)]
             outputs = keras.KerasTensor(keras.ops.einsum(layer.equation, *operands).shape, outputs.dtype)
         if isinstance(layer, keras.layers.MultiHeadAttention):
             for tensor, _ in masks:
                 tensor._keras_mask = None
-        for tensor in keras.tree.flatten(outputs)[:1]:
+        for tensor in _tensors(outputs)[:1]:
             calls[id(tensor)] = (args, kwargs, masks)
         return outputs
+
+    def node(*args: Any, outputs: Any, **kwargs: Any) -> Any:
+        return original_node(*args, outputs=_tensors(outputs), **kwargs)
 
     def left_of(operator: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         def apply(variable: Any, other: Any) -> Any:
@@ -307,11 +317,12 @@ def _recorded(calls: dict[int, tuple[Any, ...]]) -> Iterator[None]:
         return apply
 
     base = next(kind for kind in keras.Variable.__mro__ if "__mul__" in vars(kind))
-    replaced: list[tuple[Any, str, Any]] = [(keras.Layer, "symbolic_call", original)]
+    replaced: list[tuple[Any, str, Any]] = [(keras.Layer, "symbolic_call", original), (layers, "Node", original_node)]
     replaced += [(base, name, vars(base)[name]) for name in _OPERATORS if name in vars(base)]
     try:
         keras.Layer.symbolic_call = symbolic_call
-        for kind, name, operator in replaced[1:]:
+        setattr(layers, "Node", node)  # noqa: B010
+        for kind, name, operator in replaced[2:]:
             setattr(kind, name, left_of(operator))
         yield
     finally:

@@ -14,7 +14,7 @@ from kerascv_course.analysis.keras_graph import read_keras
 from kerascv_course.analysis.onnx_graph import read_onnx
 from kerascv_course.analysis.receptive import Field, ReceptiveField, receptive_field, receptive_fields
 from kerascv_course.core.errors import InputError, UnknownNameError
-from kerascv_course.core.keras_file import load_keras
+from kerascv_course.core.keras_file import check_format, load_keras
 
 __all__ = ["ExportComparison", "LayerSummary", "Summary", "compare", "summarize"]
 
@@ -201,6 +201,7 @@ def _read_graph(model: Any, input_shape: Sequence[int] | None = None) -> Graph:
     if path.is_dir():
         path = next((path / name for name in ("best.keras", "model.onnx") if (path / name).is_file()), path)
     if path.is_dir():
+        check_format(path)
         raise InputError(f"{path} is not a run folder: it has neither best.keras nor model.onnx")
     if not path.is_file():
         raise InputError(f"no such file: {path}")

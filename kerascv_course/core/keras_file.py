@@ -13,7 +13,7 @@ import numpy as np
 from kerascv_course.core.errors import DataError, InputError
 from kerascv_course.core.lazy import keras
 
-__all__ = ["check_archive", "load_keras", "load_model", "read_arrays", "save_model"]
+__all__ = ["check_archive", "check_format", "load_keras", "load_model", "read_arrays", "save_model"]
 
 #: Largest allowed ratio of unpacked to packed size of an archive member (weights hardly compress), and bytes that are always allowed.
 MAX_RATIO, ALWAYS_ALLOWED = 100, 16 * 2**20
@@ -25,6 +25,40 @@ MAX_MEMBERS, ALL_ALLOWED = 100_000, 64 * 2**20
 MAX_CONFIG = 64 * 2**20
 
 
+#: What to do with models that other programs save, by the end of the name.
+_REMEDIES = {
+    (
+        ".h5",
+        ".hdf5",
+    ): "is in Keras's old format: in a program that has its layers, keras.models.load_model(FILE).save('x.keras')",
+    (".weights.h5", ".ckpt", ".index"): "holds weights without a model: build the model, load them, and model.save('x.keras')",
+    (
+        ".pb",
+        ".tflite",
+    ): "holds TensorFlow's operations, not Keras layers: save the model where it was made, model.save('x.keras')",
+    (".pt", ".pth", ".safetensors"): "is PyTorch's: export it with torch.onnx.export",
+    (".onnx",): "is exported already: python -m export inspect shows what it holds",
+}
+
+
+def check_format(path: Path) -> None:
+    """Say what to do with a model in another format than .keras.
+
+    Raises:
+        InputError: a SavedModel folder, or a file that is not called .keras.
+    """
+    if (path / "saved_model.pb").is_file():
+        raise InputError(
+            f"{path} is a TensorFlow SavedModel, which holds operations, not Keras layers: save the model where it was made, "
+            "model.save('x.keras')"
+        )
+    if not path.is_file() or path.suffix == ".keras":
+        return
+    remedies = [(len(end), text) for ends, text in _REMEDIES.items() for end in ends if path.name.lower().endswith(end)]
+    remedy = max(remedies)[1] if remedies else "is not a .keras file, the only supported format: model.save('x.keras')"
+    raise InputError(f"{path} {remedy}")
+
+
 def load_keras(path: str | Path) -> keras.Model:
     """Load a .keras file for inference without running code from it: ``safe_mode`` rejects Lambda layers.
 
@@ -32,8 +66,7 @@ def load_keras(path: str | Path) -> keras.Model:
         InputError: missing, damaged, a decompression bomb, or with layers that are neither Keras's nor ours.
     """
     path = Path(path)
-    if path.is_file() and path.suffix != ".keras":
-        raise InputError(f"{path} is not a .keras file, the only supported format: save the model with model.save('x.keras')")
+    check_format(path)
     check_archive(path)
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -60,6 +93,7 @@ def load_model(path: str | Path) -> keras.Model:
         InputError: no such file, a run without a checkpoint, or a file that `load_keras` refuses.
     """
     path = Path(path)
+    check_format(path)
     if path.is_dir():
         path = path / "best.keras"
         if not path.is_file():

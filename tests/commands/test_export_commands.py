@@ -86,7 +86,7 @@ def test_run_is_not_guessed_from_an_onnx_file(tiny_run, tmp_path):
     message = refused(tiny_run / "model.onnx")
     assert "model.onnx is not a .keras file" in message and f"python -m export {tiny_run.path}" in message
     alone = shutil.copy(tiny_run / "model.onnx", tmp_path / "alone.onnx")
-    assert "give a run folder or a .keras file" in refused(alone)
+    assert "is exported already" in refused(alone)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +138,26 @@ def test_a_run_that_is_called_like_a_command_is_exported(name, tiny_run, tmp_pat
 def test_a_word_that_is_neither_path_nor_command_is_answered_with_commands():
     assert refused("quantise", "x.onnx") == "no such file or folder: quantise; did you mean the command quantize?"
     assert refused("nowhere") == f"no such file or folder: nowhere; commands: {', '.join(COMMANDS)}"
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("saved/saved_model.pb", "is a TensorFlow SavedModel"),
+        ("old.h5", "is in Keras's old format"),
+        ("net.weights.h5", "holds weights without a model"),
+        ("net.tflite", "holds TensorFlow's operations"),
+        ("net.pth", "torch.onnx.export"),
+        ("net.onnx", "is exported already"),
+        ("net.zip", "the only supported format: model.save"),
+    ],
+)
+@pytest.mark.parametrize("words", [[], ["run"]])
+def test_models_in_other_formats_are_told_the_way_to_a_keras_file(words, name, remedy, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"x")
+    assert remedy in refused(*words, path.parent if path.parent != tmp_path else path)
 
 
 def test_without_a_word_the_commands_are_listed(printed):

@@ -237,3 +237,62 @@ def test_quantized_layers_are_refused_by_name():
     model.quantize("int8")
     with pytest.raises(NotConvertible, match=r"(?s)first \(Dense\).*quantized by Keras"):
         build(model, ["input"], 17)
+
+
+class Scored(layers.Layer):
+    """A layer that returns a score beside its tensor only where it is asked for one, and states its output for one argument."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(4)
+
+    def call(self, x, scored=False, training=None):
+        y = self.dense(x)
+        return y, ops.mean(y, axis=-1) if scored else None
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor((*x.shape[:-1], 4)), None
+
+
+class Scorer(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = [Scored(), Scored()]
+
+    def build(self, shape):
+        for layer in self.inner:
+            layer.dense.build(shape)
+            layer.built = True
+            shape = (*shape[:-1], 4)
+
+    def call(self, x, training=None):
+        for layer in self.inner:
+            x, score = layer(x, training=training)
+            assert score is None
+        return x
+
+
+def test_layers_inside_others_may_return_more_than_tensors():
+    image = keras.Input((5, 3))
+    model = keras.Model(image, Scorer()(image))
+    disturb(model)
+    compare(model, images(2, 5, 3))
+
+
+def test_a_model_that_declares_open_sizes_and_takes_one_is_told_what_to_do():
+    class OneSize(layers.Layer):
+        def build(self, shape):
+            self.position = self.add_weight((1, 8, 8, 3))
+
+        def call(self, x):
+            return x + self.position
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    image = keras.Input((None, None, 3))
+    model = keras.Model(image, OneSize(name="position")(image))
+    with pytest.raises(NotConvertible, match=r"(?s)position.*images of one size only.*keras\.Input\(\(H, W, C\)\)"):
+        build(model, ["image"], 17)
+    fixed = keras.Input((8, 8, 3))
+    compare(keras.Model(fixed, model(fixed)), images(2, 8, 8, 3))
