@@ -31,6 +31,9 @@ __all__ = ["Neighbors", "OnnxModel", "Predictions", "ProviderError", "expand_pat
 
 Provider = Literal["cpu", "cuda"]
 
+#: Severities of onnxruntime's log; the first is its default.
+WARNING, FATAL = 2, 4
+
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -109,7 +112,7 @@ def open_session(
     if not screened:
         screen(path, trust=trust)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+    options.log_severity_level = FATAL
     options.intra_op_num_threads = threads
     options.enable_cpu_mem_arena = arena
     if not optimize:
@@ -118,12 +121,15 @@ def open_session(
     if wanted not in onnxruntime.get_available_providers():
         raise ProviderError(f"this onnxruntime has no {wanted}: {_remedy()}, or use --provider cpu")
     if provider == "cuda":
-        load_cuda()
+        _load_cuda()
+        onnxruntime.set_default_logger_severity(FATAL)  # `_why_not_cuda` tells what it would print
     try:
         with running():
             session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise ContractError(f"onnxruntime {onnxruntime.__version__} cannot run {path}: {_first_line(error)}") from None
+    finally:
+        onnxruntime.set_default_logger_severity(WARNING)
     if wanted not in session.get_providers():
         raise ProviderError(
             f"{wanted} cannot be used here: {_why_not_cuda()} (onnxruntime would silently run on the CPU instead)"
@@ -131,7 +137,7 @@ def open_session(
     return session
 
 
-def load_cuda() -> None:
+def _load_cuda() -> None:
     """Load CUDA and cuDNN from NVIDIA's Python packages, where they are installed: onnxruntime does not look there by itself."""
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what is missing, which `_why_not_cuda` tells
         onnxruntime.preload_dlls()

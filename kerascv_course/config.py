@@ -202,6 +202,8 @@ class Export:
     """Largest absolute difference allowed between Keras and ONNX outputs, besides the relative one."""
     relative: NonNegative = 1e-5
     """Difference allowed in addition: this times the largest absolute value of the output."""
+    provider: Literal["cpu", "cuda"] = "cpu"
+    """Where onnxruntime runs the file while it is validated; on CUDA with a tolerance of 1e-2, for TensorFloat-32."""
 
     def __post_init__(self) -> None:
         check_fields(self, "export")

@@ -513,6 +513,7 @@ class Experiment:
             "answer": self.task.answer,
             "tolerance": self.recipe.export.tolerance,
             "relative": self.recipe.export.relative,
+            "provider": self.recipe.export.provider,
             "batch_sizes": self.task.batch_sizes,
         }
 

@@ -31,9 +31,6 @@ from benchmark_train import train
 from kerascv_course.core.environment import describe_machine, package_versions, start_tensorflow
 from kerascv_course.core.io import atomic_write
 
-#: From so many parameters on a network is measured in a smaller form.
-LARGE = 100_000_000
-
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -50,7 +47,7 @@ class Measured:
 
 
 def models(pattern: str = "*", rounds: int = 3, output: Path = ROOT / "docs" / "models.md") -> None:
-    """Parameters, MACs, training images/s and ONNX latency of every network, at its default input (the largest: at a small one).
+    """Parameters, MACs, training images/s and ONNX latency of every network, at its default input.
 
     Args:
         pattern: shell pattern of the names.
@@ -81,9 +78,8 @@ def _measure(name: str, rounds: int) -> Measured:
     from kerascv_course.analysis import summarize
     from kerascv_course.models import model_spec
 
-    spec = model_spec(name)
-    shape, classes = (spec.input_shape, spec.num_classes) if spec.parameters < LARGE else ((32, 32, 3), 10)
-    model = create_model(name, classes, shape)
+    shape = model_spec(name).input_shape
+    model = create_model(name)
     summary = summarize(model)
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(export_model(model, Path(folder) / "model.onnx"))
@@ -118,9 +114,7 @@ def _table(candidates: list[Measured], rounds: int) -> str:
         "# The networks, measured",
         "",
         "Trainable parameters and multiply-accumulates of one image, training speed (`train_on_batch`, float32, SGD) and latency of",
-        "the exported file (onnxruntime, uint8 in, one call of 1 and of 64 images), each network at its default input; those of over",
-        f"{LARGE // 10**6} million parameters at 32×32 with 10 classes, for the converter copies the weights so often that exporting",
-        "them at 224×224 takes more than 24 GiB.",
+        "the exported file (onnxruntime, uint8 in, one call of 1 and of 64 images), each network at its default input.",
         "",
         f"Made by `python scripts/benchmark.py models` on {datetime.now(UTC):%Y-%m-%d}: {machine['processor']}, "
         f"{machine['cores']} cores, {', '.join(machine['gpus']) or 'no GPU'}; "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +15,7 @@ from statistics import median
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from kerascv_course.core.environment import describe_machine, package_versions, start_tensorflow
 from kerascv_course.core.io import atomic_write
@@ -52,13 +55,39 @@ def export(pattern: str = "*", rounds: int = 15, output: Path = ROOT / "docs" / 
 
 
 def export_large(name: str = "vgg16") -> None:
-    """Time and memory of the native converter for a network at its default input, such as VGG-16's 138 million parameters.
+    """Time and memory of the native converter for what tf2onnx cannot convert in 24 GiB.
+
+    Prints them for a network at its default input, and for a .keras file of 2.2 GB that the command line exports, validates on noise
+    and predicts with; memory is that of the command's largest process.
 
     Args:
         name: of the network.
     """
     with tempfile.TemporaryDirectory() as folder:
-        print(_alone(_convert, name, "native", Path(folder) / "x.onnx", True))
+        print(name, _alone(_convert, name, "native", Path(folder) / "x.onnx", True), flush=True)
+        file, image = Path(folder) / "big.keras", Path(folder) / "image.png"
+        _alone(_save_beyond_2_gb, file)
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)).save(image)
+        for words in ((file.name, "--noise"), ("predict", "big.onnx", image.name)):
+            print(f"{file.stat().st_size:,} bytes:", *words, _alone(_command, Path(folder), *words), flush=True)
+
+
+def _command(folder: Path, *words: str) -> dict[str, float]:
+    """Seconds of a command of ``python -m export``, and bytes of its largest process; in a process of its own."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "export", *words], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "largest process": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024}
+
+
+def _save_beyond_2_gb(path: Path) -> None:
+    start_tensorflow()
+    import keras
+
+    image = keras.Input((224, 224, 3))
+    x = keras.layers.MaxPooling2D(2)(keras.layers.Conv2D(32, 3, strides=2, activation="relu")(image))
+    x = keras.layers.Dense(5700, activation="relu")(keras.layers.Flatten()(x))
+    keras.Model(image, keras.layers.Dense(10, activation="softmax")(x)).save(path)
 
 
 def _alone(work: Any, *arguments: Any) -> Any:

@@ -94,8 +94,7 @@ def add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--provider",
         choices=("cpu", "cuda"),
-        default="cpu",
-        help="where the file runs (on CUDA with --tolerance 1e-2, for TF32)",
+        help="where the file runs (default: the run's; on CUDA with --tolerance 1e-2, for TF32)",
     )
     _add_tolerances(parser, "the run's")
     parser.set_defaults(call=_check)
@@ -159,7 +158,9 @@ def _check(arguments: argparse.Namespace) -> None:
     given: Path = arguments.run
     run = run_folder(given, f"name the run that it was made from, python -m export check RUN --file {shell_word(given)}")
     file = model_file(arguments.file or (given if given.suffix == ".onnx" else run))
-    gate: GateOptions = {"provider": arguments.provider, **_tolerances(arguments)}
+    gate = _tolerances(arguments)
+    if arguments.provider is not None:
+        gate["provider"] = arguments.provider
     start_tensorflow()
     from export.validation import ParityError
     from kerascv_course.experiment import Experiment, configure_logging

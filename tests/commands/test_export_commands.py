@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from export.__main__ import main
 from export.commands import COMMANDS
 from export.commands.images import SkippedImages
 from export.commands.inspect import describe_contract
+from export.predictor import ProviderError
 from export.untrusted.screen import screen
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.images import ImageError
@@ -80,6 +82,16 @@ def test_check_validates_a_file_of_a_run_against_that_run(run_copy, tmp_path, pr
         main(["check", str(run_copy / "altered.onnx")])
     alone = shutil.copy(run_copy / "model.onnx", tmp_path / "alone.onnx")
     assert f"python -m export check RUN --file {alone}" in refused("check", alone)
+
+
+def test_the_run_says_where_its_file_is_validated_and_an_option_overrides_it(run_copy, printed, monkeypatch):
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    recipe = json.loads((run_copy / "recipe.json").read_text())
+    recipe["export"]["provider"] = "cuda"
+    (run_copy / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(ProviderError, match="has no CUDAExecutionProvider"):
+        main(["check", str(run_copy)])
+    assert "parity passed" in printed("check", run_copy, "--provider", "cpu")
 
 
 def test_run_is_not_guessed_from_an_onnx_file(tiny_run, tmp_path):
