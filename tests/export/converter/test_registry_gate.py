@@ -1,4 +1,4 @@
-"""Every network of the registry through the export gate, with disturbed statistics so that a folding error shows."""
+"""Every network of the registry through the export gate and beside tf2onnx, with disturbed statistics: a folding error shows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from small_inputs import SMALL, slim
 
 import kerascv_course as kcc
-from export import check_parity, export_model
+from export import OnnxModel, check_parity, export_model
 from kerascv_course.analysis import compare, summarize
 
 keras = pytest.importorskip("keras")
@@ -66,7 +66,7 @@ def free_memory():
 
 
 @pytest.mark.parametrize("name", kcc.list_models())
-def test_every_network_passes_the_gate(name, tmp_path):
+def test_every_network_passes_the_gate_and_equals_the_file_of_tf2onnx_in_no_more_nodes(name, tmp_path):
     shape, options = SMALL[name]
     rng = np.random.default_rng(0)
     keras.utils.set_random_seed(0)
@@ -86,3 +86,10 @@ def test_every_network_passes_the_gate(name, tmp_path):
     assert operators["Tile"] == operators["Loop"] == 0
     if name == "pool_upsample_net":
         assert operators["Resize"] == 2
+    # tf2onnx, the second opinion
+    other = export_model(model, tmp_path / "other.onnx", converter="tf2onnx", preprocessing=((0.5,), (0.25,)))
+    ours, theirs = (OnnxModel(file).run_batch(images) for file in (path, other))
+    assert ours.keys() == theirs.keys()
+    for output, values in ours.items():
+        np.testing.assert_allclose(values, theirs[output], rtol=0, atol=1e-5 * scale)
+    assert sum(operators.values()) <= len(onnx.load(other).graph.node)
