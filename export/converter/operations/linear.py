@@ -151,6 +151,8 @@ def _layer_norm(c: Converter, step: Step, x: Operand, gamma: Any = None, beta: A
     sizes = [x.shape[a] for a in axes]
     last = axes == list(range(x.rank - len(axes), x.rank))
     if not rms and last and c.graph.opset >= 17 and not any(isinstance(size, Size) for size in sizes):
+        # onnxruntime takes the variance from the mean of squares, which rounding spoils where the mean is large
+        x = c.call(lambda x: x - keras.ops.mean(x, axis=axes, keepdims=True), x)
         weight = _as_shape(gamma, sizes, 1.0)
         inputs = [c.graph.plain(x), weight, *([] if beta is None else [_as_shape(beta, sizes, 0.0)])]
         return c.graph.node("LayerNormalization", inputs, axis=axes[0] - x.rank, epsilon=epsilon)

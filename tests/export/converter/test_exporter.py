@@ -195,6 +195,31 @@ def test_padding_with_zeros_stays_zero_before_a_max_pool():
     compare(model, -np.abs(images(2, 6, 6, 2)) - 1)
 
 
+@pytest.mark.parametrize("opset", [15, 17])
+@pytest.mark.parametrize("kind", ["LayerNormalization", "GroupNormalization", "UnitNormalization", "RMSNormalization"])
+def test_normalizations_are_exact_where_the_mean_is_far_above_the_deviation(kind, opset):
+    """onnxruntime's LayerNormalization alone would be off by 25 here, where the largest value is 2."""
+    settings = {"groups": 2} if kind == "GroupNormalization" else {}
+    image = keras.Input((6, 6, 8))
+    model = keras.Model(image, getattr(layers, kind)(**settings)(image))
+    pixels = 1000 + images(2, 6, 6, 8)
+    proto = build(model, ["image"], opset)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"image": pixels})
+    x = pixels.astype(np.float64)
+    if kind == "LayerNormalization":
+        expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-3)
+    elif kind == "GroupNormalization":
+        parts = x.reshape(2, 36, 2, 4)
+        parts = (parts - parts.mean((1, 3), keepdims=True)) / np.sqrt(parts.var((1, 3), keepdims=True) + 1e-3)
+        expected = parts.reshape(x.shape)
+    elif kind == "RMSNormalization":
+        expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+    else:
+        expected = x / np.sqrt((x**2).sum(-1, keepdims=True))
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
 def test_mixed_precision_leaves_as_float32():
     image = keras.Input((8, 8, 3))
     x = layers.Conv2D(4, 3, dtype="mixed_bfloat16", activation="relu")(image)
