@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any, Literal
 
 import numpy as np
+from converter_backends import disturb
 from PIL import Image
 
 from kerascv_course.core.environment import describe_machine, package_versions, start_tensorflow
@@ -28,12 +29,12 @@ ROOT = Path(__file__).resolve().parent.parent
 ConverterName = Literal["native", "tf2onnx"]
 
 
-def export(pattern: str = "*", rounds: int = 15, output: Path = ROOT / "docs" / "export_speed.md") -> None:
+def export(pattern: str = "*", rounds: int = 9, output: Path = ROOT / "docs" / "export_speed.md") -> None:
     """Conversion by both converters, a process each, in turns, and the latency of their files, in turns.
 
     Args:
         pattern: shell pattern of the networks' names.
-        rounds: calls of each file that are timed at each batch size.
+        rounds: times that each file is measured at each batch size, in each of three sessions.
         output: Markdown file.
     """
     from kerascv_course import list_models
@@ -107,6 +108,7 @@ def _convert(name: str, converter: ConverterName, file: Path, whole: bool = Fals
     spec = model_spec(name)
     shape, classes = (spec.input_shape, spec.num_classes) if whole or spec.parameters < LARGE else ((32, 32, 3), 10)
     model = create_model(name, classes, shape)
+    disturb(model, name)  # a new network's statistics are 0 and 1, of which tf2onnx leaves operations out
     weights = sum(4 * int(np.prod(weight.shape)) for weight in model.weights)
     export_model(create_model("lenet5"), file, converter=converter)  # loads and traces what any conversion needs
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -125,29 +127,28 @@ def _convert(name: str, converter: ConverterName, file: Path, whole: bool = Fals
 
 
 def _latency(files: dict[ConverterName, Path], rounds: int) -> dict[int, dict[ConverterName, float]]:
-    """Median seconds a call at batch sizes 1 and 64, the files in turns."""
+    """Median seconds a call at batch sizes 1 and 64, the files in turns, loaded afresh three times: where a session's weights
+    come to lie in memory alone makes 10 % and more."""
     from export import OnnxModel
 
-    models = {converter: OnnxModel(file) for converter, file in files.items()}
-    spec = models["native"].contract.input
+    found: dict[int, dict[ConverterName, list[float]]] = {batch: {converter: [] for converter in files} for batch in (1, 64)}
     rng = np.random.default_rng(0)
-    found: dict[int, dict[ConverterName, float]] = {}
-    for batch in (1, 64):
-        if batch > 1 and (spec.height or 0) > 64:
-            batch = 8
-        pixels = rng.integers(0, 256, (batch, spec.height or 32, spec.width or 32, spec.channels), np.uint8)
-        seconds: dict[ConverterName, list[float]] = {converter: [] for converter in models}
-        for number in range(rounds + 1):
-            order = list(models.items())
-            for converter, model in order if number % 2 else order[::-1]:
-                repeats, started = 0, time.perf_counter()
-                while time.perf_counter() - started < 0.05 or not repeats:
-                    model.run_batch(pixels)
-                    repeats += 1
-                if number:
-                    seconds[converter].append((time.perf_counter() - started) / repeats)
-        found[batch] = {converter: median(values) for converter, values in seconds.items()}
-    return found
+    for _ in range(3):
+        models = {converter: OnnxModel(file) for converter, file in files.items()}
+        spec = models["native"].contract.input
+        for batch, seconds in found.items():
+            count = 8 if batch > 1 and (spec.height or 0) > 64 else batch
+            pixels = rng.integers(0, 256, (count, spec.height or 32, spec.width or 32, spec.channels), np.uint8)
+            for number in range(rounds + 1):
+                order = list(models.items())
+                for converter, model in order if number % 2 else order[::-1]:
+                    repeats, started = 0, time.perf_counter()
+                    while time.perf_counter() - started < 0.05 or not repeats:
+                        model.run_batch(pixels)
+                        repeats += 1
+                    if number:
+                        seconds[converter].append((time.perf_counter() - started) / repeats)
+    return {batch: {converter: median(values) for converter, values in seconds.items()} for batch, seconds in found.items()}
 
 
 def _table(rows: list[dict[str, Any]], rounds: int) -> list[str]:
@@ -157,15 +158,15 @@ def _table(rows: list[dict[str, Any]], rounds: int) -> list[str]:
     lines = [
         "# The converter, measured",
         "",
-        "Every network converted by the native converter and by tf2onnx, a process each, in turns, with random weights at its",
+        "Every network converted by the native converter and by tf2onnx, a process each, in turns, with disturbed weights at its",
         f"default input (those of over {LARGE // 10**6} million parameters at 32×32 with 10 classes): seconds of `export_model`, most",
         "memory above the loaded model, nodes (and Transposes) of the file, and milliseconds a call of `OnnxModel.run_batch`, the two",
-        "files in turns (batch 8 in the place of 64 for images above 64 pixels).",
+        "files in turns, loaded three times (batch 8 in the place of 64 for images above 64 pixels).",
         "",
         f"Made by `python scripts/benchmark.py export` on {datetime.now(UTC):%Y-%m-%d}: "
         f"{machine['processor']}, {machine['cores']} cores,",
         f"{', '.join(machine['gpus']) or 'no GPU'}; keras {versions['keras']}, tf2onnx {versions['tf2onnx']}, onnxruntime "
-        f"{versions.get('onnxruntime-gpu') or versions.get('onnxruntime')}; medians of {rounds} rounds.",
+        f"{versions.get('onnxruntime-gpu') or versions.get('onnxruntime')}; medians of 3 × {rounds} rounds.",
         "",
         f"In the median the native converter is {median(speeds):.1f} times as fast "
         f"({min(speeds):.1f} to {max(speeds):.1f}); its files take "

@@ -14,7 +14,7 @@ from export.commands.images import read_folder, spread
 from export.commands.paths import containing_run, model_file, run_folder
 from export.diagnostics.doctor import diagnose
 from export.untrusted.guard import guarded
-from kerascv_course.core.environment import start_tensorflow
+from kerascv_course.core.environment import start_keras, start_tensorflow
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.images import read_image
 from kerascv_course.core.keras_file import check_format, load_keras
@@ -125,7 +125,7 @@ def _from_keras(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     if not arguments.images:
         raise InputError("--against model.keras needs images to compare on: give --images FOLDER")
     images, _, _ = _read_images(arguments.images, arguments.limit)
-    start_tensorflow()
+    start_keras()
     return {"model": load_keras(path), "images": images, "preprocessing": arguments.preprocessing}
 
 

@@ -12,7 +12,7 @@ from export.commands.images import read_folder
 from export.commands.paths import check_exists, containing_run, model_file, run_folder
 from export.gallery.retriever import NEAREST, build_retriever, enroll
 from export.untrusted.guard import guarded
-from kerascv_course.core.environment import package_versions, quiet_stderr, source_commit, start_tensorflow
+from kerascv_course.core.environment import package_versions, quiet_stderr, source_commit, start_keras, start_tensorflow
 from kerascv_course.core.errors import InputError, shell_word
 from kerascv_course.core.images import read_image
 from kerascv_course.core.keras_file import check_format, load_keras
@@ -135,11 +135,11 @@ def _run(arguments: argparse.Namespace) -> None:
     elif arguments.run.suffix == ".keras" and arguments.run.is_file():
         _export_keras_file(arguments)
     elif not arguments.run.is_dir():
-        run = containing_run(arguments.run)
-        if run is None:
-            check_format(arguments.run)
-        remedy = f"python -m export {shell_word(run)} exports its run again" if run else "give a run folder or a .keras file"
-        raise InputError(f"{arguments.run} is not a .keras file: {remedy}")
+        if run := containing_run(arguments.run):
+            remedy = f"python -m export {shell_word(run)} exports its run again"
+            raise InputError(f"{arguments.run} is not a .keras file: {remedy}")
+        check_format(arguments.run)
+        raise InputError(f"{arguments.run} is neither a file nor a run folder")
     elif given:
         raise InputError(f"{_flag(given[0])} is for a .keras file; {arguments.run} is a run, which has it in its recipe")
     else:
@@ -214,7 +214,7 @@ def _export_keras_file(arguments: argparse.Namespace) -> None:
         )
     tolerances = _tolerances(arguments)
     labels, preprocessing = _read_labels(arguments.labels), _read_preprocessing(arguments.preprocessing)
-    start_tensorflow()
+    start_keras()
     from export.validation import ParityError, export_validated
 
     model = load_keras(arguments.run)

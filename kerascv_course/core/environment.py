@@ -30,6 +30,7 @@ __all__ = [
     "quiet_stderr",
     "seconds_since_start",
     "source_commit",
+    "start_keras",
     "start_tensorflow",
 ]
 
@@ -162,6 +163,14 @@ def start_tensorflow() -> None:
         tf.config.list_physical_devices()
     # its warnings advise programmers, such as about a function that is traced again for another batch size
     tf.get_logger().setLevel("ERROR")
+
+
+def start_keras() -> None:
+    """Import Keras without start-up notices, and TensorFlow (`start_tensorflow`) only where Keras runs on it."""
+    with quiet_stderr(), Wait("starting Keras"):
+        import keras
+    if keras.backend.backend() == "tensorflow":
+        start_tensorflow()
 
 
 @contextlib.contextmanager

@@ -25,19 +25,19 @@ MAX_MEMBERS, ALL_ALLOWED = 100_000, 64 * 2**20
 MAX_CONFIG = 64 * 2**20
 
 
-#: What to do with models that other programs save, by the end of the name.
+_OPERATIONS = "holds TensorFlow's operations, not Keras layers: save the model where it was made, model.save('x.keras')"
+_WEIGHTS = "holds weights without a model: build the model, load them, and model.save('x.keras')"
+_HDF5 = "is in Keras's old format: in a program that has its layers, keras.models.load_model(FILE).save('x.keras')"
+_PYTORCH = "is PyTorch's: export it with torch.onnx.export"
+
+#: What to do with models that other programs save, by the end of the name; the first that fits counts.
 _REMEDIES = {
-    (
-        ".h5",
-        ".hdf5",
-    ): "is in Keras's old format: in a program that has its layers, keras.models.load_model(FILE).save('x.keras')",
-    (".weights.h5", ".ckpt", ".index"): "holds weights without a model: build the model, load them, and model.save('x.keras')",
-    (
-        ".pb",
-        ".tflite",
-    ): "holds TensorFlow's operations, not Keras layers: save the model where it was made, model.save('x.keras')",
-    (".pt", ".pth", ".safetensors"): "is PyTorch's: export it with torch.onnx.export",
-    (".onnx",): "is exported already: python -m export inspect shows what it holds",
+    **dict.fromkeys((".weights.h5", ".ckpt", ".index"), _WEIGHTS),
+    **dict.fromkeys((".h5", ".hdf5"), _HDF5),
+    **dict.fromkeys((".pb", ".tflite"), _OPERATIONS),
+    **dict.fromkeys((".pt", ".pth", ".safetensors"), _PYTORCH),
+    ".onnx": "is exported already: python -m export inspect shows what it holds",
+    "": "is not a .keras file, the only supported format: model.save('x.keras')",
 }
 
 
@@ -48,15 +48,9 @@ def check_format(path: Path) -> None:
         InputError: a SavedModel folder, or a file that is not called .keras.
     """
     if (path / "saved_model.pb").is_file():
-        raise InputError(
-            f"{path} is a TensorFlow SavedModel, which holds operations, not Keras layers: save the model where it was made, "
-            "model.save('x.keras')"
-        )
-    if not path.is_file() or path.suffix == ".keras":
-        return
-    remedies = [(len(end), text) for ends, text in _REMEDIES.items() for end in ends if path.name.lower().endswith(end)]
-    remedy = max(remedies)[1] if remedies else "is not a .keras file, the only supported format: model.save('x.keras')"
-    raise InputError(f"{path} {remedy}")
+        raise InputError(f"{path} is a SavedModel, which {_OPERATIONS}")
+    if path.is_file() and path.suffix != ".keras":
+        raise InputError(f"{path} {next(remedy for end, remedy in _REMEDIES.items() if path.name.lower().endswith(end))}")
 
 
 def load_keras(path: str | Path) -> keras.Model:

@@ -9,7 +9,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
-from kerascv_course.core.environment import start_tensorflow
+from kerascv_course.core.environment import start_keras
 from kerascv_course.core.errors import DataError, InputError, UnknownNameError
 from kerascv_course.core.lazy import keras
 from kerascv_course.models.registry import Adapt, ModelSpec, list_registered, model_spec
@@ -117,7 +117,7 @@ def find_network(
 ) -> keras.Model | Path:
     """What a command line names as MODEL|RUN|FILE: a new model for the name of a network, or the path of a run or file.
 
-    TensorFlow is started quietly, unless the network is an ``.onnx`` file.
+    Keras is started quietly, unless the network is an ``.onnx`` file.
 
     Raises:
         InputError: nothing of this name, or arguments that only networks by name take.
@@ -129,13 +129,13 @@ def find_network(
             if value is not None:
                 raise InputError(f"{option} is for networks by name; {network} is a file")
         if path.suffix != ".onnx":
-            start_tensorflow()
+            start_keras()
         return path
     check_model(network)  # before Keras is imported
     if input_shape is not None and len(input_shape) != 3:
         raise InputError(f"--input-shape takes height, width and channels; received {len(input_shape)} numbers")
     shape = None if input_shape is None else (input_shape[0], input_shape[1], input_shape[2])
-    start_tensorflow()
+    start_keras()
     return create_model(network, num_classes, shape, weights=weights)
 
 

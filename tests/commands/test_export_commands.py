@@ -155,7 +155,7 @@ def test_a_word_that_is_neither_path_nor_command_is_answered_with_commands():
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("saved/saved_model.pb", "is a TensorFlow SavedModel"),
+        ("saved/saved_model.pb", "is a SavedModel, which holds TensorFlow's operations"),
         ("old.h5", "is in Keras's old format"),
         ("net.weights.h5", "holds weights without a model"),
         ("net.tflite", "holds TensorFlow's operations"),

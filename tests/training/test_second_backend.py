@@ -56,3 +56,29 @@ def test_recipe_trains_and_resumes_on_pytorch(tmp_path):
     assert [row["epoch"] for row in result["history"]] == [1, 2]
     assert result["history"][-1]["val_accuracy"] > 0.5
     assert (run / "best.keras").is_file()
+
+
+EXPORTING = """
+import sys
+
+import keras
+
+from export.__main__ import main
+
+image = keras.Input((8, 8, 3))
+x = keras.layers.Flatten()(keras.layers.Conv2D(4, 3, activation="relu")(image))
+keras.Model(image, keras.layers.Dense(3, activation="softmax")(x)).save(sys.argv[1])
+sys.exit(main([sys.argv[1], "--noise"]))
+"""
+
+
+def test_a_keras_file_is_exported_on_pytorch_without_tensorflow(tmp_path):
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("PyTorch is not installed (extra [compare])")
+    (tmp_path / "tensorflow.py").write_text("raise ModuleNotFoundError('no TensorFlow here')")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "KERAS_BACKEND": "torch", "PYTHONPATH": path}
+    command = [sys.executable, "-c", EXPORTING, str(tmp_path / "x.keras")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "parity passed" in done.stdout and (tmp_path / "x.onnx").is_file()
