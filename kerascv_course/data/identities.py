@@ -257,7 +257,8 @@ def _table_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 def _table_image(root: Path, row: dict[str, str]) -> IdentityImage:
     name, identity, split, camera = (row.get(column, "") for column in COLUMNS)
-    inside = Path(name)
+    # written by Windows with its separators
+    inside = Path(name) if "\\" not in name or (root / name).exists() else Path(name.replace("\\", "/"))
     if not name or inside.is_absolute() or ".." in inside.parts:
         raise DataError(f"image must be a file below the folder; received {name!r}")
     if not identity:

@@ -92,7 +92,10 @@ def digests(paths: Sequence[Path]) -> list[str]:
 
 
 def to_record(data: Dataset) -> str:
-    """The text of data.json: the fingerprint and, of image files, name, class and digest of each in the order of the splits."""
+    """The text of data.json: the fingerprint and, of image files, name, class and digest of each in the order of the splits.
+
+    Files of equal content in two splits or two classes are warned of.
+    """
     plain: dict[str, Any] = {"version": 1, "source": data.info.source, "fingerprint": data.info.fingerprint}
     files = data.files
     if files is None:
@@ -104,9 +107,34 @@ def to_record(data: Dataset) -> str:
         columns = {"targets": part.targets, "cameras": part.cameras, "queries": part.queries}
         numbers = {column: values.astype(int).tolist() for column, values in columns.items() if values is not None}
         parts[name] = {"paths": paths, "sha256": digests(part.paths), **numbers}
+    _warn_of_copies(parts)
     table = data.info.source == "identities" and (files.root / TABLE).is_file()
     others = [path for path in find_images(files.root) if path not in used]
     return _to_json({**plain, "labels": files.labels, "table": table, "parts": parts, "others": others})
+
+
+def _warn_of_copies(parts: dict[str, dict[str, Any]]) -> None:
+    """Warn of files that have the content of another one, of another split or class."""
+    alike = defaultdict(list)
+    for split, part in parts.items():
+        for path, digest, target in zip(part["paths"], part["sha256"], part["targets"], strict=True):
+            alike[digest].append((split, target, path))
+    for field, what, remedy in (
+        (0, "split", "what is measured on them was learned or chosen by them"),
+        (1, "class", "at most one of these classes is right"),
+    ):
+        copies = [found for found in alike.values() if len({one[field] for one in found}) > 1]
+        if copies:
+            first = [copies[0][0], next(one for one in copies[0] if one[field] != copies[0][0][field])]
+            log.warning(
+                "%s %s in more than one %s, as copies of equal content (%s and %s%s): %s; remove them from one",
+                count_images(len(copies)),
+                "stands" if len(copies) == 1 else "stand",
+                what,
+                *(path for _, _, path in first),
+                " …" if len(copies) > 1 else "",
+                remedy,
+            )
 
 
 def _to_json(plain: Any) -> str:

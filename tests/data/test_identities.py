@@ -106,9 +106,16 @@ def test_load_identities_from_a_table(table):
     assert load(only, folder).info.labels == ("Ann", "Bob", "Cy")
 
 
+def test_tables_written_on_windows_have_its_separators(table, tmp_path):
+    paint(tmp_path / "photos" / "g.png")
+    folder = table("photos\\g.png,Ann,train", "b.png,Bob,train", "c.png,Cy,validation")
+    assert load(CONFIG, folder).files.parts["train"].paths[0] == folder / "photos" / "g.png"
+
+
 @pytest.mark.parametrize(
     ("lines", "rule"),
     [
+        (["..\\a.png,Ann,train"], "line 2: image must be a file below the folder"),
         (["../a.png,Ann,train"], "line 2: image must be a file below the folder"),
         (["a.png,,train"], "line 2: a.png has no identity"),
         (["a.png,Ann,trainig"], "split must be one of train, validation.*received 'trainig'"),

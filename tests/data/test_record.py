@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -213,6 +214,25 @@ def test_check_fingerprint(digits, tmp_path, caplog):
         check_fingerprint(tmp_path, digits.info, "sha256:0", files=False)
     check_fingerprint(tmp_path, digits.info, "sha256:0", files=True)
     assert "other pixels are read from them here" in caplog.text
+
+
+def test_copies_in_two_splits_or_classes_are_warned_of(classes, tmp_path, caplog):
+    keep(CLASSES, classes, tmp_path / "run")
+    assert "copies" not in caplog.text
+    for split in ("train", "val", "test"):
+        shutil.copytree(classes, tmp_path / "divided" / split)
+    for path in (tmp_path / "divided").glob("val/*/*.png"):
+        paint(path, 200 + int(path.stem) % 20)
+    for path in (tmp_path / "divided").glob("test/*/[!7].png"):
+        paint(path, 220 + int(path.stem))
+    for path in (tmp_path / "divided").glob("test/*/1?.png"):
+        paint(path, 230 + int(path.stem))
+    keep(CLASSES, tmp_path / "divided", tmp_path / "run")
+    assert (
+        "2 images stand in more than one split, as copies of equal content (train/cat/7.png and test/cat/7.png …)"
+        in caplog.text
+    )
+    assert re.search(r"\d+ images stand in more than one class, .*\(val/cat/0.png and val/dog/0.png …\)", caplog.text)
 
 
 def test_a_damaged_record_is_named(classes, tmp_path):
