@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import importlib.util
 import io
 import multiprocessing
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzz_cases import models
 
 from export.contract import ContractError
 from export.predictor import OnnxModel
@@ -26,12 +26,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="waits for pipes
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     """A small classifier of 8×8 images."""
-    place = Path(__file__).resolve().parents[3] / "scripts" / "fuzz.py"
-    spec = importlib.util.spec_from_file_location("fuzz", place)
-    fuzz = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fuzz)
     path = tmp_path_factory.mktemp("isolated") / "model.onnx"
-    path.write_bytes(fuzz.models()["classifier"])
+    path.write_bytes(models()["classifier"])
     return path
 
 
