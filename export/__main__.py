@@ -9,12 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from export.commands import COMMANDS
-from export.untrusted.guard import Command, guarding
+from export.untrusted.guard import Command, add_trust, guarding
 from kerascv_course.core.cli import Parser
 from kerascv_course.core.errors import InputError, nearest_names, run_cli
-
-#: Of ``--trust``, which every command has that runs files.
-TRUST_HELP = "accept all of ONNX's operators in the files, not only those of exported files and usual vision networks"
 
 
 def build_parser(command: str | None = None) -> Parser:
@@ -27,7 +24,7 @@ def build_parser(command: str | None = None) -> Parser:
             add = getattr(importlib.import_module(f"export.commands.{module}"), f"add_{name.replace('-', '_')}")
             add(subparser)
             if hasattr(subparser.get_default("call"), "guarded"):
-                subparser.add_argument("--trust", action="store_true", help=TRUST_HELP)
+                add_trust(subparser)
     return parser
 
 

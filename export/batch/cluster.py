@@ -84,6 +84,7 @@ class BatchOptions(TypedDict, total=False):
         gpus: GPUs of each worker; 0.5: two workers share one (default: 0).
         address: address of a Ray cluster (default: ``RAY_ADDRESS``, else a Ray of its own on this machine, which ends with the call).
             In a process that is connected already, that connection is used.
+        trust: accept all of ONNX's operators, not only those of exported files and usual vision networks (default: False).
         progress: called with the numbers of images done and in all, before the first shard and after each.
     """
 
@@ -97,6 +98,7 @@ class BatchOptions(TypedDict, total=False):
     cpus: int
     gpus: float
     address: str | None
+    trust: bool
     progress: Callable[[int, int], None] | None
 
 
@@ -111,6 +113,7 @@ DEFAULTS: BatchOptions = {
     "cpus": 1,
     "gpus": 0.0,
     "address": None,
+    "trust": False,
     "progress": None,
 }
 
@@ -148,12 +151,12 @@ def predict_many(model: Path | str, source: Path | str, output: Path | str, **op
 
 def _predict(model: Path, names: ImageNames, folder: ResultFolder, given: BatchOptions) -> BatchSummary:
     """`predict_many` into a folder that no other process writes into."""
-    _, digest = fingerprint(model)
+    _, digest = fingerprint(model, trust=given["trust"])
     output, shard = folder.path, given["shard"]
     job = folder.begin(names, BatchJob(digest, "", 0, str(names.root), shard, given["top"], given["provider"]))
     missing = folder.missing(job)
     settings = WorkerSettings(
-        model, output, names.root, shard, given["top"], given["provider"], given["batch_size"], given["cpus"]
+        model, output, names.root, shard, given["top"], given["provider"], given["batch_size"], given["cpus"], given["trust"]
     )
     workers, peak = _run(settings, job, missing, given)
     predicted, unreadable = folder.count("predictions"), folder.count("unreadable")

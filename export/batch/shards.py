@@ -181,13 +181,17 @@ def _read_column(table: Path, column: str) -> Iterator[str]:
         raise InputError(f"{table} has no readable column of names called {column!r} ({reason}): see --column") from None
 
 
-def fingerprint(model: Path) -> tuple[Contract, str]:
+def fingerprint(model: Path, *, trust: bool = False) -> tuple[Contract, str]:
     """Contract and SHA-256 of an ONNX file, with the weights beside it; nothing of it is run.
+
+    Args:
+        model: the file.
+        trust: see `export.untrusted.screen.screen`.
 
     Raises:
         ContractError: no such file, or a task whose answers are not rows of a table.
     """
-    seen = screen(model)
+    seen = screen(model, trust=trust)
     contract = parse_contract(seen.metadata, what=str(model))
     answer_schema(contract)
     digest = hashlib.sha256()

@@ -15,7 +15,7 @@ from export.batch.cluster import predict_many
 from export.commands.images import SkippedImages, find_images, load_batches
 from export.commands.paths import model_file
 from export.predictor import OnnxModel
-from export.untrusted.guard import alive, guarded, limit_memory
+from export.untrusted.guard import add_trust, alive, guarded, limit_memory
 from kerascv_course.core.errors import InputError
 from kerascv_course.core.io import atomic_write
 from kerascv_course.core.output import printable
@@ -162,11 +162,12 @@ def add_predict_many(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", type=float, default=0.0, help="GPUs of each worker; 0.5: two workers share one (default: 0)")
     parser.add_argument("--address", help="address of a Ray cluster (default: RAY_ADDRESS, else this machine)")
     parser.add_argument("--strict", action="store_true", help="exit code 2 if any image cannot be used, as for predict")
+    add_trust(parser)
     parser.set_defaults(call=_predict_many)
 
 
 def _predict_many(arguments: argparse.Namespace) -> None:
-    names = ("column", "root", "top", "provider", "shard", "batch_size", "workers", "cpus", "gpus", "address")
+    names = ("column", "root", "top", "provider", "shard", "batch_size", "workers", "cpus", "gpus", "address", "trust")
     options: Any = {name: getattr(arguments, name) for name in names}
     with Wait("predicting") as wait:
 

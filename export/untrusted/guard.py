@@ -26,6 +26,7 @@ from kerascv_course.core.errors import CourseError, run_cli
 __all__ = [
     "SECONDS",
     "GuardError",
+    "add_trust",
     "alive",
     "bound_memory",
     "die_with_parent",
@@ -35,6 +36,7 @@ __all__ = [
     "limit_memory",
     "run_guarded",
     "running",
+    "trust_operators",
 ]
 
 #: Longest time without a sign of life (one batch or tile, or opening a file), seconds.
@@ -109,10 +111,21 @@ def guarding(command: Command) -> Command:
 
 
 def _trusting(command: Command, arguments: argparse.Namespace) -> int | None:
-    """Run a command in a process of its own, where ``--trust`` holds for this process and those that it starts."""
+    """Run a command in a process of its own."""
     if getattr(arguments, "trust", False):
-        os.environ[TRUST] = "1"
+        trust_operators()
     return command(arguments)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """The option ``--trust`` of a command that opens ONNX files."""
+    what = "accept all of ONNX's operators in the files, not only those of exported files and usual vision networks"
+    parser.add_argument("--trust", action="store_true", help=what)
+
+
+def trust_operators() -> None:
+    """Accept all of ONNX's operators in this process and those that it starts, which are the command's own."""
+    os.environ[TRUST] = "1"
 
 
 def limit_memory(*files: Path, external: bool = True) -> None:

@@ -122,6 +122,17 @@ def answer_all(worker, shards):
 # --- with Ray ---------------------------------------------------------------------------------------------------------
 
 
+def test_trust_accepts_operators_that_are_refused_otherwise(connected, classifier, folder, tmp_path):
+    from export.batch.cluster import predict_many
+
+    proto = onnx.load(classifier)
+    proto.graph.node.append(helper.make_node("Hardmax", [proto.graph.output[0].name], ["more"]))
+    onnx.save(proto, tmp_path / "x.onnx")
+    with pytest.raises(ContractError, match="Hardmax; --trust"):
+        predict_many(tmp_path / "x.onnx", folder, tmp_path / "out", workers=1)
+    assert predict_many(tmp_path / "x.onnx", folder, tmp_path / "out", workers=1, trust=True).predicted == 20
+
+
 def test_predict_many_equals_the_predictor_and_resumes(connected, classifier, folder, tmp_path):
     from export.batch.cluster import predict_many
     from export.predictor import expand_paths

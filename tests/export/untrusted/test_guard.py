@@ -18,6 +18,7 @@ from export.__main__ import build_parser, guarded_main
 from export.commands import COMMANDS
 from export.untrusted import guard
 from export.untrusted.screen import TRUST
+from kerascv_course import analyze
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and limits memory as Linux does")
 
@@ -151,6 +152,7 @@ def test_trust_accepts_operators_that_are_refused_otherwise(tiny_run, tmp_path, 
     assert guarded_main(words) == 2
     assert "usual vision network has: Hardmax; --trust" in capfd.readouterr().err
     assert guarded_main([*words, "--trust"]) == 0
+    assert analyze.guarded_main([str(tmp_path / "x.onnx")]) == 0, "it runs no operator"
     assert TRUST not in os.environ
 
 
