@@ -102,6 +102,7 @@ def _take_place(graph: ir.Graph, node: ir.Node, last: ir.Node) -> None:
     """Let a node give what `last`, which reads it, gave."""
     old, new = last.outputs[0], node.outputs[0]
     name = old.name
+    new.type, new.shape = old.type or new.type, old.shape or new.shape  # an output of the graph must have them
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     graph.remove(last, safe=True)
     for value in last.inputs:

@@ -152,6 +152,30 @@ class ClassToken(keras.layers.Layer):
         return self.inner(x) + ops.zeros((batch, 1, 1))
 
 
+#: What goes into the weights of the convolution or matrix product before it, as the last step of a model.
+FOLDED: dict[str, Any] = {
+    "factor": lambda x: layers.Rescaling(0.7)(x),
+    "factor and offset": lambda x: layers.Rescaling(0.7, 0.1)(x),
+    "batch norm": lambda x: layers.BatchNormalization()(x),
+    "offset": lambda x: x + 1.5,
+}
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("case", FOLDED)
+def test_what_is_folded_may_be_the_output(case, flat, named):
+    image = keras.Input((6, 7, 3), name="image")
+    x = layers.Dense(3)(layers.Flatten()(image)) if flat else layers.Conv2D(3, 3)(image)
+    x = FOLDED[case](x)
+    model = keras.Model(image, {"values": layers.Identity(name="values")(x)} if named else x)
+    disturb(model)
+    proto = compare(model, images(2, 6, 7, 3))
+    onnx.checker.check_model(proto, full_check=True)
+    kinds = [node.op_type for node in proto.graph.node]
+    assert not {"Mul", "Add", "BatchNormalization"} & set(kinds)
+
+
 def test_custom_layers_are_traced():
     image = keras.Input((4, 5, 3))
     x = ClassToken(name="tokens")(layers.Conv2D(8, 1)(image))
