@@ -125,8 +125,11 @@ class IsolatedSession:
             self.close()
 
     def _start(self) -> dict[str, Any]:
+        # it imports from where this process does, and not from the current folder, which may be a stranger's (-P)
+        places = os.pathsep.join(place for place in sys.path if place)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "export.session_server"],
+            [sys.executable, "-P", "-m", "export.session_server"],
+            env={**os.environ, "PYTHONPATH": places},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -152,6 +155,9 @@ class IsolatedSession:
             raise GuardError(
                 "the file made its process crash, or needs more memory than is allowed for its size: damaged or hostile"
             ) from None
+        except BaseException:  # interrupted: the answer that is still to come would be taken for that of the next request
+            self.close()
+            raise
         if "error" in header:
             raise ContractError(str(header["error"])[:1000])
         return header, answers

@@ -174,8 +174,10 @@ def _take(folder: Path) -> IO[bytes] | None:
     """The open and locked lock file; None: a parent process holds it, for this one as well."""
     path = folder / LOCK
     while True:
+        if path.is_symlink():  # in a folder of a stranger it may lead to any file, which would be overwritten
+            raise InputError(f"{path} is a link, which a lock never is: remove it")
         try:
-            file = path.open("a+b")
+            file = open(path, "a+b", opener=_open_itself)  # noqa: SIM115 (it stays open)
         except OSError as error:
             raise WriteError(f"cannot write {folder}: {error}") from None
         try:
@@ -194,6 +196,11 @@ def _take(folder: Path) -> IO[bytes] | None:
             file.flush()
             return file
         file.close()  # the process that held it has removed it in the meantime
+
+
+def _open_itself(path: str, flags: int) -> int:
+    """Open a file, and fail for a link, also for one that has just taken the file's place."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _lock(file: IO[bytes]) -> bool:

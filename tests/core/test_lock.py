@@ -127,3 +127,12 @@ def test_remove_partial_takes_only_what_is_ours_and_unlocked(tmp_path):
     with partial_folder(tmp_path / "new" / "model.onnx") as folder:
         (folder / "model.onnx").touch()
     assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    (victim := tmp_path / "victim.txt").write_text("precious")
+    (folder := tmp_path / "run").mkdir()
+    (folder / LOCK).symlink_to(victim)
+    with pytest.raises(InputError, match=r"\.lock is a link, which a lock never is: remove it"), sole_writer(folder):
+        pass
+    assert victim.read_text() == "precious"

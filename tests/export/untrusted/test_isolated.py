@@ -139,3 +139,25 @@ def test_a_model_that_a_fork_inherits_is_opened_anew(file, pixels, apart):
         os._exit(0 if (model.predict(pixels).scores == expected).all() else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert (model.predict(pixels).scores == expected).all()
+
+
+def test_the_other_process_imports_nothing_from_the_current_folder(file, tmp_path, monkeypatch, pixels):
+    (tmp_path / "numpy.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    assert OnnxModel(file, isolated=True).predict(pixels).labels
+
+
+def test_after_an_interrupt_the_next_answer_is_its_own(file, pixels, monkeypatch):
+    expected = OnnxModel(file).run_batch(pixels[1:2])
+    model = OnnxModel(file, isolated=True)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("export.untrusted.isolated.read_message", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.run_batch(pixels[:1])
+    answers = model.run_batch(pixels[1:2])
+    for name, values in expected.items():
+        np.testing.assert_array_equal(answers[name], values)
