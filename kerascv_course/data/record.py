@@ -118,7 +118,8 @@ def _warn_of_copies(parts: dict[str, dict[str, Any]]) -> None:
     alike = defaultdict(list)
     for split, part in parts.items():
         for path, digest, target in zip(part["paths"], part["sha256"], part["targets"], strict=True):
-            alike[digest].append((split, target, path))
+            if digest:  # a file that could be read
+                alike[digest].append((split, target, path))
     for field, what, remedy in (
         (0, "split", "what is measured on them was learned or chosen by them"),
         (1, "class", "at most one of these classes is right"),
